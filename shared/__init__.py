@@ -1,0 +1,1 @@
+"""Networks, losses, transforms, handlers and explanations shared by the bundles; import sub-packages as needed."""

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Install into .venv, make patients with a known answer, then train, evaluate, predict and explain: the real commands.
+#   bash scripts/demo.sh [BUNDLE]        BUNDLE: ircl_mvi (default)
+source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
+
+bundle="${1:-ircl_mvi}"
+configs="bundles/$bundle/configs"
+models="bundles/$bundle/models/demo"
+results="bundles/$bundle/eval/demo"
+[ -f "$configs/train.json" ] ||
+    die "no bundle '$bundle'; there is: $(cd bundles && ls -d -- */configs/train.json | sed 's,/.*,,' | paste -sd ' ' -)"
+[ $# -le 1 ] || die "one bundle at a time: bash scripts/demo.sh [BUNDLE]"
+
+install requirements.txt
+PATH="$VENV/bin:$PATH"
+
+run() { # COMMAND...: say it as one would type it, do it
+    local word
+    printf '\n$'
+    for word in "$@"; do
+        case "$word" in
+        *[\'\[\ ]*) printf ' "%s"' "$word" ;;
+        *) printf ' %s' "$word" ;;
+        esac
+    done
+    printf '\n'
+    "$@" || die "stopped: the command above failed"
+}
+
+monai() { # CONFIG[,CONFIG...] OPTION...: run the bundle with these configs merged in order
+    local name list=""
+    for name in ${1//,/ }; do list="$list${list:+,}'$configs/$name.json'"; done
+    run python -m monai.bundle run --config_file "[$list]" "${@:2}"
+}
+
+case "$bundle" in
+ircl_mvi)
+    data=data/phantom
+    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_cohort.py --output "$data"
+    places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
+    monai train,cpu "${places[@]}"
+    monai train,cpu,evaluate --run_id evaluate "${places[@]}"
+    monai train,cpu,inference --run_id run "${places[@]}"
+    monai train,cpu,explain --run_id run "${places[@]}"
+    ;;
+*)
+    die "the demo of $bundle is not written yet: see bundles/$bundle/docs/README.md"
+    ;;
+esac
+
+cat <<END
+
+Done. What came of it:
+  checkpoint   $ROOT/$models/model.pt
+  table        $ROOT/$results/predictions.csv, metrics.json
+  pictures     $ROOT/$results
+END

@@ -1,0 +1,78 @@
+"""Checkpoints: written whole or not at all, read without running code, and explained when they do not fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.errors import CheckpointError
+from shared.io import atomic_path
+
+
+def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
+    """``torch.save`` to a temporary name, then rename: a full disk leaves the older file as it was.
+
+    Raises:
+        CheckpointError: the file could not be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} could not be written ({error}); an older file of that name is untouched. "
+            "Free disk space or choose another --ckpt_dir, then run again with --resume true."
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike, *, hint: str = "", device: Any = "cpu") -> Any:
+    """``torch.load`` with ``weights_only=True``.
+
+    Args:
+        path: the file.
+        hint: how to make it, for the message when it is missing.
+        device: where tensors go.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. {hint}".strip())
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
+            "Train again or copy the file once more."
+        ) from error
+
+
+def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> None:
+    """Load a state dict strictly, naming what differs.
+
+    Raises:
+        CheckpointError: it is no state dict, or keys or dimensions differ from the network's.
+    """
+    own = network.state_dict()
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict.")
+    shapes = [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in own
+        if key in state and getattr(state[key], "shape", None) != own[key].shape
+    ]
+    missing, extra = [key for key in own if key not in state], [key for key in state if key not in own]
+    if shapes or missing or extra:
+        details = (
+            shapes + [f"{key}: not in the file" for key in missing] + [f"{key}: only in the file" for key in extra]
+        )
+        shown = "; ".join(details[:4]) + (f"; and {len(details) - 4} more" if len(details) > 4 else "")
+        raise CheckpointError(
+            f"{path} does not fit this network: {shown}. Use the config overlays that the checkpoint was trained with "
+            "(for example cpu.json), or train again."
+        )
+    network.load_state_dict(state)

@@ -1,0 +1,88 @@
+"""Cases loaded once and kept in memory, with every unusable one reported before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose
+
+from shared.errors import DataError
+
+
+class CaseDataset(CacheDataset):
+    """MONAI's ``CacheDataset`` of whole cases that collects the problems of all of them into one error.
+
+    Args:
+        data: cases of the datalist.
+        transform: deterministic transforms, ending in ``image`` ``[m, H, W]``.
+        covariates: names of the covariates to join to each case as a tensor ``[C]``.
+        progress: show a progress bar while loading.
+
+    Raises:
+        DataError: with the message of every case that the transforms refuse.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Sequence[Callable] | Callable,
+        *,
+        covariates: Sequence[str] = (),
+        progress: bool = True,
+    ):
+        self.covariates = tuple(covariates)
+        super().__init__(data=data, transform=Compose(transform), progress=progress, copy_cache=False)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
+        items = super()._fill_cache(indices)
+        problems = [item.problems for item in items if isinstance(item, DataError)]
+        if problems:
+            raise DataError([line for lines in problems for line in lines])
+        return items
+
+    def _load_cache_item(self, idx: int) -> dict[str, Any] | DataError:
+        try:
+            item = super()._load_cache_item(idx)
+        except Exception as error:
+            cause: BaseException | None = error
+            # MONAI wraps what a transform raises
+            while cause is not None and not isinstance(cause, DataError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            return cause
+        known = item.get("covariates") or {}
+        item["covariates"] = torch.tensor([float(known[name]) for name in self.covariates])
+        return item
+
+    def stack(self, key: str) -> torch.Tensor:
+        """One tensor of all cases' ``key``, the case first.
+
+        Raises:
+            DataError: the cases' shapes differ.
+        """
+        values = [torch.as_tensor(item[key]) for item in self._cache]
+        shapes = {tuple(value.shape) for value in values}
+        if len(shapes) > 1:
+            raise DataError(f"All cases must give {key} of one shape, got {sorted(shapes)}.")
+        return torch.stack(values)
+
+
+def collate_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batch of cases: ``image`` ``[B, m, H, W]``, ``covariates`` ``[B, C]``, ``label`` ``[B]``; the rest as lists.
+
+    Example:
+        >>> case = {"image": torch.zeros(3, 8, 8), "covariates": torch.zeros(0), "label": 1, "patient": "P1"}
+        >>> batch = collate_cases([case, case])
+        >>> batch["image"].shape, batch["label"].tolist(), batch["patient"]
+        (torch.Size([2, 3, 8, 8]), [1, 1], ['P1', 'P1'])
+    """
+    batch: dict[str, Any] = {key: [case.get(key) for case in cases] for key in cases[0]}
+    batch["image"] = torch.stack([torch.as_tensor(image) for image in batch["image"]])
+    batch["covariates"] = torch.stack(batch["covariates"])
+    if all(label is not None for label in batch.get("label", [None])):
+        batch["label"] = torch.tensor(batch["label"])
+    return batch

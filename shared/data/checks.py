@@ -1,0 +1,251 @@
+"""The rules of a datalist, checked on the JSON and on image headers; no voxel is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_PREPARE = (
+    "prepare one with scripts/prepare_patients.py (a folder of NIfTI and a CSV) or scripts/prepare_tcga_lgg.py, "
+    "or try `bash scripts/demo.sh`, which makes synthetic patients"
+)
+
+
+def read_datalist(dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json") -> dict[str, Any]:
+    """Parse a datalist; its cases are not checked yet.
+
+    Raises:
+        DataError: no folder, no file, not JSON, or not an object with a list ``training`` or ``testing``.
+    """
+    if not Path(dataset_dir).is_dir():
+        raise DataError(f"{dataset_dir}: no such dataset folder; {_PREPARE}")
+    path = Path(dataset_dir) / file
+    if not path.is_file():
+        raise DataError(f"{path}: no such datalist; {_PREPARE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: is not readable JSON ({error}); {_PREPARE}") from error
+    if not isinstance(content, dict) or not {"training", "testing"} & set(content):
+        raise DataError(f"{path}: a datalist is an object with the lists 'training' and 'testing'; {_PREPARE}")
+    return content
+
+
+def image_header_problem(path: str | os.PathLike) -> tuple[str | None, tuple | None]:
+    """What is wrong with an image as far as its header tells, and its grid (shape and affine) when nothing is.
+
+    A 4D file is accepted when the axes beyond the third have length 1.
+
+    Example:
+        >>> image_header_problem("no_such.nii.gz")
+        ('file not found', None)
+    """
+    import nibabel as nib
+    import numpy as np
+
+    path = Path(path)
+    if not path.is_file():
+        return "file not found", None
+    try:
+        image = nib.load(path)
+        shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine, float)
+        dtype = image.get_data_dtype()
+    except Exception as error:  # nibabel raises many kinds, down to zlib's and struct's
+        return f"not readable as NIfTI ({type(error).__name__}: {error}); export it again", None
+    if len(shape) < 3:
+        return f"is {len(shape)}D {shape}, a 3D volume is needed; stack the slices of a patient into one NIfTI", None
+    if any(n != 1 for n in shape[3:]):
+        return f"is {len(shape)}D {shape}, a 3D volume is needed; write each phase or sequence to its own file", None
+    if min(shape[:3]) < 1:
+        return f"has no voxels, its shape is {shape}; export it again", None
+    if dtype.fields is not None or dtype.kind == "c":
+        return f"has {'colour' if dtype.fields else 'complex'} voxels, one real value each is needed", None
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return "has no valid orientation (its affine is not finite or not invertible); export it again", None
+    if path.suffix == ".nii" and path.stat().st_size < image.dataobj.offset + math.prod(shape) * dtype.itemsize:
+        return "is shorter than its header says; copy it again", None
+    return None, (shape[:3], affine)
+
+
+class DatalistCheck:
+    """Collects the problems of a datalist."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        file: str | os.PathLike,
+        num_classes: int,
+        num_modalities: int | None,
+        covariates: Sequence[str],
+    ):
+        content = read_datalist(root, file)
+        self.root, self.content, self.file = Path(root).resolve(), content, str(Path(root) / file)
+        self.num_classes, self.covariates = num_classes, tuple(covariates)
+        self.problems: list[str] = []
+        self.resampled: list[str] = []
+        names = content.get("modalities")
+        self.modalities = [str(name) for name in names] if isinstance(names, list) else []
+        self.expected = num_modalities
+        if num_modalities is not None and self.modalities and len(self.modalities) != num_modalities:
+            self.problems.append(
+                f"{self.file}: the datalist has {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
+                f"the configuration expects {num_modalities}; set num_modalities or prepare the data again"
+            )
+        elif num_modalities is None and self.modalities:
+            self.expected = len(self.modalities)
+        classes = content.get("classes")
+        if classes and len(classes) != num_classes:
+            self.problems.append(f"{self.file}: names {len(classes)} classes, num_classes is {num_classes}")
+        self.wrong_number_told = bool(self.problems)
+
+    def section(self, section: str) -> list[dict[str, Any]]:
+        """Checked cases of a section with absolute paths (what is wrong goes to ``problems``)."""
+        entries = self.content.get(section) or []
+        if not isinstance(entries, list):
+            self.problems.append(f"{self.file}: {section!r} must be a list of cases, got {type(entries).__name__}")
+            return []
+        self.resampled = []
+        cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
+        if not self.modalities and cases:
+            self.modalities = [f"image {row + 1}" for row in range(len(cases[0]["image"]))]
+        if self.resampled:
+            logger.warning(
+                "%s: %d of %d %s cases have images on different grids; they are resampled to the first modality: %s",
+                self.file,
+                len(self.resampled),
+                len(cases),
+                section,
+                ", ".join(self.resampled),
+            )
+        return cases
+
+    def _case(self, entry: Any, where: str) -> dict[str, Any] | None:
+        if not isinstance(entry, dict) or not isinstance(entry.get("patient"), str) or not entry["patient"].strip():
+            self.problems.append(f"{where}: a case is an object with the patient's name, got {str(entry)[:80]}")
+            return None
+        case, patient = dict(entry), entry["patient"]
+        images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
+        if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
+            self.problems.append(f"{patient}: 'image' must be a path or a list of paths, got {images!r}")
+            images = []
+        elif self.expected is None:
+            self.expected = len(images)
+        elif len(images) != self.expected and not self.wrong_number_told:
+            self.problems.append(
+                f"{patient}: has {len(images)} images, {self.expected} are expected, one per modality"
+                + (f" ({', '.join(self.modalities)})" if self.modalities else " as in the first case")
+                + "; add the missing ones or leave the patient out"
+            )
+        case["image"] = [str(self.root / image) for image in images]
+        grids = [(image, self._grid(image, patient)) for image in case["image"]]
+        for key in ("mask", "planted"):
+            if entry.get(key) is None:
+                case.pop(key, None)
+            elif not isinstance(entry[key], str):
+                self.problems.append(f"{patient}: {key!r} must be one path, got {entry[key]!r}")
+            else:
+                case[key] = str(self.root / entry[key])
+                grids.append((case[key], self._grid(case[key], patient)))
+        known = [grid for _, grid in grids if grid is not None]
+        if any(_differ(known[0], grid) for grid in known[1:]):
+            self.resampled.append(patient)
+        label = entry.get("label")
+        if label is None:
+            case.pop("label", None)
+        elif not self.is_label(label):
+            self.problems.append(
+                f"{patient}: label must be an integer from 0 to {self.num_classes - 1}, got {label!r}; correct it"
+            )
+        values = entry.get("covariates") or {}
+        for name in self.covariates:
+            value = values.get(name) if isinstance(values, dict) else None
+            if value is None:
+                self.problems.append(
+                    f"{patient}: covariate {name!r} is missing; add it, or leave the patient or the covariate out"
+                )
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                self.problems.append(f"{patient}: covariate {name!r} must be a finite number, got {value!r}")
+        return case
+
+    def _grid(self, path: str, patient: str) -> tuple | None:
+        problem, grid = image_header_problem(path)
+        if problem:
+            self.problems.append(f"{patient}: {path}: {problem}")
+        return grid
+
+    def is_label(self, label: Any) -> bool:
+        """Whether ``label`` is a class index."""
+        return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < self.num_classes
+
+    def labels_present(self, cases: list[dict]) -> None:
+        """Every case has a label."""
+        self.problems += [
+            f"{case['patient']}: label is missing; add it, or leave the patient out of training"
+            for case in cases
+            if "label" not in case
+        ]
+
+    def across(self, training: list[dict], testing: list[dict]) -> None:
+        """No patient twice, in two folds or in both sections; no image file of two patients."""
+        for section, cases in (("training", training), ("testing", testing)):
+            folds: dict[str, list] = {}
+            for case in cases:
+                folds.setdefault(case["patient"], []).append(case.get("fold"))
+            for patient, found in folds.items():
+                named = sorted({str(fold) for fold in found})
+                if len(named) > 1:
+                    self.problems.append(
+                        f"{patient}: is in folds {' and '.join(named)}; a patient has one case, one fold"
+                    )
+                elif len(found) > 1:
+                    self.problems.append(
+                        f"{patient}: appears {len(found)} times in the {section} section; a patient has one case"
+                    )
+        both = {case["patient"] for case in training} & {case["patient"] for case in testing}
+        self.problems += [
+            f"{patient}: is in the training and in the testing section; keep one" for patient in sorted(both)
+        ]
+        owner: dict[str, str] = {}
+        for case in training + testing:
+            resolved = [os.path.realpath(path) for path in case["image"]]
+            twice = sorted(path for path, count in Counter(resolved).items() if count > 1)
+            self.problems += [
+                f"{case['patient']}: {path}: is listed twice; list one file per modality" for path in twice
+            ]
+            for path in sorted(set(resolved)):
+                other = owner.setdefault(path, case["patient"])
+                if other != case["patient"]:
+                    self.problems.append(
+                        f"{case['patient']}: {path}: is the image of patient {other}, too; correct one"
+                    )
+
+    def split(self, training: list[dict], fold: int) -> tuple[list[dict], list[dict]]:
+        """Training cases outside and inside ``fold``."""
+        bad = [c for c in training if not isinstance(c.get("fold"), int) or isinstance(c.get("fold"), bool)]
+        self.problems += [
+            f"{case['patient']}: fold must be an integer, got {case.get('fold')!r}; prepare the data with --folds"
+            for case in bad
+        ]
+        kept = [case for case in training if case.get("fold") != fold]
+        held = [case for case in training if case.get("fold") == fold]
+        if training and not bad and not held:
+            there = ", ".join(str(f) for f in sorted({case["fold"] for case in training}))
+            self.problems.append(f"{self.file}: no case has fold {fold}; the datalist has folds {there}")
+        if held and not kept:
+            self.problems.append(f"{self.file}: all cases have fold {fold}, none is left to train on")
+        return kept, held
+
+
+def _differ(first: tuple, second: tuple) -> bool:
+    """Whether two grids differ by more than rounding (a thousandth of a millimetre)."""
+    return first[0] != second[0] or float(abs(first[1] - second[1]).max()) > 1e-3

@@ -1,0 +1,141 @@
+"""The datalist of a prepared folder, checked whole (headers only, no voxel read) before anything runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.data.checks import DatalistCheck
+from shared.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class Datalist:
+    """Cases of a dataset folder, with absolute paths, split into training, validation and testing.
+
+    All rules are checked at once: files exist and have 3D NIfTI headers, every case has the same number of modalities,
+    labels are integers in range and of more than one class, no patient is named twice, shared between sections or
+    folds, no image is shared by two patients, covariates are finite numbers. Modalities of different grids are accepted
+    and logged: the transforms resample them to the first modality.
+
+    Args:
+        dataset_dir: the prepared folder; paths in the datalist are relative to it.
+        file: the datalist, relative to ``dataset_dir`` or absolute.
+        fold: training cases with this ``fold`` become the validation part; -1: train on all of them, validate on
+            ``testing`` (or, where no testing case has a label, on the training cases, with a warning).
+        num_classes: labels lie in ``range(num_classes)``.
+        num_modalities: images per case; None: as many as the first case has.
+        covariates: names of covariates every case must have.
+        labels_required: False for cases to predict: a label may be missing, one class is enough.
+
+    Raises:
+        DataError: with every problem found.
+
+    Example:
+        >>> Datalist("no/such/folder")
+        Traceback (most recent call last):
+            ...
+        shared.errors.DataError: no/such/folder: no such dataset folder; prepare one with ...
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | os.PathLike,
+        file: str | os.PathLike = "datalist.json",
+        *,
+        fold: int = -1,
+        num_classes: int = 2,
+        num_modalities: int | None = None,
+        covariates: Sequence[str] = (),
+        labels_required: bool = True,
+    ):
+        check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
+        content = check.content
+        training = check.section("training")
+        testing = check.section("testing")
+        unlabelled = all(case.get("label") is None for case in testing)
+        if labels_required:
+            check.labels_present(training)
+            if not unlabelled:
+                check.labels_present(testing)
+        if not training and labels_required and not check.problems:
+            check.problems.append(f"{check.file}: the training section is empty; it needs labelled cases")
+        check.across(training, testing)
+        kept, held = training, []
+        if fold >= 0:
+            kept, held = check.split(training, fold)
+        elif fold != -1:
+            check.problems.append(f"fold must be -1 (no validation fold) or a fold of the datalist, got {fold}")
+        if labels_required and kept:
+            found = Counter(case["label"] for case in kept if check.is_label(case.get("label")))
+            if len(found) == 1:
+                label, count = next(iter(found.items()))
+                part = f"the training part of fold {fold}" if fold >= 0 else "the training section"
+                check.problems.append(f"{part} has one class only: {count} cases of label {label}; both are needed")
+        if check.problems:
+            raise DataError(check.problems)
+        self.file = check.file
+        self.name = content.get("name", Path(dataset_dir).name)
+        self.modalities: list[str] = check.modalities
+        self.classes: list[str] = list(content.get("classes") or [str(label) for label in range(num_classes)])
+        self.training: list[dict[str, Any]] = kept
+        self.validation: list[dict[str, Any]] = held
+        self.testing: list[dict[str, Any]] = testing
+        if fold < 0:
+            self.validation = [] if unlabelled and labels_required else testing
+            if not self.validation:
+                logger.warning(
+                    "%s: no fold asked for and no labelled testing case: validating on the training cases; "
+                    "these figures are optimistic",
+                    self.file,
+                )
+                self.validation = kept
+
+
+def cases_for_inference(
+    dataset_dir: str | os.PathLike,
+    file: str | os.PathLike = "datalist.json",
+    section: str = "testing",
+    *,
+    num_classes: int = 2,
+    num_modalities: int | None = None,
+    covariates: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Cases to predict, with absolute paths; they need no label, and files of other sections are not looked at.
+
+    Args:
+        dataset_dir: the prepared folder.
+        file: the datalist, relative to ``dataset_dir`` or absolute.
+        section: ``testing`` or ``training``; training cases are taken, too, where ``testing`` is empty and they have
+            no labels.
+        num_classes: labels that are there lie in ``range(num_classes)``.
+        num_modalities: images per case.
+        covariates: names of covariates every case must have.
+
+    Raises:
+        DataError: with every problem found, or when there is nothing to predict.
+    """
+    check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
+    content = check.content
+    if section not in ("training", "testing"):
+        raise DataError(f"section must be 'training' or 'testing', got {section!r}")
+    entries = content.get(section) or []
+    if not entries and section == "testing":
+        others = content.get("training") or []
+        if isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others):
+            section, entries = "training", others
+    if not entries:
+        raise DataError(
+            f"{check.file}: nothing to predict, section {section!r} is empty; list the patients there "
+            "(scripts/prepare_patients.py --inference does), or ask for section 'training'"
+        )
+    cases = check.section(section)
+    check.across(cases, [])
+    if check.problems:
+        raise DataError(check.problems)
+    return cases

@@ -1,0 +1,215 @@
+"""What the preparation scripts share: label tables, deterministic NIfTI files, datalists and manifests."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DataError
+from shared.io import atomic_path, write_json
+
+DATALIST = "datalist.json"
+MANIFEST = "manifest.json"
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, read in blocks.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> path.touch()
+        >>> sha256(path)[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_nifti(
+    path: str | os.PathLike, array: Any, affine: Any, *, description: str = "", compresslevel: int = 6
+) -> None:
+    """Write a NIfTI-1 file atomically; the same array gives the same bytes (no time stamp in the gzip header).
+
+    Args:
+        path: file to write; compressed when it ends in ``.gz``.
+        array: voxels, stored in their own dtype.
+        affine: voxel to world (RAS, mm), ``[4, 4]``.
+        description: the header's ``descrip`` field, at most 79 ASCII characters.
+        compresslevel: of gzip.
+    """
+    import nibabel as nib
+
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii")[:79]
+    content = image.to_bytes()
+    if str(path).endswith(".gz"):
+        content = gzip.compress(content, compresslevel, mtime=0)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of a CSV as spreadsheets write it: byte-order mark, comma, semicolon or tab, spaces around values.
+
+    Args:
+        path: the file, UTF-8 (with or without byte-order mark) or else Windows-1252.
+        columns: columns that must be there.
+
+    Returns:
+        one dictionary a row, names and values stripped; rows without any value are left out.
+
+    Raises:
+        DataError: no such file, empty, no rows, a column missing or twice.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
+        >>> _ = path.write_bytes(b"\\xef\\xbb\\xbfpatient ; label\\r\\n P001 ; 1\\r\\n;\\r\\n")
+        >>> read_table(path, ["label"])
+        [{'patient': 'P001', 'label': '1'}]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such label table; give the CSV file with one row per patient")
+    content = path.read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path}: is an Excel workbook; save the sheet as CSV and give that")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    lines = text.splitlines()
+    if not lines or not lines[0].strip():
+        raise DataError(f"{path}: the first line must name the columns, it is empty")
+    # The header alone decides: values may hold commas as decimal signs.
+    delimiter = max(",;\t", key=lines[0].count)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    names = [name.strip() for name in next(reader)]
+    problems = [f"{path}: column {name!r} appears twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"{path}: no column {name!r}; its columns are {', '.join(names)}" for name in columns if name not in names
+    ]
+    if problems:
+        raise DataError(problems)
+    rows = [dict(zip(names, [value.strip() for value in row], strict=False)) for row in reader]
+    rows = [{name: row.get(name, "") for name in names if name} for row in rows if any(row.values())]
+    if not rows:
+        raise DataError(f"{path}: has column names and no rows")
+    return rows
+
+
+def parse_number(text: str) -> float | None:
+    """A finite number, with point or comma as its decimal sign; None when ``text`` is none.
+
+    Example:
+        >>> parse_number("44"), parse_number("61,5"), parse_number("NA"), parse_number("nan")
+        (44.0, 61.5, None, None)
+    """
+    try:
+        number = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+def software_versions(packages: Iterable[str] = ("numpy", "nibabel", "scikit-learn")) -> dict[str, str]:
+    """Versions of Python and of ``packages``, for a manifest."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def write_datalist(
+    output: str | os.PathLike,
+    *,
+    name: str,
+    modalities: Sequence[str],
+    classes: Sequence[str],
+    training: Sequence[Mapping[str, Any]],
+    testing: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write ``datalist.json`` of the data contract into ``output``; the last file a preparation script writes."""
+    path = Path(output) / DATALIST
+    content = {
+        "name": name,
+        "modalities": list(modalities),
+        "classes": list(classes),
+        "training": list(training),
+        "testing": list(testing),
+    }
+    write_json(path, content)
+    return path
+
+
+def write_manifest(
+    output: str | os.PathLike, *, sources: Mapping[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """Write ``manifest.json``: command line, versions, sha256 of the source files, and whatever ``more`` says.
+
+    Args:
+        output: the prepared folder.
+        sources: sha256 of each source file.
+        more: further JSON values.
+
+    Returns:
+        what was written.
+    """
+    content = {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": software_versions(),
+        **more,
+        "sources": dict(sources or {}),
+    }
+    write_json(Path(output) / MANIFEST, content)
+    return content
+
+
+def rows_by_patient(rows: Sequence[Mapping[str, str]], column: str) -> tuple[dict[str, Mapping[str, str]], list[str]]:
+    """Rows of a label table by patient, and what is wrong with them (no name, a patient twice).
+
+    Example:
+        >>> rows_by_patient([{"id": "a"}, {"id": "a"}, {"id": ""}], "id")[1]
+        ['a: appears twice in the label table (rows 2 and 3); keep one',
+         "row 4 of the label table: column 'id' is empty"]
+    """
+    found: dict[str, tuple[int, Mapping[str, str]]] = {}
+    problems = []
+    for number, row in enumerate(rows, 2):
+        patient = row[column]
+        if not patient:
+            problems.append(f"row {number} of the label table: column {column!r} is empty")
+        elif patient in found:
+            first = found[patient][0]
+            problems.append(f"{patient}: appears twice in the label table (rows {first} and {number}); keep one")
+        else:
+            found[patient] = (number, row)
+    return {patient: row for patient, (_, row) in found.items()}, problems
+
+
+def begin(output: str | os.PathLike) -> Path:
+    """Make the folder and take an older datalist and manifest away: a run that stops half-way leaves none behind."""
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is a file; give a folder as --output")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (DATALIST, MANIFEST):
+        (output / name).unlink(missing_ok=True)
+    return output

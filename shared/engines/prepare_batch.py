@@ -1,0 +1,71 @@
+"""``prepare_batch`` functions: from a loader's batch to ``(input, target, args, kwargs)`` on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.data.mixup import ContrastiveRows
+
+
+class PrepareRows:
+    """Stage I: form the images of a batch of bank rows on the device, augmented.
+
+    Args:
+        rows: the rows of the memory bank.
+        augmentation: applied to the whole batch; None: none.
+        channels_last: memory format of the images.
+
+    Shape:
+        - returns: image ``[B, 1, H, W]``, ``{"image": [B, 1, H, W], "row": [B]}``
+    """
+
+    def __init__(
+        self,
+        rows: ContrastiveRows,
+        augmentation: Callable[[Tensor], Tensor] | None = None,
+        channels_last: bool = False,
+    ):
+        self.rows, self.augmentation = rows, augmentation
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(
+        self, batchdata: Mapping[str, Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mixed and augmented images of the batch."""
+        row = batchdata["row"]
+        image = self.rows.batch(row).to(device, non_blocking=non_blocking)
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        image = image.to(memory_format=self.memory_format)
+        return image, {"image": image, "row": row}
+
+
+class PrepareFeatures:
+    """Stage II: cached representations, assignments and covariates to the predictor's arguments."""
+
+    def __call__(
+        self, batchdata: Mapping[str, Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict]:
+        """h ``[B, m, D]``, soft label ``[B, C]``, (assignment ``[B, m]``, covariates ``[B, V]``)."""
+        moved = {key: value.to(device, non_blocking=non_blocking) for key, value in batchdata.items()}
+        return moved["image"], moved["label"], (moved["assignment"], moved["covariates"]), {}
+
+
+class PrepareCases:
+    """Evaluation: images and covariates of whole cases to the classifier's arguments."""
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor], dict]:
+        """Image ``[B, m, H, W]``, label ``[B]`` or None, (covariates ``[B, V]``,)."""
+        image = batchdata["image"].to(device, non_blocking=non_blocking)
+        label = batchdata.get("label")
+        if isinstance(label, Tensor):
+            label = label.to(device, non_blocking=non_blocking)
+        else:
+            label = None
+        return image, label, (batchdata["covariates"].to(device, non_blocking=non_blocking),), {}

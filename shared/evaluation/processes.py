@@ -1,0 +1,147 @@
+"""Runs the commands of many folds, some at a time, under one progress bar, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from shared.errors import DataError
+from shared.evaluation.folds import Fold
+
+_LOG_TAIL = 15
+
+
+class FoldError(RuntimeError):
+    """A command of a fold failed; the message ends with the end of its log."""
+
+
+class FoldRun:
+    """The commands of one fold, one after the other, each in a process group of its own with its own log.
+
+    Args:
+        fold: the fold; an incomplete predictions.csv in it is removed.
+        commands: name and arguments of each, in order; the last leaves predictions.csv complete.
+        cwd: where they run.
+        environment: their environment.
+    """
+
+    def __init__(
+        self,
+        fold: Fold,
+        commands: Iterable[tuple[str, Sequence[str]]],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+    ):
+        self.fold, self.cwd, self.environment = fold, cwd, environment
+        self.waiting = deque(commands)
+        self.step = ""
+        self.process: subprocess.Popen | None = None
+
+    def poll(self) -> bool:
+        """Start the next command when one has ended; True when all have and predictions.csv is complete."""
+        code = 0 if self.process is None else self.process.poll()
+        if code is None:
+            return False
+        if code != 0:
+            raise FoldError(self._message(f"ended with exit status {code}"))
+        if self.waiting:
+            self._start()
+            return False
+        try:
+            self.fold.rows()
+        except DataError as error:
+            raise FoldError(self._message(f"ended well, but {error}")) from error
+        return True
+
+    def running(self) -> bool:
+        """Say whether a command of it runs now."""
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the running command and all it started."""
+        if self.running():
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def _start(self) -> None:
+        if self.process is None:
+            (self.fold.folder / "predictions.csv").unlink(missing_ok=True)
+        self.step, command = self.waiting.popleft()
+        self._log = self.fold.folder / f"{self.step}.log"
+        with self._log.open("w", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            self.process = subprocess.Popen(
+                list(command),
+                cwd=self.cwd,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this script alone, which then ends its children in order
+            )
+
+    def _message(self, what: str) -> str:
+        # a progress bar rewrites its line: its last state is enough
+        text = self._log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+        tail = [f"    {line}" for line in text.splitlines() if line.strip()][-_LOG_TAIL:]
+        return "\n".join([f"{self.fold.name}: {self.step} {what}; the end of {self._log}:", *tail])
+
+
+def run_folds(runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int = 1, name: str = "") -> None:
+    """Run folds, ``jobs`` at a time; a failure or Ctrl-C ends every child, then goes on up.
+
+    Args:
+        runs: the folds that are not done, made as they are needed.
+        total: folds in all, for the bar.
+        done: folds that were done before.
+        jobs: how many at a time.
+        name: what stands before the bar.
+
+    Raises:
+        FoldError: the first command that failed.
+    """
+    from tqdm import tqdm
+
+    active: list[FoldRun] = []
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, initial=done, desc=name, unit="fold", dynamic_ncols=True) as bar:
+        try:
+            exhausted, shown = False, 0.0
+            while active or not exhausted:
+                while len(active) < jobs and not exhausted:
+                    run = next(runs, None)
+                    exhausted = run is None
+                    active += [] if run is None else [run]
+                finished = [run for run in active if run.poll()]
+                active = [run for run in active if run not in finished]
+                bar.update(len(finished))
+                if terminal and time.monotonic() - shown > 1:  # the clock goes on between folds
+                    bar.set_postfix_str(", ".join(f"{run.fold.name} {run.step}" for run in active))
+                    shown = time.monotonic()
+                time.sleep(0.05)
+        finally:
+            stop(active)
+
+
+def stop(runs: Sequence[FoldRun], *, patience: float = 10.0) -> None:
+    """End what runs: first as Ctrl-C does, so that files are left whole, then harder."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for run in runs:
+            run.signal(number)
+        end = time.monotonic() + patience
+        # asked for a second time: no more patience
+        with suppress(KeyboardInterrupt):
+            while any(run.running() for run in runs) and time.monotonic() < end:
+                time.sleep(0.05)
+        if not any(run.running() for run in runs):
+            return

@@ -1,0 +1,169 @@
+"""Checkpoints of a stage: skipped when done, resumed where it stopped, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from shared.data.cases import CaseDataset
+from shared.settings import save_settings
+
+logger = logging.getLogger(__name__)
+
+
+class StageCheckpoint:
+    """Write ``<path>`` when a stage ends and ``<path>.resume`` on the way; skip or go on when ``resume`` is true.
+
+    Args:
+        path: the stage's checkpoint.
+        network: whose weights it holds.
+        state: further objects with ``state_dict``, needed to go on exactly (optimiser, bank, ...).
+        generators: ``torch.Generator`` whose states are kept, beside PyTorch's own.
+        resume: skip the stage when its checkpoint exists, else go on from the last epoch saved.
+        save_interval: epochs between two saves on the way.
+        bare: write the weights alone (what inference loads) instead of ``{"network": weights}``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        network: nn.Module,
+        *,
+        state: Mapping[str, Any] | None = None,
+        generators: Mapping[str, torch.Generator] | None = None,
+        resume: bool = False,
+        save_interval: int = 1,
+        bare: bool = False,
+    ):
+        self.path, self.network = Path(path), network
+        self.partial = self.path.with_name(self.path.name + ".resume")
+        self.state, self.generators = dict(state or {}), dict(generators or {})
+        self.resume, self.save_interval, self.bare = resume, save_interval, bare
+        self.done = False
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; attach it before handlers that prepare the first epoch."""
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Skip, go on, or start anew (an older checkpoint is then removed: it no longer belongs to this run)."""
+        if self.resume and self.path.is_file():
+            logger.info("%s exists and resume is true: the stage is skipped.", self.path)
+            state = load_checkpoint(self.path)
+            load_weights(self.network, state if self.bare else state["network"], self.path)
+            self.done = True
+            engine.terminate()
+        elif self.resume and self.partial.is_file():
+            self._restore(engine)
+        else:
+            self.path.unlink(missing_ok=True)
+            self.partial.unlink(missing_ok=True)
+
+    def _restore(self, engine: Engine) -> None:
+        state = load_checkpoint(self.partial)
+        load_weights(self.network, state["network"], self.partial)
+        for name, part in self.state.items():
+            part.load_state_dict(state[name])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["generators"]["torch"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+        logger.info("%s: going on after epoch %d.", self.partial, state["epoch"])
+
+    def save(self, engine: Engine) -> None:
+        """Save all that is needed to go on after this epoch."""
+        content = {
+            "network": self.network.state_dict(),
+            "epoch": engine.state.epoch,
+            "generators": {"torch": torch.get_rng_state()}
+            | {name: generator.get_state() for name, generator in self.generators.items()},
+        }
+        content |= {name: part.state_dict() for name, part in self.state.items()}
+        save_checkpoint(self.partial, content)
+
+    def completed(self, engine: Engine) -> None:
+        """Write the stage's checkpoint, remove what was for resuming."""
+        if self.done:
+            return
+        weights = self.network.state_dict()
+        save_checkpoint(self.path, weights if self.bare else {"network": weights})
+        self.partial.unlink(missing_ok=True)
+
+
+class LoadBiomarkers:
+    """At the start of stage II: encoder and biomarkers into the classifier, covariate statistics into its predictor.
+
+    Args:
+        path: checkpoint of the biomarker stage.
+        network: the classifier.
+        cases: the training cases, whose covariates standardise (nobody else's).
+    """
+
+    def __init__(self, path: str | os.PathLike, network: nn.Module, cases: CaseDataset):
+        self.path, self.network, self.cases = Path(path), network, cases
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer of stage II."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load and standardise."""
+        if engine.should_terminate:
+            return
+        hint = "Run the earlier stages first: --run_id pretrain_run, then --run_id biomarkers_run."
+        state = load_checkpoint(self.path, hint=hint)
+        load_weights(self.network.encoder, state["encoder"], self.path)
+        self.network.biomarkers.copy_(state["biomarkers"])
+        predictor = self.network.predictor
+        if predictor.num_covariates:
+            known = self.cases.stack("covariates")
+            predictor.covariate_mean.copy_(known.mean(dim=0))
+            predictor.covariate_std.copy_(known.std(dim=0).clamp(min=1e-6))
+
+
+class SaveSettings:
+    """When stage II ends: what the model is made of, beside its weights.
+
+    Args:
+        ckpt_dir: where ``model.json`` goes.
+        network: its ``settings`` become the section ``network``.
+        sections: further plain values.
+    """
+
+    def __init__(self, ckpt_dir: str | os.PathLike, network: nn.Module, **sections: Any):
+        self.ckpt_dir, self.sections = ckpt_dir, {"network": network.settings, **sections}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer of stage II."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write ``model.json``."""
+        save_settings(self.ckpt_dir, **self.sections)
+
+
+class LoadModel:
+    """At the start of an evaluation: the whole trained model."""
+
+    def __init__(self, path: str | os.PathLike, network: nn.Module):
+        self.path, self.network = Path(path), network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine | None = None) -> None:
+        """Load strictly."""
+        state = load_checkpoint(self.path, hint="Train first: see the bundle's docs/README.md, or give --ckpt_dir.")
+        load_weights(self.network, state, self.path)

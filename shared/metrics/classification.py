@@ -1,0 +1,276 @@
+"""Binary classification metrics of patients, with 95 % bootstrap intervals (IRCL section 4.1).
+
+Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals. Patients are drawn with
+replacement, not stratified by label, so that the interval includes the chance of how many positives there are; a draw
+with one class only, on which no AUC exists, is drawn again.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import DataError
+from shared.metrics.arrays import to_numpy
+
+METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
+_CELLS = 4_000_000
+
+
+def classification_metrics(
+    labels: Any,
+    probability: Any,
+    *,
+    threshold: float = 0.5,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    positive: int = 1,
+    groups: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """Accuracy, AUC, F1, precision, recall, balanced accuracy and Brier score, each with its 95 % interval.
+
+    Args:
+        labels: labels of two classes.
+        probability: predicted probability of the positive class; it is called positive from ``threshold`` on.
+        threshold: decision threshold.
+        bootstrap: draws; 0: no intervals.
+        seed: seed of the draws.
+        positive: the positive label.
+        groups: patient of each row, where a patient has several (repeated cross-validation): they are drawn together.
+
+    Shape:
+        - labels, probability, groups: ``[n]``
+        - returns: ``{"ACC": {"value", "low", "high"}, ..., "n": rows, "positives": rows}``; what is not defined (AUC of
+          one class, precision without a positive call) is None, never NaN
+
+    Raises:
+        DataError: nothing to score, lengths that differ, more than two classes, a probability that is none.
+
+    Example:
+        >>> metrics = classification_metrics([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+        >>> metrics["AUC"]["value"], metrics["ACC"]["value"], metrics["positives"]
+        (0.75, 0.5, 2)
+    """
+    truth, probability = _check(labels, probability, positive)
+    value = _weighted(truth, probability[None], np.ones((1, len(truth))), threshold)
+    drawn = _bootstrap(truth, probability[None], groups, threshold, bootstrap, seed, METRICS)
+    result: dict[str, Any] = {name: _interval(value[name][0, 0], drawn[name][0]) for name in METRICS}
+    return result | {"n": len(truth), "positives": int(truth.sum())}
+
+
+def paired_difference(
+    labels: Any,
+    prob_a: Any,
+    prob_b: Any,
+    metric: str = "AUC",
+    *,
+    threshold: float = 0.5,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    positive: int = 1,
+    groups: Sequence[Any] | None = None,
+) -> dict[str, float | None]:
+    """Difference a - b of a metric between two predictions of the same patients, with its 95 % interval.
+
+    Both are scored on the same draws, which is far sharper than comparing two intervals.
+
+    Args:
+        labels: labels of two classes.
+        prob_a: probabilities of one method.
+        prob_b: probabilities of the other, same order.
+        metric: one of ACC, AUC, F1, PRE, REC, BACC, BRIER.
+        threshold: decision threshold.
+        bootstrap: draws.
+        seed: seed of the draws.
+        positive: the positive label.
+        groups: patient of each row, where a patient has several.
+
+    Raises:
+        DataError: see ``classification_metrics``; or an unknown metric.
+
+    Example:
+        >>> paired_difference([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.1, 0.6, 0.4, 0.9])["value"]
+        0.25
+    """
+    if metric not in METRICS:
+        raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {metric!r}.")
+    truth, prob_a = _check(labels, prob_a, positive)
+    both = np.stack([prob_a, _check(labels, prob_b, positive)[1]])
+    value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric][:, 0]
+    drawn = _bootstrap(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
+    return _interval(value[0] - value[1], drawn[0] - drawn[1])
+
+
+def pooled(folds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+    """Predictions of all folds as one table: each patient was predicted by the network that had not seen it.
+
+    Args:
+        folds: per fold ``{"patient", "label", "probability"}``, as ``read_predictions`` returns.
+
+    Shape:
+        - returns: ``{"patient", "label", "probability", "fold"}``, equally long
+
+    Raises:
+        DataError: a patient in two folds.
+
+    Example:
+        >>> one = {"patient": ["A"], "label": [0], "probability": [0.2]}
+        >>> two = {"patient": ["B"], "label": [1], "probability": [0.7]}
+        >>> pooled([one, two])["fold"]
+        [0, 1]
+    """
+    table: dict[str, list[Any]] = {"patient": [], "label": [], "probability": [], "fold": []}
+    for number, fold in enumerate(folds):
+        for name in ("patient", "label", "probability"):
+            table[name].extend(fold[name])
+        table["fold"].extend([number] * len(fold["patient"]))
+    seen: dict[Any, list[int]] = {}
+    for patient, number in zip(table["patient"], table["fold"], strict=True):
+        seen.setdefault(patient, []).append(number)
+    twice = [f"{patient}: predicted in folds {numbers}" for patient, numbers in seen.items() if len(numbers) > 1]
+    if twice:
+        raise DataError([f"{line}; every patient belongs to one fold: check the datalist." for line in twice])
+    return table
+
+
+def foldwise_metrics(
+    labels: Any, probability: Any, fold: Any, *, threshold: float = 0.5, positive: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Metrics of each fold by itself: mean, standard deviation, values (None where a fold does not define one).
+
+    Example:
+        >>> foldwise_metrics([0, 1, 0, 1], [0.1, 0.9, 0.8, 0.3], [0, 0, 1, 1])["AUC"]
+        {'mean': 0.5, 'std': 0.7071067811865476, 'folds': [1.0, 0.0]}
+    """
+    labels, probability, fold = np.asarray(labels), np.asarray(probability), np.asarray(fold)
+    each = [
+        classification_metrics(
+            labels[fold == f], probability[fold == f], threshold=threshold, bootstrap=0, positive=positive
+        )
+        for f in np.unique(fold)
+    ]
+    result = {}
+    for name in METRICS:
+        values = [metrics[name]["value"] for metrics in each]
+        known = [value for value in values if value is not None]
+        result[name] = {
+            "mean": float(np.mean(known)) if known else None,
+            "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+            "folds": values,
+        }
+    return result
+
+
+def read_predictions(path: str | Path) -> dict[str, list[Any]]:
+    """Read a bundle's ``predictions.csv`` (columns patient, label, probability).
+
+    Raises:
+        DataError: a column is missing or a value is no number.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {
+            "patient": [row["patient"] for row in rows],
+            "label": [int(row["label"]) for row in rows],
+            "probability": [float(row["probability"]) for row in rows],
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: predictions need the columns patient, label, probability in numbers ({error})."
+        ) from error
+
+
+def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
+    labels, probability = to_numpy(labels), to_numpy(probability).astype(np.float64)
+    if labels.ndim != 1 or labels.shape != probability.shape or len(labels) == 0:
+        raise DataError(
+            "Metrics need one label and one probability per patient, at least one patient; got shapes "
+            f"{labels.shape} and {probability.shape}."
+        )
+    classes = np.unique(labels)
+    if len(classes) > 2 or (len(classes) == 2 and positive not in classes):
+        raise DataError(f"Labels must be of two classes, one of them {positive}; got {classes[:10].tolist()}.")
+    bad = np.flatnonzero(~((probability >= 0) & (probability <= 1)))
+    if len(bad):
+        raise DataError(
+            f"Probabilities must lie in [0, 1]; {len(bad)} of {len(labels)} do not, the first at row {bad[0]} "
+            f"({probability[bad[0]]})."
+        )
+    return labels == positive, probability
+
+
+def _bootstrap(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:
+    """Metrics ``[methods, draws]`` over draws of patients."""
+    if draws <= 0:
+        return {name: np.empty((len(probability), 0)) for name in names}
+    if groups is not None and len(groups) != len(truth):
+        raise DataError(f"One group per row is needed, got {len(groups)} for {len(truth)} rows.")
+    code = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    random = np.random.default_rng(seed)
+    step = max(1, _CELLS // len(truth))
+    parts = []
+    for start in range(0, draws, step):
+        weights = _draw(random, min(step, draws - start), code, truth)
+        parts.append(_weighted(truth, probability, weights, threshold, names))
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
+
+
+def _draw(random: np.random.Generator, draws: int, code: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How often each row is in each draw, ``[draws, n]``; a draw with one class is repeated while there are two."""
+    size = int(code.max()) + 1
+    weights = np.empty((draws, len(code)))
+    todo = np.arange(draws)
+    while len(todo):
+        picked = random.integers(0, size, (len(todo), size)) + size * np.arange(len(todo))[:, None]
+        count = np.bincount(picked.ravel(), minlength=size * len(todo)).reshape(len(todo), size)
+        weights[todo] = count[:, code]
+        one_class = (weights[todo][:, truth].sum(axis=1) == 0) | (weights[todo][:, ~truth].sum(axis=1) == 0)
+        todo = todo[one_class] if 0 < truth.sum() < len(truth) else todo[:0]
+    return weights
+
+
+def _weighted(
+    truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, threshold: float, names: Sequence[str] = METRICS
+) -> dict[str, np.ndarray]:
+    """Metrics ``[methods, draws]`` of rows counted ``weights [draws, n]`` times; NaN where not defined."""
+    called = probability >= threshold
+    total, positives = weights.sum(axis=1), weights @ truth
+    tp, fp = (called & truth) @ weights.T, (called & ~truth) @ weights.T
+    fn, tn = positives - tp, total - positives - fp
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall, specificity = tp / positives, tn / (total - positives)
+        known = {
+            "ACC": (tp + tn) / total,
+            "F1": 2 * tp / (2 * tp + fp + fn),
+            "PRE": tp / (tp + fp),
+            "REC": recall,
+            "BACC": (recall + specificity) / 2,
+            "BRIER": (probability - truth) ** 2 @ weights.T / total,
+        }
+    if "AUC" in names:
+        known["AUC"] = np.stack([_auc(truth, row, weights) for row in probability])
+    return {name: known[name] for name in names}
+
+
+def _auc(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted rank formula: the share of (positive, negative) pairs in the right order, ties counted half."""
+    order = np.argsort(probability, kind="stable")
+    starts = np.flatnonzero(np.diff(probability[order], prepend=-1.0))
+    weights, truth = weights[:, order], truth[order]
+    negative = np.add.reduceat(weights * ~truth, starts, axis=1)
+    positive = np.add.reduceat(weights * truth, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:
+    defined = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) and np.isfinite(value) else (None, None)
+    plain = [float(x) if x is not None and np.isfinite(x) else None for x in (value, low, high)]
+    return dict(zip(("value", "low", "high"), plain, strict=True))

@@ -1,0 +1,110 @@
+"""What a trained model is made of, kept beside its weights, so that inference needs no retyped numbers."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shared.errors import CheckpointError
+from shared.io import write_json
+
+MODEL_FILE = "model.json"
+
+
+def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
+    """Write the sections (plain values) to ``model.json`` beside the checkpoint."""
+    write_json(Path(ckpt_dir) / MODEL_FILE, sections)
+
+
+def trained_settings(ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, section: str) -> Any:
+    """A section of the trained model's ``model.json``, else of the training configuration.
+
+    Args:
+        ckpt_dir: folder of ``model.pt`` and the ``model.json`` written with it.
+        train_config: ``train.json``, read when no model was trained yet.
+        section: name of the section.
+
+    Raises:
+        CheckpointError: ``model.json`` is not readable or lacks the section.
+    """
+    path = Path(ckpt_dir) / MODEL_FILE
+    if not path.is_file():
+        return _parser(train_config).get_parsed_content(section)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[section]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or of another version ({type(error).__name__}: {error}). Run stage II again: "
+            "--run_id train_run."
+        ) from error
+
+
+def trained_network(
+    network: Callable[..., nn.Module], ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, **overrides: Any
+) -> nn.Module:
+    """The network with the numbers it was trained with, else those of the training configuration; weights not loaded.
+
+    Args:
+        network: its class.
+        ckpt_dir: folder of ``model.pt`` and ``model.json``.
+        train_config: ``train.json``, whose ``network_def`` is built when no model was trained yet.
+        overrides: arguments that win over both.
+
+    Raises:
+        CheckpointError: ``model.json`` is not readable.
+    """
+    if (Path(ckpt_dir) / MODEL_FILE).is_file():
+        return network(**{**trained_settings(ckpt_dir, train_config, "network"), **overrides})
+    parser = _parser(train_config)
+    for key, value in overrides.items():
+        parser[f"network_def#{key}"] = value
+    return parser.get_parsed_content("network_def")
+
+
+def check_overrides(arguments: Sequence[str] | None = None) -> None:
+    """Refuse a misspelt ``--name`` of ``python -m monai.bundle run``, which Fire would take without a word.
+
+    Args:
+        arguments: the command line; None: this process's. Commands other than ``monai.bundle run`` are not checked.
+
+    Raises:
+        ValueError: a name that is in none of the config files, with the nearest ones that are.
+    """
+    arguments = list(sys.argv if arguments is None else arguments)
+    if len(arguments) < 2 or arguments[1] != "run" or "monai" not in arguments[0]:
+        return
+    given = {}
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            given[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if "config_file" not in given:
+        return
+    files = given.pop("config_file").strip("[]").replace("'", "").replace('"', "").split(",")
+    known: set[str] = set()
+    for file in files:
+        content = json.loads(Path(file.strip()).read_text(encoding="utf-8"))
+        known |= {key.lstrip("+").partition("#")[0] for key in content}
+    options = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "args_file", "workflow_type", "tracking"}
+    for name in given:
+        root = re.split(r"#|::", name)[0]
+        if root not in known | options | {"workflow_name"}:
+            near = difflib.get_close_matches(root, known, n=3)
+            hint = f" Did you mean {' or '.join(f'--{key}' for key in near)}?" if near else ""
+            raise ValueError(f"--{name} is no key of {', '.join(files)}.{hint}")
+
+
+def _parser(config: str | os.PathLike) -> Any:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    return parser

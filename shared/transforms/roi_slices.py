@@ -1,0 +1,355 @@
+"""From NIfTI volumes and a tumour mask to the sequence of region-of-interest slices a network reads, and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, Orientation, ResampleToMatch
+from torch.nn import functional
+
+from shared.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_GRID_TOLERANCE = 1e-3
+
+
+class LoadCased(MapTransform):
+    """Load a case's modalities and tumour mask on one grid, in RAS order, and refuse what cannot be used.
+
+    Modalities (and the mask) on another grid than the first modality's are resampled to it (linear; nearest for the
+    mask), with a logged line. A case without a mask is taken whole as the region of interest.
+
+    Args:
+        image_key: key of one path, or of a list of paths (one per modality).
+        mask_key: key of the mask's path; absent or None: no mask.
+        patient_key: key of the patient's name, for messages.
+
+    Shape:
+        - ``data[image_key]`` becomes ``[C, X, Y, Z]`` float32, ``data[mask_key]`` ``[1, X, Y, Z]`` bool, both RAS
+        - ``data["source"]``: path, shape and affine of the first modality as stored
+
+    Raises:
+        DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty.
+    """
+
+    def __init__(self, image_key: str = "image", mask_key: str = "mask", patient_key: str = "patient"):
+        super().__init__([image_key])
+        self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
+        self._load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=False, dtype=np.float32)
+        self._orient = Orientation(axcodes="RAS", labels=None)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load one case."""
+        out = dict(data)
+        patient = str(out.get(self.patient_key, "?"))
+        paths = out[self.image_key]
+        paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        volumes = []
+        for path in paths:
+            volume = self._read(path, patient)
+            if float(volume.max()) == float(volume.min()):
+                raise DataError(
+                    f"{patient}: every voxel of {path} is {float(volume.max()):g}; an image must vary. "
+                    "Export the series again or leave the patient out."
+                )
+            volumes.append(volume)
+        first = nib.load(paths[0])
+        out["source"] = {"path": str(paths[0]), "shape": tuple(first.shape[:3]), "affine": first.affine.copy()}
+        reference = self._orient(volumes[0])
+        aligned = [reference]
+        for path, volume in zip(paths[1:], volumes[1:], strict=True):
+            aligned.append(self._to_grid(self._orient(volume), reference, "bilinear", path, patient))
+        out[self.image_key] = torch.cat([torch.as_tensor(volume.array) for volume in aligned])
+        if out.get(self.mask_key) is None:
+            mask = torch.ones(1, *reference.shape[1:], dtype=torch.bool)
+        else:
+            path = out[self.mask_key]
+            volume = self._orient(self._read(path, patient))
+            mask = torch.as_tensor(self._to_grid(volume, reference, "nearest", path, patient).array) > 0
+            if not mask.any():
+                raise DataError(
+                    f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
+                    "the mask out of the datalist to take the whole image as region of interest."
+                )
+            out["masked"] = True
+        out.setdefault("masked", False)
+        out[self.mask_key] = mask
+        out["affine"] = np.asarray(reference.affine)
+        return out
+
+    def _read(self, path: str, patient: str) -> MetaTensor:
+        try:
+            volume = self._load(path)
+        except Exception as error:
+            raise DataError(
+                f"{patient}: {path} cannot be read as NIfTI ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                "Check that the file is whole and a .nii or .nii.gz."
+            ) from error
+        while volume.ndim > 3 and volume.shape[-1] == 1:
+            volume = volume[..., 0]
+        if volume.ndim != 3:
+            raise DataError(
+                f"{patient}: {path} has {volume.ndim} dimensions {tuple(volume.shape)}; one 3D volume per modality is "
+                "needed. Split time points or channels into files of their own."
+            )
+        if not bool(torch.isfinite(volume).all()):
+            count = int((~torch.isfinite(volume)).sum())
+            raise DataError(f"{patient}: {path} holds {count} NaN or Inf voxels. Repair or export it again.")
+        return volume[None]
+
+    def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
+        same = volume.shape == reference.shape and np.allclose(
+            np.asarray(volume.affine), np.asarray(reference.affine), atol=_GRID_TOLERANCE
+        )
+        if same:
+            return volume
+        logger.warning(
+            "%s: %s %s is on another grid than the first modality %s and is resampled to it.",
+            patient,
+            path,
+            tuple(volume.shape[1:]),
+            tuple(reference.shape[1:]),
+        )
+        return ResampleToMatch(mode=mode, padding_mode="zeros", dtype=torch.float32)(volume, img_dst=reference)
+
+
+class ROISlicesd(MapTransform):
+    """Cut the slices of largest tumour area out of a case and bring the tumour's window to the network's size.
+
+    Images come modality by modality, each with its slices in anatomical order: the paper's sequence of m images
+    (section 3.3). Every modality is scaled per case over all its slices at once, never per slice.
+
+    Args:
+        num_slices: k, slices per modality.
+        size: H = W of the output, in pixels.
+        roi: ``"box"``: the tumour's bounding square plus ``margin``, rescaled (the tumour's size is lost);
+            ``"fixed_mm"``: a window of ``extent_mm`` around the tumour's centre (size is kept).
+        margin: margin of the box on every side, as a share of its longer side.
+        extent_mm: side of the fixed window in mm.
+        mask_background: zero what lies outside the tumour mask.
+        mask_margin_mm: grow the mask by this much before zeroing, to keep the peritumoral rim.
+        normalise: ``"roi"``: minimum and maximum of the region of interest become 0 and 1; ``"organ"``: the mean of the
+            image's foreground becomes ``1 / organ_range``, clipped to [0, 1], which keeps contrast between patients.
+        organ_range: multiples of the organ's mean that fit into [0, 1].
+        slice_axis: ``"auto"`` (the axis of the thickest voxels, the third where none stands out) or 0, 1, 2 in RAS.
+        image_key: key of the volumes ``[C, X, Y, Z]``.
+        mask_key: key of the mask ``[1, X, Y, Z]``.
+        patient_key: key of the patient's name, for messages.
+
+    Shape:
+        - ``data[image_key]`` becomes ``[C * k, size, size]`` float32 in [0, 1], the mask likewise (bool)
+        - ``data["geometry"]``: what :func:`masks_to_volume` needs to undo it
+
+    Raises:
+        DataError: fewer tumour slices than ``num_slices``, or a region of interest that is constant.
+        ValueError: an unknown ``roi``, ``normalise`` or ``slice_axis``.
+    """
+
+    def __init__(
+        self,
+        num_slices: int,
+        *,
+        size: int = 64,
+        roi: str = "box",
+        margin: float = 0.1,
+        extent_mm: float = 100.0,
+        mask_background: bool = False,
+        mask_margin_mm: float = 0.0,
+        normalise: str = "roi",
+        organ_range: float = 3.0,
+        slice_axis: str | int = "auto",
+        image_key: str = "image",
+        mask_key: str = "mask",
+        patient_key: str = "patient",
+    ):
+        super().__init__([image_key])
+        for name, value, allowed in (
+            ("roi", roi, ("box", "fixed_mm")),
+            ("normalise", normalise, ("roi", "organ")),
+            ("slice_axis", slice_axis, ("auto", 0, 1, 2)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        self.num_slices, self.size = num_slices, size
+        self.roi, self.margin, self.extent_mm = roi, margin, extent_mm
+        self.mask_background, self.mask_margin_mm = mask_background, mask_margin_mm
+        self.normalise, self.organ_range, self.slice_axis = normalise, organ_range, slice_axis
+        self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Cut one case."""
+        out = dict(data)
+        patient = str(out.get(self.patient_key, "?"))
+        image, mask = out[self.image_key], out[self.mask_key][0]
+        spacing = np.linalg.norm(out["affine"][:3, :3], axis=0)
+        axis = thickest_axis(spacing) if self.slice_axis == "auto" else int(self.slice_axis)
+        plane = [i for i in range(3) if i != axis]
+        slices = self._slices(mask, axis, patient, masked=bool(out.get("masked", True)))
+        # slice axis first: [C, k, rows, columns]
+        picked = image.movedim(axis + 1, 1)[:, slices]
+        picked_mask = mask.movedim(axis, 0)[slices]
+        window = self._window(picked_mask, spacing[plane], patient)
+        cut = _crop(picked, window)
+        cut_mask = _crop(picked_mask[None].float(), window) > 0
+        inside = cut_mask[0]
+        keep = _grow(inside, spacing[plane], self.mask_margin_mm) if self.mask_background else None
+        for channel in range(cut.shape[0]):
+            region = cut[channel][keep if keep is not None else _inside_source(window, picked.shape[-2:], inside)]
+            cut[channel] = self._scale(cut[channel], region, image[channel], patient, channel)
+        if keep is not None:
+            cut = cut * keep
+        images = functional.interpolate(cut, (self.size, self.size), mode="bilinear", antialias=True)
+        small = functional.interpolate(inside[None].float(), (self.size, self.size), mode="bilinear", antialias=True)
+        out[self.image_key] = images.clamp(0, 1).flatten(0, 1).contiguous()
+        out[self.mask_key] = (small > 0.5).expand(image.shape[0], -1, -1, -1).flatten(0, 1).contiguous()
+        out["geometry"] = {
+            "axis": axis,
+            "slices": list(slices),
+            "window": window,
+            "shape": tuple(image.shape[1:]),
+            "affine": out["affine"],
+            "num_modalities": image.shape[0],
+            "source": out.get("source"),
+        }
+        return out
+
+    def _slices(self, mask: torch.Tensor, axis: int, patient: str, masked: bool) -> list[int]:
+        count = mask.shape[axis]
+        if not masked:
+            if count < self.num_slices:
+                raise DataError(
+                    f"{patient}: {self.num_slices} slices are needed, the image has {count}. Lower num_slices or "
+                    "leave the patient out."
+                )
+            first = (count - self.num_slices) // 2
+            return list(range(first, first + self.num_slices))
+        area = mask.movedim(axis, 0).flatten(1).sum(dim=1)
+        found = int((area > 0).sum())
+        if found < self.num_slices:
+            raise DataError(
+                f"{patient}: {self.num_slices} slices with tumour are needed, the mask has {found}. Lower num_slices, "
+                "check the mask, or leave the patient out."
+            )
+        return sorted(torch.argsort(area, descending=True, stable=True)[: self.num_slices].tolist())
+
+    def _window(self, mask: torch.Tensor, spacing: np.ndarray, patient: str) -> tuple[int, int, int, int]:
+        """Rows and columns ``(r0, r1, c0, c1)`` of a window that is square in mm; it may reach outside the image."""
+        bounds = []
+        for dim in (1, 2):
+            hit = torch.nonzero(mask.any(dim=0).any(dim=2 - dim)).flatten()
+            bounds.append((int(hit[0]), int(hit[-1]) + 1))
+        sides = [(high - low) * step for (low, high), step in zip(bounds, spacing, strict=True)]
+        side = max(sides) * (1 + 2 * self.margin) if self.roi == "box" else self.extent_mm
+        if side < max(sides):
+            logger.warning(
+                "%s: the tumour measures %.0f mm, more than the window of %.0f mm; its edge is cut off (extent_mm).",
+                patient,
+                max(sides),
+                side,
+            )
+        window: list[int] = []
+        for (low, high), step in zip(bounds, spacing, strict=True):
+            length = max(round(side / step), 1)
+            start = round((low + high) / 2 - length / 2)
+            window += [start, start + length]
+        return tuple(window)
+
+    def _scale(
+        self, cut: torch.Tensor, region: torch.Tensor, volume: torch.Tensor, patient: str, channel: int
+    ) -> torch.Tensor:
+        low, high = float(region.min()), float(region.max())
+        if high <= low:
+            raise DataError(
+                f"{patient}: modality {channel} is constant ({low:g}) in the region of interest. Check that mask and "
+                "image belong together."
+            )
+        if self.normalise == "roi":
+            return ((cut - low) / (high - low)).clamp(0, 1)
+        mean = float(volume[foreground(volume)].mean())
+        return (cut / (mean * self.organ_range)).clamp(0, 1)
+
+
+def foreground(volume: torch.Tensor) -> torch.Tensor:
+    """Voxels of the organ or body: above a tenth of the volume's 99th percentile (bool, same shape).
+
+    Example:
+        >>> foreground(torch.tensor([0.0, 0.0, 5.0, 10.0])).tolist()
+        [False, False, True, True]
+    """
+    # numpy: torch.quantile refuses more than 16 M elements
+    return volume > 0.1 * float(np.percentile(volume.numpy(), 99))
+
+
+def thickest_axis(spacing: Sequence[float]) -> int:
+    """Axis across the slices: the one of the thickest voxels, the third where none is 1.2 times thicker.
+
+    Example:
+        >>> thickest_axis([5.0, 0.7, 0.7]), thickest_axis([1.0, 1.0, 1.0])
+        (0, 2)
+    """
+    order = np.argsort(spacing)
+    return int(order[2]) if spacing[order[2]] > 1.2 * spacing[order[1]] else 2
+
+
+def masks_to_volume(masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any]) -> nib.Nifti1Image:
+    """Put masks of the network's images back onto the grid of the source volume (crop, resize and RAS order undone).
+
+    Args:
+        masks: one mask per image, values kept as they are.
+        geometry: what :class:`ROISlicesd` left in ``data["geometry"]``.
+
+    Shape:
+        - masks: ``[C * k, H, W]``
+        - returns: NIfTI of the source's shape and affine; ``[X, Y, Z]`` for one modality, else ``[X, Y, Z, C]``
+    """
+    count = geometry["num_modalities"]
+    masks = torch.as_tensor(np.asarray(masks), dtype=torch.float32).unflatten(0, (count, -1))
+    r0, r1, c0, c1 = geometry["window"]
+    patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="bilinear", align_corners=False)
+    axis, shape = geometry["axis"], geometry["shape"]
+    plane = [size for i, size in enumerate(shape) if i != axis]
+    volume = torch.zeros(count, shape[axis], *plane)
+    rows, columns = slice(max(r0, 0), min(r1, plane[0])), slice(max(c0, 0), min(c1, plane[1]))
+    inner = patch[..., rows.start - r0 : rows.stop - r0, columns.start - c0 : columns.stop - c0]
+    for i, index in enumerate(geometry["slices"]):
+        volume[:, index, rows, columns] = inner[:, i]
+    ras = volume.movedim(1, axis + 1).movedim(0, -1).numpy()
+    if count == 1:
+        ras = ras[..., 0]
+    source = geometry["source"]
+    start = nib.orientations.axcodes2ornt("RAS")
+    end = nib.orientations.io_orientation(source["affine"])
+    stored = nib.orientations.apply_orientation(ras, nib.orientations.ornt_transform(start, end))
+    return nib.Nifti1Image(np.ascontiguousarray(stored), source["affine"])
+
+
+def _crop(volume: torch.Tensor, window: tuple[int, int, int, int]) -> torch.Tensor:
+    """Rows and columns of the window from ``[..., R, C]``; zero outside the image."""
+    r0, r1, c0, c1 = window
+    rows, columns = volume.shape[-2:]
+    pad = (max(-c0, 0), max(c1 - columns, 0), max(-r0, 0), max(r1 - rows, 0))
+    inner = volume[..., max(r0, 0) : min(r1, rows), max(c0, 0) : min(c1, columns)]
+    return functional.pad(inner, pad)
+
+
+def _inside_source(window: tuple[int, int, int, int], shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Which pixels of the window lie in the image: padding must not set the minimum."""
+    return (_crop(torch.ones(1, *shape), window) > 0).expand(like.shape)
+
+
+def _grow(mask: torch.Tensor, spacing: np.ndarray, margin_mm: float) -> torch.Tensor:
+    """Mask ``[k, R, C]`` grown in plane by ``margin_mm``."""
+    if margin_mm <= 0:
+        return mask
+    from scipy.ndimage import distance_transform_edt
+
+    grown = [distance_transform_edt(~part.numpy(), sampling=spacing) <= margin_mm for part in mask]
+    return torch.as_tensor(np.stack(grown))

@@ -1,0 +1,120 @@
+"""A patient's images with the masks of their biomarkers laid over (IRCL Fig. 5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from shared.errors import DataError
+from shared.metrics.arrays import to_numpy
+from shared.visualize.style import heat, picture, save
+
+_OUTLINE = "#56B4E9"
+_SIDE, _GAP = 1.75, 0.06  # inches
+
+
+def overlay_grid(
+    images: Any,
+    masks: Any,
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str],
+    outline: Any = None,
+    header: str = "",
+    columns: int = 3,
+    contour: float | None = 0.5,
+) -> None:
+    """Write a picture of all images of a patient, each beside itself under its mask.
+
+    Args:
+        images: grey images, any range.
+        masks: mask of each, in [0, 1].
+        path: the picture.
+        titles: of each image: what it is, its biomarker, the similarity. Lines are broken at ``\\n``.
+        outline: tumour of each image, non-zero inside, drawn as a line.
+        header: over the picture: patient, probability, label.
+        columns: images in a row; the number of slices puts each modality in a row of its own.
+        contour: mask value at which a line is drawn; None: no line.
+
+    Shape:
+        - images, masks, outline: ``[m, H, W]``
+
+    Raises:
+        DataError: shapes or the number of titles do not fit.
+    """
+    images, masks = to_numpy(images), to_numpy(masks)
+    outline = None if outline is None else to_numpy(outline) != 0
+    if images.ndim != 3 or masks.shape != images.shape or len(titles) != len(images):
+        raise DataError(
+            f"An overlay needs images, masks [m, H, W] and m titles; got {images.shape}, {masks.shape}, {len(titles)}."
+        )
+    if outline is not None and outline.shape != images.shape:
+        raise DataError(f"The outline must have the images' shape {images.shape}, got {outline.shape}.")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    title_height = 0.1 + 0.16 * (1 + max(title.count("\n") for title in titles))
+    cell_width, cell_height = 2 * _SIDE + _GAP + 0.3, _SIDE + title_height + 0.12
+    width = columns * cell_width + 1.35
+    height = max(rows * cell_height, 2.1) + (0.45 if header else 0.1)
+    figure = Figure(figsize=(width, height))
+
+    def place(left: float, top: float, wide: float, high: float) -> Axes:
+        # inches from the upper left corner: the pictures stay as large as they are whatever the titles hold
+        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+    for i, (image, mask, title) in enumerate(zip(images, masks, titles, strict=True)):
+        x = 0.15 + (i % columns) * cell_width
+        y = (0.45 if header else 0.1) + (i // columns) * cell_height + title_height
+        pair = [place(x + side * (_SIDE + _GAP), y, _SIDE, _SIDE) for side in range(2)]
+        for axes in pair:
+            picture(axes, image)
+            if outline is not None and outline[i].any() and not outline[i].all():
+                axes.contour(outline[i], [0.5], colors=_OUTLINE, linewidths=1.3, linestyles="--")
+        pair[1].imshow(mask, cmap=heat(), vmin=0, vmax=1, interpolation="nearest")
+        if contour is not None and mask.min() < contour < mask.max():
+            pair[1].contour(mask, [contour], colors="white", linewidths=0.9)
+        figure.text(
+            (x + _SIDE + _GAP / 2) / width,
+            1 - (y - 0.06) / height,
+            title,
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            linespacing=1.2,
+        )
+    right, top = columns * cell_width + 0.12, 0.75
+    _bar(place(right, top, 0.17, _SIDE * 0.6))
+    handles = [Line2D([], [], color="white", label=f"Q = {contour:g}")] if contour is not None else []
+    if outline is not None:
+        handles.append(Line2D([], [], color=_OUTLINE, linestyle="--", label="tumour"))
+    if handles:
+        corner = (right / width, 1 - (top + _SIDE * 0.6 + 0.15) / height)
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=corner,
+            fontsize=8,
+            facecolor="0.35",
+            labelcolor="white",
+            borderaxespad=0,
+            handlelength=1.6,
+        )
+    if header:
+        figure.text(0.15 / width, 1 - 0.1 / height, header, va="top", fontsize=12, fontweight="bold")
+    save(figure, path)
+
+
+def _bar(axes: Axes) -> None:
+    """Colours of the mask, laid over grey as in the pictures (a colorbar would show them opaque)."""
+    whole = {"extent": (0, 1, 0, 1), "aspect": "auto", "origin": "lower"}
+    axes.imshow([[0.35]], cmap="gray", vmin=0, vmax=1, **whole)
+    axes.imshow([[level] for level in range(256)], cmap=heat(), **whole)
+    axes.set(xticks=[], yticks=[0, 0.5, 1])
+    axes.yaxis.tick_right()
+    axes.tick_params(labelsize=8)
+    axes.set_title("mask Q\n1 kept\n0 hidden", fontsize=8, loc="left")

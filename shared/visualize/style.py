@@ -1,0 +1,48 @@
+"""What all pictures share: colours that colour-blind readers can tell apart, and saving without pyplot's state."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from shared.io import atomic_path
+
+# Okabe and Ito's palette; blue is the negative class and vermilion the positive one throughout
+NEGATIVE, POSITIVE = "#0072B2", "#D55E00"
+PALETTE = (NEGATIVE, POSITIVE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def heat() -> ListedColormap:
+    """Colours of a mask over a grey image: clear at 0, through purple and orange to yellow at 1."""
+    ramp = np.linspace(0, 1, 256)
+    colours = colormaps["inferno"](0.25 + 0.72 * ramp)
+    colours[:, 3] = 0.8 * ramp**0.8
+    return ListedColormap(colours, name="heat")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches, outside pyplot: safe in threads and never left open."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def picture(axes: Axes, image: np.ndarray) -> None:
+    """Show a grey image over its own range without ticks."""
+    low, high = float(np.min(image)), float(np.max(image))
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+
+
+def plain(axes: Axes) -> None:
+    """Leave out the frame's upper and right sides."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120) -> None:
+    """Write the figure, atomically; the ending says the format."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)

@@ -1,0 +1,147 @@
+"""scripts/feature_baselines.py on small NIfTI patients whose label is written in one feature."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+ROOT = Path(__file__).parents[2]
+PATIENTS = 24
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def read(path):
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Positives have larger tumours; age knows nothing but is missing once; brightness knows a little."""
+    folder, random = tmp_path_factory.mktemp("patients"), np.random.default_rng(0)
+    cases = []
+    for number in range(PATIENTS):
+        label, name = number % 2, f"P{number:02}"
+        grid = np.stack(np.meshgrid(*[np.arange(s) - s / 2 for s in (24, 24, 6)], indexing="ij"))
+        organ = (grid[:2] ** 2).sum(axis=0) < 11**2
+        tumour = (grid[:2] ** 2).sum(axis=0) < (3.0 + 2.0 * label + 0.5 * random.random()) ** 2
+        tumour &= np.abs(grid[2]) < 3
+        (folder / name).mkdir()
+        affine = np.diag([1.0, 1.0, 4.0, 1.0])
+        for modality, bright in (("t1", 0.6), ("flair", 1.5)):
+            volume = organ * (100 + 5 * random.normal(size=organ.shape) + 100 * (bright - 1) * tumour)
+            nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), folder / name / f"{modality}.nii.gz")
+        nib.save(nib.Nifti1Image(tumour.astype(np.uint8), affine), folder / name / "mask.nii.gz")
+        case = {"patient": name, "image": [f"{name}/t1.nii.gz", f"{name}/flair.nii.gz"], "mask": f"{name}/mask.nii.gz"}
+        case |= {"label": label, "covariates": {"age": float(random.integers(30, 70))} if number else {}}
+        cases.append(case)
+    (folder / "datalist.json").write_text(json.dumps({"name": "x", "modalities": ["T1", "FLAIR"], "training": cases}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baselines")
+    options = ["--dataset_dir", str(data), "--output", str(folder), "--folds", "3", "--seeds", "0", "1"]
+    load("feature_baselines").main([*options, "--bootstrap", "50", "--trees", "30"])
+    return folder
+
+
+def test_controls_see_what_they_may_see(output):
+    auc = {
+        path.parent.name: json.loads(path.read_text())["metrics"]["AUC"]["value"]
+        for path in output.glob("*/results.json")
+    }
+    assert set(auc) == {"covariates", "size", "size_covariates", "roi_forest", "roi_forest_covariates"}
+    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and 0.2 < auc["covariates"] < 0.8
+
+
+def test_features_against_a_loop(output, data):
+    row = next(row for row in read(output / "features.csv") if row["patient"] == "P03")
+    t1, flair, mask = (
+        np.asarray(nib.load(data / "P03" / f"{n}.nii.gz").dataobj, dtype=float) for n in ("t1", "flair", "mask")
+    )
+    depth = sorted(range(6), key=lambda z: (-mask[:, :, z].sum(), z))[:3]
+    organ = [v for v in flair.ravel() if v > 0.1 * np.percentile(flair, 99)]
+    inside, ring, foreground = [], [], 0
+    for z in depth:
+        foreground += (t1[:, :, z] > 0.1 * np.percentile(t1, 99)).sum()
+        tumour = np.argwhere(mask[:, :, z] > 0)
+        for x in range(24):
+            for y in range(24):
+                if mask[x, y, z] > 0:
+                    inside.append(flair[x, y, z] / np.mean(organ))
+                elif np.hypot(*(tumour - [x, y]).T).min() <= 5 and flair[x, y, z] > 0.1 * np.percentile(flair, 99):
+                    ring.append(flair[x, y, z] / np.mean(organ))
+    assert float(row["FLAIR_mean"]) == pytest.approx(np.mean(inside), rel=1e-4)
+    assert float(row["FLAIR_p90"]) == pytest.approx(np.percentile(inside, 90), rel=1e-4)
+    assert float(row["FLAIR_contrast"]) == pytest.approx(np.mean(inside) - np.mean(ring), rel=1e-3)
+    assert float(row["log_area_mm2"]) == pytest.approx(np.log(len(inside)))
+    assert float(row["log_area_share"]) == pytest.approx(np.log(len(inside) / foreground))
+    assert 0.7 < float(row["compactness"]) < 1.3 and float(row["pieces"]) == 1
+
+
+def test_nothing_is_fitted_outside_the_training_fold(output):
+    """The size control again, by hand: mean, deviation and regression of the training patients only."""
+    size = {row["patient"]: float(row["log_area_share"]) for row in read(output / "features.csv")}
+    rows = [row for row in read(output / "size" / "predictions.csv") if row["seed"] == "1"]
+    for fold in "012":
+        train = [row for row in rows if row["fold"] != fold]
+        x = np.array([size[row["patient"]] for row in train])
+        model = LogisticRegression().fit(((x - x.mean()) / x.std())[:, None], [int(row["label"]) for row in train])
+        for row in (row for row in rows if row["fold"] == fold):
+            scaled = (size[row["patient"]] - x.mean()) / x.std()
+            assert float(row["probability"]) == pytest.approx(model.predict_proba([[scaled]])[0, 1], abs=1e-6)
+
+
+def test_same_folds_as_cross_validation(output, data):
+    from shared.data.splits import stratified_folds
+
+    cases = json.loads((data / "datalist.json").read_text())["training"]
+    for seed in (0, 1):
+        fold_of = stratified_folds([c["patient"] for c in cases], [c["label"] for c in cases], 3, seed)
+        for name in ("covariates", "roi_forest"):
+            rows = [row for row in read(output / name / "predictions.csv") if int(row["seed"]) == seed]
+            assert {row["patient"]: int(row["fold"]) for row in rows} == fold_of
+
+
+def test_report_takes_them(output, tmp_path):
+    load("cross_validate").main(
+        [
+            "--report",
+            str(output / "covariates"),
+            str(output / "size"),
+            "--output",
+            str(tmp_path / "t.md"),
+            "--bootstrap",
+            "50",
+        ]
+    )
+    text = (tmp_path / "t.md").read_text()
+    assert "| age alone (logistic regression) |" in text and "| tumour size alone (logistic regression) | 1.000" in text
+
+
+def test_without_covariates_those_controls_are_left_out():
+    found = load("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
+    assert set(found) == {"size", "roi_forest"}
+
+
+def test_all_unreadable_patients_are_named(data, tmp_path):
+    datalist = json.loads((data / "datalist.json").read_text())
+    datalist["training"][2]["image"] = ["nowhere.nii.gz"]
+    datalist["training"][5]["mask"] = datalist["training"][5]["image"][0] + "x"
+    (tmp_path / "list.json").write_text(json.dumps(datalist))
+    options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"2 problems:\n- P02: (?s:.)*- P05: "):
+        load("feature_baselines").main([*options, "--folds", "3"])

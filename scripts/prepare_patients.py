@@ -110,7 +110,7 @@ def collect(options: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
     Raises:
         DataError: with every problem found.
     """
-    from shared.data.datalist import image_header_problem
+    from shared.data.checks import image_header_problem
 
     if not options.folder.is_dir():
         raise DataError(f"{options.folder}: no such folder; give the one that holds the patients' NIfTI files")

@@ -71,6 +71,19 @@ def list_slices(folder: Path) -> tuple[dict[int, tuple[Path, Path]], list[str]]:
     return {number: (images[number], masks[number]) for number in sorted(set(images) & set(masks))}, problems
 
 
+def read_tiff(path: Path):
+    """Pixels of a TIFF, or None and what is wrong with it."""
+    from tifffile import imread
+
+    try:
+        image = imread(path)
+    except Exception as error:  # tifffile raises many kinds
+        return None, f"{path.name} is not a readable TIFF ({error}); download it again"
+    if image.size == 0:
+        return None, f"{path.name} is not a readable TIFF (no pixels); download it again"
+    return image, None
+
+
 def read_patient(folder: Path, count: int) -> tuple[dict | None, list[str]]:
     """The ``count`` slices of largest tumour area of one patient.
 
@@ -79,15 +92,13 @@ def read_patient(folder: Path, count: int) -> tuple[dict | None, list[str]]:
         equal to FLAIR), or None; and the problems found.
     """
     import numpy as np
-    from tifffile import imread
 
     slices, problems = list_slices(folder)
     areas, masks = {}, {}
     for number, (_, path) in slices.items():
-        try:
-            mask = imread(path)
-        except Exception as error:  # tifffile raises many kinds
-            problems.append(f"{folder.name}: {path.name} is not a readable TIFF ({error})")
+        mask, problem = read_tiff(path)
+        if problem:
+            problems.append(f"{folder.name}: {problem}")
             continue
         if mask.ndim != 2:
             problems.append(f"{folder.name}: {path.name} must be a 2D mask, its shape is {mask.shape}")
@@ -107,10 +118,9 @@ def read_patient(folder: Path, count: int) -> tuple[dict | None, list[str]]:
     images = []
     for number in chosen:
         path = slices[number][0]
-        try:
-            image = imread(path)
-        except Exception as error:
-            problems.append(f"{folder.name}: {path.name} is not a readable TIFF ({error})")
+        image, problem = read_tiff(path)
+        if problem:
+            problems.append(f"{folder.name}: {problem}")
             continue
         if image.ndim != 3 or image.shape[2] != len(CHANNELS) or image.shape[:2] != masks[number].shape:
             problems.append(
@@ -136,15 +146,16 @@ def read_patient(folder: Path, count: int) -> tuple[dict | None, list[str]]:
 
 
 def read_labels(labels: Path) -> tuple[dict[str, dict], list[str]]:
-    """Label and covariates by patient, and what is wrong with the table; a patient whose label is empty has none."""
+    """Label and covariates by patient, and what is wrong with the table; no key ``label`` where the cell is empty."""
     rows, problems = rows_by_patient(read_table(labels, ["patient", "idh_mutant"]), "patient")
-    table = {}
+    table: dict[str, dict] = {}
     for patient, row in rows.items():
-        entry = {}
+        entry: dict = {}
         number = parse_number(row["idh_mutant"])
         if number in (0.0, 1.0):
             entry["label"] = int(number)
-        elif row["idh_mutant"] and row["idh_mutant"].upper() not in ("NA", "NAN"):
+        elif row["idh_mutant"].upper() not in ("", "NA", "NAN"):
+            entry["label"] = None
             problems.append(f"{patient}: idh_mutant must be 0 or 1, got {row['idh_mutant']!r}")
         age = parse_number(row.get("age", ""))
         if age is not None and 0 < age < 130:

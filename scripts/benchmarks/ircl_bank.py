@@ -164,21 +164,13 @@ def update_memory(size: int, groups: bool) -> float:
 
 
 def _measure_memory(size: int, groups: bool) -> float:
-    """Peak resident size above what was there, over blocks enough to have met everything an update allocates."""
-    import torch
-
-    from shared.losses.bank_streaming import scan_similarities
-
+    """Peak resident size of a whole update above what was there before it."""
     bank, parents = make_bank(size)
     small, small_parents = make_bank(512)
-    scan_similarities(
-        small.embeddings, torch.arange(256), 0.07, count=COUNT, groups=small_parents, entropy=True
-    )  # the libraries' own workspaces
+    small.positives(1, 1, COUNT, small_parents)  # the libraries' own workspaces
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _peak()
-    scan_similarities(
-        bank.embeddings, torch.arange(1024), 0.07, count=COUNT, groups=parents if groups else None, entropy=True
-    )
+    bank.positives(1, 1, COUNT, parents if groups else None)
     return _peak() - before
 
 

@@ -104,8 +104,10 @@ class DatalistCheck:
         elif num_modalities is None and self.modalities:
             self.expected = len(self.modalities)
         classes = content.get("classes")
-        if classes and len(classes) != num_classes:
-            self.problems.append(f"{self.file}: names {len(classes)} classes, num_classes is {num_classes}")
+        if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
+            self.problems.append(
+                f"{self.file}: 'classes' must name {num_classes} classes (num_classes), got {classes!r}"
+            )
         self.wrong_number_told = bool(self.problems)
 
     def section(self, section: str) -> list[dict[str, Any]]:

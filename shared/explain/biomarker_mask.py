@@ -74,8 +74,8 @@ class BiomarkerMask:
               \quad Q = \sigma(q)
 
     All images of a batch are optimised together; their objectives are summed, so each mask is what the image alone
-    would get. The network is frozen and in eval mode meanwhile, and left as it was found. The paper gives neither the prior
-    nor the optimiser's settings: the defaults are this project's.
+    would get. The network is frozen and in eval mode meanwhile, and left as it was found. The paper gives neither the
+    prior nor the optimiser's settings: the defaults are this project's.
 
     Args:
         steps: Adam steps.
@@ -84,8 +84,8 @@ class BiomarkerMask:
         prior_std: sigma_0; ``sqrt(prior_mean * (1 - prior_mean))`` is that of a mask of zeros and ones.
         kl_weight: weight of the KL term; 1 in the paper.
         eps: added to the mask's variance in the KL term.
-        start: value of Q before the first step, everywhere. Near 1 the search begins at the whole image, whose embedding
-            lies at the biomarker; from 0.5 it begins at a dimmed image that the encoder has never seen.
+        start: value of Q before the first step, everywhere. Near 1 the search begins at the whole image, whose
+            embedding lies at the biomarker; from 0.5 it begins at a dimmed image that the encoder has never seen.
         grid: side, or (height, width), of a coarser grid of logits, upsampled bilinearly to the image; None: one
             logit a pixel, as in the paper.
         total_variation: weight of the mean absolute difference between neighbouring pixels of Q; 0 in the paper.

@@ -75,7 +75,7 @@ def biomarker_shapley(
     *,
     output: str = "probability",
     positive: int = 1,
-    batch_size: int = 4096,
+    batch_size: int = 256,
 ) -> BiomarkerShapley:
     """Exact Shapley values of every patient's biomarkers, all coalitions in batched passes of the predictor.
 
@@ -89,7 +89,7 @@ def biomarker_shapley(
         covariates: clinical covariates, if the predictor takes any.
         output: what is explained: ``"probability"`` of the positive class, or its ``"logit"`` (log odds).
         positive: the class.
-        batch_size: coalitions per pass.
+        batch_size: coalitions per pass; more than a few hundred leave a CPU core's cache.
 
     Shape:
         - h: ``[B, m, D]``, assignment: ``[B, m]`` long, covariates: ``[B, C]`` or None

@@ -51,12 +51,11 @@ class SavePredictions:
 
     def collect(self, engine: Engine) -> None:
         """Keep the batch's probabilities."""
-        batch = engine.state.batch
-        for i, output in enumerate(engine.state.output):
-            label = batch["label"][i] if batch.get("label") is not None else None
+        for case, output in zip(engine.state.batch, engine.state.output, strict=True):
+            label = case.get("label")
             self.rows.append(
                 {
-                    "patient": batch["patient"][i],
+                    "patient": case["patient"],
                     "label": "" if label is None else int(label),
                     "probability": float(output["pred"][1]),
                 }

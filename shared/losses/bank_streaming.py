@@ -169,7 +169,7 @@ class _SharedGroups:
 
 
 def _entropy(block: Tensor, scratch: Tensor) -> Tensor:
-    """Entropy of each row's softmax, as log sum 2^s - sum(p * s): one pass, no log-probabilities; s in bits, result in nats."""
+    """Entropy in nats of each row's softmax, from scores in bits: log sum 2^s - sum(p * s), no log-probabilities."""
     result = []
     for scores in block.split(max(1, len(scratch))):
         top = scores.amax(dim=1, keepdim=True)

@@ -15,7 +15,7 @@ class MemoryBank(nn.Module):
 
     The rows are a non-persistent buffer: a checkpoint loads without knowing N. They start empty; fill all of them with
     `seed` from a first pass of the encoder. Whatever needs the bank before that raises. Everything is computed in
-    float32, under autocast too, over blocks of 128 rows: at N = 33,000 less than 30 MiB exist beside the bank.
+    float32, under autocast too, over blocks of 128 rows: at N = 33,000 about 30 MiB exist beside the bank.
 
     Args:
         size: N, the number of training images, mixed ones included.

@@ -25,6 +25,7 @@ def overlay_grid(
     *,
     titles: Sequence[str],
     outline: Any = None,
+    outline_name: str = "tumour",
     header: str = "",
     columns: int = 3,
     contour: float | None = 0.5,
@@ -37,6 +38,7 @@ def overlay_grid(
         path: the picture.
         titles: of each image: what it is, its biomarker, the similarity. Lines are broken at ``\\n``.
         outline: tumour of each image, non-zero inside, drawn as a line.
+        outline_name: its name in the legend.
         header: over the picture: patient, probability, label.
         columns: images in a row; the number of slices puts each modality in a row of its own.
         contour: mask value at which a line is drawn; None: no line.
@@ -91,7 +93,7 @@ def overlay_grid(
     _bar(place(right, top, 0.17, _SIDE * 0.6))
     handles = [Line2D([], [], color="white", label=f"Q = {contour:g}")] if contour is not None else []
     if outline is not None:
-        handles.append(Line2D([], [], color=_OUTLINE, linestyle="--", label="tumour"))
+        handles.append(Line2D([], [], color=_OUTLINE, linestyle="--", label=outline_name))
     if handles:
         corner = (right / width, 1 - (top + _SIDE * 0.6 + 0.15) / height)
         figure.legend(

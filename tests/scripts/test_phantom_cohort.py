@@ -179,7 +179,7 @@ def test_planted_codes_are_the_patterns_and_lie_off_centre_in_the_slices_that_co
             assert near[where].all()
         assert mask[planted == PATTERNS["mosaic"]].all() and not mask[planted == PATTERNS["halo"]].any()
         for row in item["slices"]:
-            x, y = (int(round(axis.mean())) for axis in np.nonzero(mask[..., row]))
+            x, y = (round(axis.mean()) for axis in np.nonzero(mask[..., row]))
             assert planted[x, y, row] == 0
 
 

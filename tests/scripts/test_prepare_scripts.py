@@ -1,9 +1,9 @@
 """The preparation scripts, from the publisher's or a hospital's folder to a datalist that is accepted."""
 
 import csv
+import errno
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -477,9 +477,27 @@ def test_wrong_places(cohort, capsys):
     assert "save the sheet as CSV" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_one_line(cohort, capsys):
-    cohort.output.mkdir()
-    cohort.output.chmod(0o500)
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(cohort, capsys, monkeypatch):
+    assert cohort.run(*LABELS) == 0
+    original = hospital.shutil.copy2
+
+    def full(source, target):
+        if "P3" in str(source):
+            Path(target).write_bytes(Path(source).read_bytes()[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(source, target)
+
+    for path in (cohort.output / "P3").iterdir():
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(hospital.shutil, "copy2", full)
+        assert cohort.run(*LABELS) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (cohort.output / "datalist.json").exists() and not list((cohort.output / "P3").iterdir())
+    assert cohort.run(*LABELS) == 0 and len(Datalist(cohort.output).training) == 8
+
+
+def test_the_output_may_not_be_a_file(cohort, capsys):
+    cohort.output.write_text("mine")
     assert cohort.run(*LABELS) == 2
-    assert "Permission denied" in capsys.readouterr().err
+    assert "is a file; give a folder" in capsys.readouterr().err and cohort.output.read_text() == "mine"

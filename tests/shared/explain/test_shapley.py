@@ -20,6 +20,7 @@ class Predictor(nn.Module):
 
     def forward(self, h, assignment, covariates=None, present=None):
         self.calls += 1
+        self.present = present
         member = nn.functional.one_hot(assignment, self.biomarkers).to(h.dtype)
         prototypes = member.transpose(1, 2) @ h / member.sum(1).clamp(min=1).unsqueeze(-1)
         visible = member.sum(1) > 0
@@ -92,12 +93,18 @@ def test_efficiency_symmetry_and_dummy_at_sixteen_players():
 
 
 def test_enumerating_what_occurs_equals_enumerating_everything(case):
-    values = biomarker_shapley(*case).values
     full = exact_shapley(_every_coalition(*case).numpy()).T
+    values = biomarker_shapley(*case, batch_size=4096).values
     np.testing.assert_allclose(values.numpy(), full, rtol=0, atol=1e-13)
     occurring = (case[2].unsqueeze(-1) == torch.arange(6)).any(1)
     assert (values[~occurring] == 0).all() and (values[occurring] != 0).all()
     assert occurring[0].sum() == 1
+    # 2 ** p coalitions of the p biomarkers each patient shows, all different, none with one it does not show
+    seen = case[0].predictor.present
+    counts = [2 ** int(row.sum()) for row in occurring]
+    assert len(seen) == sum(counts)
+    for part, row in zip(seen.split(counts), occurring, strict=True):
+        assert len(part.unique(dim=0)) == len(part) and not part[:, ~row].any()
 
 
 @pytest.mark.parametrize("output", ["probability", "logit"])
@@ -117,6 +124,11 @@ def test_equals_shaps_exact_explainer(case):
     shap = pytest.importorskip("shap")
     classifier, h, assignment = case
     values = biomarker_shapley(*case).values
+
+    def masker(visible, players):
+        return (visible.astype(float)[None],)
+
+    masker.shape = lambda players: (1, 6)
     for i in range(len(h)):
 
         def worth(rows, i=i):
@@ -126,8 +138,8 @@ def test_equals_shaps_exact_explainer(case):
                 classifier, h[i].expand(count, -1, -1), assignment[i].expand(count, -1), present
             ).numpy()
 
-        explainer = shap.explainers.Exact(worth, shap.maskers.Independent(np.zeros((1, 6))))
-        assert explainer(np.ones((1, 6))).values[0] == pytest.approx(values[i].numpy(), abs=1e-12)
+        found = shap.explainers.Exact(worth, masker)(np.ones((1, 6))).values[0]
+        assert found == pytest.approx(values[i].numpy(), abs=1e-12)
 
 
 def test_chunks_and_batches_do_not_matter(case):
@@ -140,7 +152,7 @@ def test_chunks_and_batches_do_not_matter(case):
     torch.testing.assert_close(small.values, whole.values, rtol=0, atol=1e-13)
     torch.testing.assert_close(alone, whole.values, rtol=0, atol=1e-13)
     classifier.predictor.calls = 0
-    biomarker_shapley(*case)
+    biomarker_shapley(*case, batch_size=4096)
     assert classifier.predictor.calls == 1
 
 

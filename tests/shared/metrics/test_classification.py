@@ -1,0 +1,182 @@
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from shared.errors import DataError
+from shared.metrics import classification_metrics, foldwise_metrics, paired_difference, pooled, read_predictions
+from tests.references.ircl_explain import auc_by_pairs
+
+NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
+
+
+def _case(count=64, seed=0, ties=False):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, count)
+    probability = np.clip(0.5 + 0.2 * (labels - 0.5) + 0.25 * random.standard_normal(count), 0, 1)
+    return labels, probability.round(1) if ties else probability
+
+
+def _scikit_learn(labels, probability, threshold=0.5):
+    called = probability >= threshold
+    return {
+        "ACC": sk.accuracy_score(labels, called),
+        "AUC": sk.roc_auc_score(labels, probability),
+        "F1": sk.f1_score(labels, called),
+        "PRE": sk.precision_score(labels, called),
+        "REC": sk.recall_score(labels, called),
+        "BACC": sk.balanced_accuracy_score(labels, called),
+        "BRIER": sk.brier_score_loss(labels, probability),
+    }
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_values_against_scikit_learn(ties, threshold):
+    labels, probability = _case(ties=ties)
+    found = classification_metrics(labels, torch.from_numpy(probability), threshold=threshold, bootstrap=10)
+    for name, value in _scikit_learn(labels, probability, threshold).items():
+        assert found[name]["value"] == pytest.approx(value, abs=1e-12), name
+    assert found["AUC"]["value"] == pytest.approx(auc_by_pairs(labels.tolist(), probability.tolist()), abs=1e-12)
+    assert found["n"] == 64 and found["positives"] == labels.sum()
+
+
+def test_intervals_against_a_loop_over_the_same_draws():
+    labels, probability = _case(24, ties=True)
+    found = classification_metrics(labels, probability, bootstrap=80, seed=5)
+    picks = np.random.default_rng(5).integers(0, 24, (80, 24))
+    assert all(0 < labels[pick].sum() < 24 for pick in picks)  # no draw had to be repeated
+    drawn = [_scikit_learn(labels[pick], probability[pick]) for pick in picks]
+    for name in NAMES:
+        low, high = np.percentile([draw[name] for draw in drawn], [2.5, 97.5])
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), abs=1e-12), name
+
+
+def test_draws_with_one_class_are_drawn_again():
+    labels, probability = [1, 0, 0, 0], [0.9, 0.1, 0.2, 0.95]
+    found = classification_metrics(labels, probability, bootstrap=500)
+    # every kept draw holds the positive, so recall is 1 in all of them rather than undefined in a third
+    assert found["REC"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert found["AUC"]["low"] == 0.0 and found["AUC"]["high"] == 1.0
+    # with one patient of each class every kept draw is the cohort itself
+    assert classification_metrics([0, 1], [0.9, 0.9])["ACC"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        labels = random.integers(0, 2, 80)
+        called = np.where(random.random(80) < 0.7, labels, 1 - labels) * 1.0
+        accuracy = classification_metrics(labels, called, bootstrap=300, seed=trial)["ACC"]
+        hits += accuracy["low"] <= 0.7 <= accuracy["high"]
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_seed_and_permutation():
+    labels, probability = _case()
+    assert classification_metrics(labels, probability, seed=1) == classification_metrics(labels, probability, seed=1)
+    assert classification_metrics(labels, probability, seed=1) != classification_metrics(labels, probability, seed=2)
+    order = np.random.default_rng(0).permutation(64)
+    one, other = (classification_metrics(labels[i], probability[i], bootstrap=0) for i in (order, np.arange(64)))
+    for name in NAMES:
+        assert one[name]["value"] == pytest.approx(other[name]["value"], abs=1e-12)
+
+
+def test_grouped_rows_are_drawn_together():
+    labels, probability = _case(30)
+    single = classification_metrics(labels, probability)["AUC"]
+    order = np.random.default_rng(0).permutation(150)
+    five = [np.tile(x, 5)[order] for x in (labels, probability, [f"P{i:02d}" for i in range(30)])]
+    grouped = classification_metrics(five[0], five[1], groups=five[2])["AUC"]
+    # five copies of every patient carry no more information than one
+    assert (grouped["low"], grouped["high"]) == pytest.approx((single["low"], single["high"]), abs=1e-12)
+    naive = classification_metrics(five[0], five[1])["AUC"]
+    assert naive["high"] - naive["low"] < 0.6 * (single["high"] - single["low"])
+
+
+def test_what_is_not_defined_is_none_and_json_holds_it():
+    one_class = classification_metrics([1, 1, 1], [0.2, 0.7, 0.9], bootstrap=20)
+    assert one_class["AUC"] == {"value": None, "low": None, "high": None}
+    assert one_class["REC"]["value"] == pytest.approx(2 / 3)
+    nothing_called = classification_metrics([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], bootstrap=20)
+    assert nothing_called["PRE"] == {"value": None, "low": None, "high": None}
+    assert nothing_called["F1"]["value"] == 0.0 and nothing_called["AUC"]["value"] == 0.75
+    single = classification_metrics([0], [0.1], bootstrap=5)
+    assert single["ACC"]["value"] == 1.0 and single["AUC"]["value"] is None
+    json.dumps([one_class, nothing_called, single], allow_nan=False)
+
+
+def test_another_positive_label():
+    labels, probability = _case()
+    names = np.where(labels == 1, 7, 3)
+    assert classification_metrics(names, probability, positive=7) == classification_metrics(labels, probability)
+
+
+def test_paired_difference():
+    labels, good = _case(200)
+    poor = np.random.default_rng(1).random(200)
+    assert paired_difference(labels, good, good) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    found = paired_difference(labels, good, poor)
+    expected = sk.roc_auc_score(labels, good) - sk.roc_auc_score(labels, poor)
+    assert found["value"] == pytest.approx(expected, abs=1e-12)
+    assert found["low"] < expected < found["high"]
+    swapped = paired_difference(labels, poor, good)
+    assert (swapped["value"], swapped["low"], swapped["high"]) == pytest.approx(
+        (-found["value"], -found["high"], -found["low"]), abs=1e-12
+    )
+    # nearly the same prediction: paired, the interval is far narrower than either method's own
+    near = np.clip(good + 0.01 * np.random.default_rng(2).standard_normal(200), 0, 1)
+    paired, own = paired_difference(labels, good, near), classification_metrics(labels, good)["AUC"]
+    assert paired["high"] - paired["low"] < 0.3 * (own["high"] - own["low"])
+    assert paired_difference(labels, good, poor, "ACC")["value"] == pytest.approx(
+        np.mean((good >= 0.5) == labels) - np.mean((poor >= 0.5) == labels), abs=1e-12
+    )
+
+
+def test_two_thousand_draws_of_64_patients_take_a_moment():
+    labels, probability = _case()
+    classification_metrics(labels, probability, bootstrap=10)
+    start = time.process_time()
+    classification_metrics(labels, probability, bootstrap=2000)
+    assert time.process_time() - start < 0.3
+
+
+def test_pooled_and_foldwise(tmp_path):
+    folds = []
+    for fold in range(3):
+        labels, probability = _case(20, seed=fold)
+        path = tmp_path / f"{fold}.csv"
+        lines = [f"P{fold}_{i},{y},{p!r}" for i, (y, p) in enumerate(zip(labels, probability.tolist(), strict=True))]
+        path.write_text("patient,label,probability\n" + "\n".join(lines) + "\n")
+        folds.append(read_predictions(path))
+    table = pooled(folds)
+    assert len(table["patient"]) == len(set(table["patient"])) == 60 and table["fold"] == [0] * 20 + [1] * 20 + [2] * 20
+    each = foldwise_metrics(table["label"], table["probability"], table["fold"])["AUC"]
+    expected = [sk.roc_auc_score(*_case(20, seed=fold)) for fold in range(3)]
+    assert each["folds"] == pytest.approx(expected, abs=1e-12)
+    assert (each["mean"], each["std"]) == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
+    assert foldwise_metrics([1, 1, 0, 1], [0.6, 0.7, 0.2, 0.9], [0, 0, 1, 1])["AUC"]["folds"] == [None, 1.0]
+    with pytest.raises(DataError, match=r"P0_0: predicted in folds \[0, 1\]; every patient belongs to one fold"):
+        pooled([folds[0], {name: values[:1] for name, values in folds[0].items()}])
+
+
+def test_errors_say_what_arrived(tmp_path):
+    with pytest.raises(DataError, match=r"got shapes \(3,\) and \(2,\)"):
+        classification_metrics([0, 1, 1], [0.1, 0.2])
+    with pytest.raises(DataError, match=r"at least one patient; got shapes \(0,\)"):
+        classification_metrics([], [])
+    with pytest.raises(DataError, match=r"two classes, one of them 1; got \[0, 1, 2\]"):
+        classification_metrics([0, 1, 2], [0.1, 0.2, 0.3])
+    with pytest.raises(DataError, match=r"1 of 2 do not, the first at row 1 \(nan\)"):
+        classification_metrics([0, 1], [0.1, float("nan")])
+    with pytest.raises(DataError, match=r"one of ACC, AUC.*got 'R2'"):
+        paired_difference([0, 1], [0.1, 0.2], [0.1, 0.2], "R2")
+    with pytest.raises(DataError, match="One group per row is needed, got 1 for 2"):
+        classification_metrics([0, 1], [0.1, 0.2], groups=["a"])
+    (tmp_path / "bad.csv").write_text("patient,label\nP1,0\n")
+    with pytest.raises(DataError, match=r"bad.csv: predictions need the columns patient, label, probability"):
+        read_predictions(tmp_path / "bad.csv")

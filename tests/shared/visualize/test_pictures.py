@@ -1,0 +1,142 @@
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from skimage.io import imread
+
+from shared.biomarkers import biomarker_table
+from shared.errors import DataError
+from shared.visualize import (
+    biomarker_gallery,
+    calibration_figure,
+    loss_curve,
+    overlay_grid,
+    roc_curve_figure,
+    shapley_distribution,
+    shapley_patient_bars,
+)
+from shared.visualize.curves import _wilson
+from shared.visualize.style import heat
+
+
+def _images(count=6, side=16):
+    return np.random.default_rng(0).random((count, side, side))
+
+
+def _predictions(count=40):
+    random = np.random.default_rng(1)
+    labels = np.arange(count) % 2
+    return labels, np.clip(0.5 + 0.3 * (labels - 0.5) + 0.2 * random.standard_normal(count), 0, 1)
+
+
+def _table(images):
+    count = len(images)
+    similarity = np.linspace(0.9, 0.5, count)
+    patients = [f"P{i}" for i in range(count)]
+    return biomarker_table(np.arange(count) % 2, similarity, patients, np.arange(count) % 2, num_biomarkers=3)
+
+
+def _draw_overlay(path, mask=None, **settings):
+    images = _images()
+    mask = np.zeros_like(images) if mask is None else mask
+    overlay_grid(
+        images, mask, path, titles=[f"T1 slice {i}\nbiomarker 0, similarity 0.90" for i in range(6)], **settings
+    )
+
+
+DRAWERS = {
+    "overlay": lambda path: _draw_overlay(path, _images(), outline=_images() > 0.8, header="P001: 0.81"),
+    "gallery": lambda path: biomarker_gallery(_images(), _table(_images()), path, labels=np.arange(6) % 2),
+    "roc": lambda path: roc_curve_figure({"IRCL": _predictions(), "age": _predictions()}, path, bootstrap=50),
+    "calibration": lambda path: calibration_figure(*_predictions(), path),
+    "loss": lambda path: loss_curve({"train": [3, 2, 1], "validation": [3, None, 2]}, path, mark=3),
+    "distribution": lambda path: shapley_distribution(_images(1, 40)[0][:, :6] - 0.5, np.arange(40) % 2, path),
+    "bars": lambda path: shapley_patient_bars(
+        np.array([[0.2, -0.1, 0.0]] * 2), path, titles=["P1", "P2"], base=[0.4, 0.4], full=[0.5, 0.5]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_every_picture_is_written_whole_with_something_in_it(name, tmp_path):
+    path = tmp_path / "new" / f"{name}.png"
+    DRAWERS[name](path)
+    picture = imread(path)
+    assert picture.shape[0] > 200 and picture.shape[1] > 300
+    assert (picture[..., :3] < 250).any(axis=-1).mean() > 0.01
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_overlay_colours_where_the_mask_is_and_nowhere_else(tmp_path):
+    mask = np.zeros((6, 16, 16))
+    _draw_overlay(tmp_path / "without.png", mask, contour=None)
+    mask[4, 8:, 8:] = 1
+    _draw_overlay(tmp_path / "with.png", mask, contour=None)
+    before, after = (imread(tmp_path / f"{name}.png")[..., :3].astype(int) for name in ("without", "with"))
+    rows, columns = np.nonzero((before != after).any(axis=-1))
+    height, width = before.shape[:2]
+    # image 4 of 6 in three columns: second row, middle column; its lower right quarter
+    assert rows.min() > height / 2 and width / 3 < columns.min() and columns.max() < 2 * width / 3
+    side = 1.75 * 120
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == pytest.approx((side / 2,) * 2, abs=3)
+    changed = after[rows, columns]
+    assert (changed[:, 0] > changed[:, 2] + 30).all()  # yellow on grey
+
+
+def test_the_heat_is_clear_at_zero_and_grows_lighter_and_denser():
+    colours = heat()(np.linspace(0, 1, 11))
+    luminance = colours[:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert colours[0, 3] == 0 and (np.diff(colours[:, 3]) > 0).all() and (np.diff(luminance) > 0).all()
+
+
+def test_constant_images_and_one_class_are_drawn(tmp_path):
+    flat = np.full((1, 8, 8), 0.3)
+    overlay_grid(flat, flat, tmp_path / "a.png", titles=["whole"], outline=np.ones((1, 8, 8)))
+    calibration_figure(np.ones(3, dtype=int), np.array([0.4, 0.6, 0.6]), tmp_path / "b.png")
+    shapley_distribution(np.zeros((4, 2)), np.ones(4), tmp_path / "c.png", shown=np.zeros((4, 2), dtype=bool))
+    shapley_patient_bars(np.zeros(4), tmp_path / "d.png", shown=np.zeros(4, dtype=bool))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_pictures_touch_no_global_state_and_can_be_drawn_in_threads(tmp_path):
+    threads = [threading.Thread(target=DRAWERS["loss"], args=(tmp_path / f"{i}.png",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(4)}) == 1
+    code = (
+        "import sys, shared.visualize, shared.biomarkers, shared.explain, shared.metrics;"
+        "assert not {'matplotlib', 'torch', 'sklearn', 'shap'} & set(sys.modules), 'heavy import';"
+        "from shared.visualize import loss_curve; loss_curve({'a': [1, 2]}, sys.argv[1]);"
+        "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "alone.png")], check=True)
+    assert (tmp_path / "alone.png").exists()
+
+
+def test_wilson_interval_in_closed_form():
+    assert _wilson(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
+    low, high = _wilson(0, 10)
+    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(0.277533, abs=1e-6)
+
+
+def test_errors_say_what_arrived(tmp_path):
+    path = tmp_path / "x.png"
+    with pytest.raises(DataError, match=r"m titles; got \(6, 16, 16\), \(6, 16, 16\), 2"):
+        overlay_grid(_images(), _images(), path, titles=["a", "b"])
+    with pytest.raises(DataError, match=r"images' shape \(6, 16, 16\), got \(1, 16, 16\)"):
+        _draw_overlay(path, outline=_images(1))
+    with pytest.raises(DataError, match=r"3 rows that go up to image 5, and images \(2, 16, 16\)"):
+        biomarker_gallery(_images(2), _table(_images()), path)
+    with pytest.raises(DataError, match="IRCL: a ROC curve needs both classes, got 3 patients of one"):
+        roc_curve_figure({"IRCL": ([1, 1, 1], [0.1, 0.2, 0.3])}, path)
+    with pytest.raises(DataError, match="at least one value"):
+        loss_curve({"train": []}, path)
+    with pytest.raises(DataError, match=r"values \[n, K\] and n labels; got \(4, 2\), \(3,\)"):
+        shapley_distribution(np.zeros((4, 2)), np.zeros(3), path)
+    with pytest.raises(DataError, match=r"Bars of 2 patients"):
+        shapley_patient_bars(np.zeros((2, 3)), path, titles=["one"])
+    assert not list(tmp_path.iterdir())

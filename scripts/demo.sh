@@ -12,7 +12,8 @@ results="bundles/$bundle/eval/demo"
 [ $# -le 1 ] || die "one bundle at a time: bash scripts/demo.sh [BUNDLE]"
 
 install requirements.txt
-PATH="$VENV/bin:$PATH"
+export PATH="$VENV/bin:$PATH"
+export PYTHONWARNINGS="ignore:parsing config_file" # MONAI warns at every start that configs are code: these are ours
 
 run() { # COMMAND...: say it as one would type it, do it
     local word

@@ -88,7 +88,7 @@ class Fold:
         """Copy the earlier stages' checkpoints of the same fold of ``other``, if the very same patients trained there.
 
         Raises:
-            DataError: nothing there, or trained on other patients than this fold's.
+            DataError: nothing there, trained on other patients than this fold's, or not to the end.
         """
         origin = Fold(other, self.seed, self.number, self.truth)
         stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
@@ -98,6 +98,8 @@ class Fold:
             )
         if origin._trained() != self._trained():
             raise DataError(f"{origin.folder} was trained on other patients than this fold: patients would leak")
+        if not origin.done():
+            raise DataError(f"{origin.folder} has not ended, its checkpoints may be half trained: finish it first")
         for path in stages:
             target = self.checkpoints / path.name
             if not target.exists():

@@ -17,6 +17,7 @@ from shared.errors import DataError
 from shared.evaluation.folds import Fold
 
 _LOG_TAIL = 15
+_CHAINED = "\nThe above exception was the direct cause of the following exception:\n"
 
 
 class FoldError(RuntimeError):
@@ -93,6 +94,7 @@ class FoldRun:
     def _message(self, what: str) -> str:
         # a progress bar rewrites its line: its last state is enough
         text = self._log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+        text = text.split(_CHAINED)[0]  # MONAI wraps the cause in pages of its own
         tail = [f"    {line}" for line in text.splitlines() if line.strip()][-_LOG_TAIL:]
         return "\n".join([f"{self.fold.name}: {self.step} {what}; the end of {self._log}:", *tail])
 
@@ -124,7 +126,8 @@ def run_folds(runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int =
                     active += [] if run is None else [run]
                 finished = [run for run in active if run.poll()]
                 active = [run for run in active if run not in finished]
-                bar.update(len(finished))
+                if finished:
+                    bar.update(len(finished))
                 if terminal and time.monotonic() - shown > 1:  # the clock goes on between folds
                     bar.set_postfix_str(", ".join(f"{run.fold.name} {run.step}" for run in active))
                     shown = time.monotonic()

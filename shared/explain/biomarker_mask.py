@@ -93,7 +93,7 @@ class BiomarkerMask:
             pull towards more variance amplifies it into speckle, so it is for studies of stability only.
         seed: seed of that noise.
         chunk: images optimised at once (memory); None: the whole batch.
-        double: optimise in float64, at about twice the time. In float32 a convolution's rounding depends on the batch
+        double: optimise in float64, two to four times slower. In float32 a convolution's rounding depends on the batch
             size, and Adam, blind to a gradient's size, amplifies that: masks then equal the image's alone on average
             to 1e-3 rather than to 1e-9.
         progress: show a progress bar.

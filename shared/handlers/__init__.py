@@ -1,6 +1,7 @@
 """Ignite handlers of the stages."""
 
 from shared.handlers.checkpoint import LoadBiomarkers, LoadModel, SaveSettings, StageCheckpoint
+from shared.handlers.explanations import SaveExplanations
 from shared.handlers.memory_bank import MemoryBankHandler
 from shared.handlers.predictions import SavePredictions
 from shared.handlers.progress import EarlyStopAfter, TrainingLog
@@ -10,6 +11,7 @@ __all__ = [
     "LoadBiomarkers",
     "LoadModel",
     "MemoryBankHandler",
+    "SaveExplanations",
     "SavePredictions",
     "SaveSettings",
     "StageCheckpoint",

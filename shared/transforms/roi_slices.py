@@ -299,6 +299,34 @@ def thickest_axis(spacing: Sequence[float]) -> int:
     return int(order[2]) if spacing[order[2]] > 1.2 * spacing[order[1]] else 2
 
 
+def source_slices(geometry: Mapping[str, Any]) -> list[int]:
+    """Indices of the cut slices along the source volume's own axis, as a viewer of the stored file counts them."""
+    axis = geometry["axis"]
+    orientation = nib.orientations.io_orientation(geometry["source"]["affine"])
+    flipped = orientation[orientation[:, 0] == axis][0, 1] < 0
+    last = geometry["shape"][axis] - 1
+    return [last - index if flipped else index for index in geometry["slices"]]
+
+
+def labels_to_images(path: str | Path, geometry: Mapping[str, Any], size: int) -> torch.Tensor:
+    """A label map on the source's grid, cut as the images were: the commonest code of each pixel's area.
+
+    Args:
+        path: NIfTI of integer codes.
+        geometry: what :class:`ROISlicesd` left in ``data["geometry"]``.
+        size: of the images.
+
+    Shape:
+        - returns: ``[k, size, size]`` long, one per slice of a modality
+    """
+    volume = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+    picked = torch.as_tensor(volume.astype(np.int64)).movedim(geometry["axis"], 0)[geometry["slices"]]
+    cut = _crop(picked, geometry["window"])
+    planes = functional.one_hot(cut, int(cut.max()) + 1).movedim(-1, 1).float()
+    shares = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)
+    return shares.argmax(dim=1)
+
+
 def masks_to_volume(masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any]) -> nib.Nifti1Image:
     """Put masks of the network's images back onto the grid of the source volume (crop, resize and RAS order undone).
 

@@ -29,7 +29,10 @@ def train(datalist_file, fold, seed, ckpt_dir, resume, note):
     ckpt_dir.mkdir(parents=True, exist_ok=True)
     if os.environ.get("FAKE_FAIL") == f"{seed}/{fold}":
         print("line before the end")
-        raise RuntimeError("the network exploded")
+        try:
+            raise RuntimeError("the network exploded")
+        except RuntimeError as error:
+            raise ValueError("wrapped") from error
     if os.environ.get("FAKE_SLEEP") == f"{seed}/{fold}":
         (ckpt_dir / "asleep").write_text(str(os.getpid()))
         time.sleep(120)
@@ -200,6 +203,7 @@ def test_goes_on_where_it_stopped(run, monkeypatch):
         run("--folds", "3")
     message = str(failure.value)
     assert "seed0/fold2: train ended with exit status 1" in message and "the network exploded" in message
+    assert "ValueError: wrapped" not in message
     assert "line before the end" in message and "train.log" in message
     monkeypatch.delenv("FAKE_FAIL")
     output = run("--folds", "3", name="experiment")
@@ -268,6 +272,9 @@ def test_reuse_takes_the_earlier_stages_of_the_same_fold_and_not_the_model(run):
         assert model["pretrain"] == "stage one of first" and model["note"] == "second"
     with pytest.raises(SystemExit, match="seed1/fold0/models holds no checkpoint of an earlier stage"):
         run("--folds", "2", "--seeds", "1", "--reuse", str(source), name="missing")
+    (source / "seed0/fold1/predictions.csv").unlink()
+    with pytest.raises(SystemExit, match="seed0/fold1 has not ended"):
+        run("--folds", "2", "--reuse", str(source), name="halfway")
 
 
 def test_reuse_refuses_a_stage_that_saw_the_left_out_patients(run, data):

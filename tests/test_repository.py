@@ -1,0 +1,209 @@
+"""Rules of the whole repository: what may lie in it, what is pinned, what starts fast, what the shell scripts say."""
+
+import ast
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(ROOT.glob("scripts/**/*.py"))
+SHELL_SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run"]
+# Written in two halves, so that this file does not hold them.
+PERSONAL = re.compile(
+    "|".join(rf"(?<![\w.])/{folder}/" r"\w" for folder in ("ho" + "me", "Us" + "ers", "ro" + "ot", "wo" + "rk"))
+)
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": os.devnull}
+
+
+def repository_files():
+    """What git would take; all but the ignored folders where there is no git."""
+    try:
+        command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        paths = [ROOT / name for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        skip = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", "data", "dist", "models", "eval"}
+        paths = [path for path in ROOT.rglob("*") if not skip & set(path.relative_to(ROOT).parts[:-1])]
+    return [path for path in paths if path.is_file()]
+
+
+def requirements(name):
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line]
+
+
+def test_no_large_files_and_nobodys_paths():
+    large, personal = [], []
+    for path in repository_files():
+        if path.stat().st_size > 25e6:
+            large.append(str(path))
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        personal += [f"{path}:{number}: {line}" for number, line in enumerate(lines, 1) if PERSONAL.search(line)]
+    assert not large and not personal
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_pinned_exactly(name):
+    loose = [
+        str(r) for r in requirements(name) if [s.operator for s in r.specifier] != ["=="] or "*" in str(r.specifier)
+    ]
+    assert requirements(name) and not loose
+
+
+def test_the_pins_are_what_is_installed():
+    wrong = [
+        f"{r} but {metadata.version(r.name)}"
+        for r in requirements("requirements.txt")
+        if not r.specifier.contains(metadata.version(r.name))
+    ]
+    assert not wrong
+
+
+def test_what_is_imported_is_pinned():
+    pinned = {r.name.lower() for r in requirements("requirements.txt")}
+    distributions, unknown = metadata.packages_distributions(), set()
+    for path in [*ROOT.glob("shared/**/*.py"), *SCRIPTS]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for top in {module.split(".")[0] for module in modules} - {"shared", *sys.stdlib_module_names}:
+                if not pinned & {name.lower() for name in distributions.get(top, [])}:
+                    unknown.add(f"{path.relative_to(ROOT)}: {top}")
+    assert not unknown
+
+
+def test_the_oldest_python_the_scripts_take_is_one_the_pins_take():
+    text = (ROOT / "scripts" / "_bootstrap.sh").read_text()
+    oldest = ".".join(re.search(r"sys\.version_info < \((\d+), (\d+)\)", text).groups())
+    refuse = [
+        r.name
+        for r in requirements("requirements.txt")
+        if oldest not in SpecifierSet(metadata.metadata(r.name)["Requires-Python"])
+    ]
+    assert not refuse and f"Python {oldest} or newer" in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_help_is_there_at_once_and_without_torch(script, tmp_path):
+    code = "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'monai'))); sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", code, script, "--help"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == 0 and "usage:" in ended.stdout, ended.stderr
+    # processor time: a busy machine is no fault of the script
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_shared_imports_without_what_only_one_bundle_needs():
+    packages = sorted(path.parent.name for path in ROOT.glob("shared/*/__init__.py"))
+    code = "import sys; sys.modules.update(dict.fromkeys(('torch_geometric', 'shap', 'fire')))\n"
+    code += "\n".join(f"import shared.{name}" for name in packages)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert packages and ended.returncode == 0, ended.stderr
+
+
+def test_cross_validation_is_torch_free():
+    code = "import sys; sys.modules.update(dict.fromkeys(('torch', 'monai')))\n"
+    code += "import shared.data.splits, shared.evaluation.processes, shared.evaluation.experiment, shared.visualize\n"
+    code += "shared.visualize.roc_curve_figure, shared.visualize.calibration_figure"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_paths_in_the_pages_exist(page):
+    text = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    named = re.findall(r"(?<![\w/])((?:scripts|shared|tests|bundles)/[\w/.-]*\w)", text)
+    made_later = re.compile(r"bundles/\w+/(models|eval)/")
+    wanted = {path for path in [*links, *named] if path and not made_later.match(path)}
+    missing = sorted(path for path in wanted if not (ROOT / path).exists())
+    assert not missing
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_shell_scripts_parse(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_ci_runs_the_tests():
+    run = ROOT / ".ci" / "run"
+    assert os.access(run, os.X_OK) and "bash scripts/test.sh" in run.read_text()
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A copy of the shell scripts with requirements that need nothing, in a folder with a blank in its name."""
+    folder = tmp_path / "a house"
+    (folder / "bundles" / "ircl_mvi" / "configs").mkdir(parents=True)
+    (folder / "bundles" / "ircl_mvi" / "configs" / "train.json").write_text("{}")
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        (folder / name).write_text("# nothing\n")
+    return folder
+
+
+def bash(script, *arguments, cwd, **environment):
+    command = ["bash", script, *arguments]
+    environment = {**os.environ, **OFFLINE, "PYTHON": sys.executable, **environment}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ('case "$2" in *print*) echo 3.9 ;; *) exit 1 ;; esac', "Python 3.11 or newer is needed, PYTHON is 3.9"),
+        ('case "$2" in *print*) echo 3.99 ;; *ensurepip*) exit 1 ;; esac', "PYTHON lacks the venv module"),
+        ('case "$1$2" in *print*) echo 3.99 ;; -mvenv) exit 1 ;; esac', "PYTHON -m venv cannot make"),
+        ("exit 127", "PYTHON does not run"),
+        (None, "no PYTHON: install Python 3.11"),
+    ],
+)
+@pytest.mark.parametrize("script", ["test.sh", "demo.sh"])
+def test_an_unfit_python_is_one_clear_line(house, tmp_path, answers, message, script):
+    python = tmp_path / "python"
+    if answers:
+        python.write_text(f"#!/bin/sh\n{answers}\n")
+        python.chmod(0o755)
+    ended = bash(house / "scripts" / script, cwd=tmp_path, PYTHON=str(python))
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith(f"{script}: ") and message.replace("PYTHON", str(python)) in ended.stderr
+
+
+def test_installs_once_and_says_in_one_line_when_pip_cannot(house, tmp_path):
+    (house / "scripts" / "probe.sh").write_text(
+        'source "${BASH_SOURCE[0]%/*}/_bootstrap.sh"\ninstall requirements.txt\npwd\n'
+    )
+    first, log = bash(house / "scripts" / "probe.sh", cwd=tmp_path), house / ".venv" / "install.log"
+    assert first.returncode == 0 and first.stdout.splitlines()[-1] == str(house), first.stderr
+    written = log.stat().st_mtime_ns
+    again = bash(house / "scripts" / "probe.sh", cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout == f"{house}\n" and log.stat().st_mtime_ns == written
+
+    (house / "requirements.txt").write_text("no-such-thing==1.0\n")
+    for _ in range(2):  # a failed installation does not count as done
+        failed = bash(house / "scripts" / "probe.sh", cwd=tmp_path)
+        assert failed.returncode == 1 and failed.stderr.count("\n") == 1, failed.stderr
+        assert (
+            "pip cannot install requirements.txt: ERROR: No matching distribution found for no-such-thing"
+            in failed.stderr
+        )
+
+
+def test_demo_names_the_bundles_there_are(house, tmp_path):
+    ended = bash(house / "scripts" / "demo.sh", "nothing", cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stderr == "demo.sh: no bundle 'nothing'; there is: ircl_mvi\n"

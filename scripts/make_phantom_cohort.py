@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom
-from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient
+from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
 from shared.data.prepare import DATALIST, MANIFEST, save_nifti, sha256, write_datalist, write_manifest
 from shared.data.splits import assign_folds
 from shared.errors import DataError
@@ -147,6 +147,7 @@ def make_cohort(
         classes=["pattern-poor", "pattern-rich"],
         training=training,
         testing=cases[patients:],
+        planted_visible={name: visible_codes(name) for name in names},
     )
     return manifest
 

@@ -82,6 +82,8 @@ class Datalist:
         self.file = check.file
         self.name = content.get("name", Path(dataset_dir).name)
         self.modalities: list[str] = check.modalities
+        # of phantoms: modality to the codes of planted patterns that can be seen in it
+        self.planted_visible: dict[str, list[int]] = content.get("planted_visible") or {}
         self.classes: list[str] = list(content.get("classes") or [str(label) for label in range(num_classes)])
         self.training: list[dict[str, Any]] = kept
         self.validation: list[dict[str, Any]] = held

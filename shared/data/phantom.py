@@ -20,6 +20,17 @@ DIAMETER = (28.0, 56.0)  # mm
 PREVALENCE = {True: 0.8, False: 0.2}
 
 
+def visible_codes(modality: str, least: float = 0.25) -> list[int]:
+    """Codes of the patterns painted in a modality with at least this contrast.
+
+    Example:
+        >>> visible_codes("T1"), visible_codes("T1D"), visible_codes("T1V")
+        ([2], [1, 2, 3], [1])
+    """
+    painted = {"interrupted_capsule": "capsule", "mosaic": "mosaic", "halo": "halo"}
+    return [code for name, code in PATTERNS.items() if CONTRAST[modality][painted[name]] >= least]
+
+
 def label_probability(count: int, effect: float) -> float:
     """Probability of label 1 for a tumour with ``count`` of the three patterns."""
     return 0.5 * (1.0 + math.tanh(0.5 * effect * (count - len(PATTERNS) / 2)))

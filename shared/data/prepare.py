@@ -145,8 +145,19 @@ def write_datalist(
     classes: Sequence[str],
     training: Sequence[Mapping[str, Any]],
     testing: Sequence[Mapping[str, Any]] = (),
+    **more: Any,
 ) -> Path:
-    """Write ``datalist.json`` of the data contract into ``output``; the last file a preparation script writes."""
+    """Write ``datalist.json`` of the data contract into ``output``; the last file a preparation script writes.
+
+    Args:
+        output: the prepared folder.
+        name: of the cohort.
+        modalities: names of the modalities, in the order of a case's images.
+        classes: names of the classes.
+        training: labelled cases.
+        testing: cases kept apart.
+        more: further JSON values.
+    """
     path = Path(output) / DATALIST
     content = {
         "name": name,
@@ -154,6 +165,7 @@ def write_datalist(
         "classes": list(classes),
         "training": list(training),
         "testing": list(testing),
+        **more,
     }
     write_json(path, content)
     return path

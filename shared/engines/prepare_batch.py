@@ -69,3 +69,26 @@ class PrepareCases:
         else:
             label = None
         return image, label, (batchdata["covariates"].to(device, non_blocking=non_blocking),), {}
+
+
+class PrepareImages:
+    """A plain classifier (the ResNet control): the m images as channels, labels as classes, no covariates.
+
+    Args:
+        augmentation: applied to the whole batch, the same to all images of a case; None: none.
+
+    Shape:
+        - returns: image ``[B, m, H, W]``, label ``[B]``
+    """
+
+    def __init__(self, augmentation: Callable[[Tensor], Tensor] | None = None):
+        self.augmentation = augmentation
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device."""
+        image = batchdata["image"].to(device, non_blocking=non_blocking)
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        return image, batchdata["label"].to(device, non_blocking=non_blocking)

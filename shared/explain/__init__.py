@@ -7,6 +7,7 @@ _HOMES = {
     "BiomarkerMask": "biomarker_mask",
     "MaskExplanation": "biomarker_mask",
     "gaussian_divergence": "biomarker_mask",
+    "PatientExplainer": "patient",
     "BiomarkerShapley": "shapley",
     "biomarker_shapley": "shapley",
     "exact_shapley": "shapley",

@@ -102,7 +102,10 @@ class StageCheckpoint:
 
 
 class LoadBiomarkers:
-    """At the start of stage II: encoder and biomarkers into the classifier, covariate statistics into its predictor.
+    """At the start of stage II: encoder and biomarkers into the classifier, covariates into its head.
+
+    Covariates are standardised by the training cases, and their weights in the head start at those of their own
+    logistic regression: in the few steps that stage II takes, weights from zero would hardly use them.
 
     Args:
         path: checkpoint of the biomarker stage.
@@ -127,9 +130,7 @@ class LoadBiomarkers:
         self.network.biomarkers.copy_(state["biomarkers"])
         predictor = self.network.predictor
         if predictor.num_covariates:
-            known = self.cases.stack("covariates")
-            predictor.covariate_mean.copy_(known.mean(dim=0))
-            predictor.covariate_std.copy_(known.std(dim=0).clamp(min=1e-6))
+            predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))
 
 
 class SaveSettings:

@@ -204,6 +204,29 @@ class PrototypeTransformer(nn.Module):
         self.register_buffer("covariate_std", torch.ones(num_covariates))
         self.head = nn.Linear(dim * self.groups + num_covariates, num_classes)
 
+    @torch.jit.unused
+    @torch.no_grad()
+    def fit_covariates(self, covariates: Tensor, labels: Tensor) -> None:
+        """Standardise covariates by a training cohort and start their weights at its logistic regression's.
+
+        Args:
+            covariates: ``[n, C]`` of the training patients.
+            labels: ``[n]``.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        self.covariate_mean.copy_(covariates.mean(dim=0))
+        self.covariate_std.copy_(covariates.std(dim=0).clamp(min=1e-6))
+        known = (covariates.to(self.covariate_mean) - self.covariate_mean) / self.covariate_std
+        fit = LogisticRegression(class_weight="balanced").fit(known.cpu().numpy(), labels.cpu().numpy())
+        weight = torch.as_tensor(fit.coef_, dtype=self.head.weight.dtype)
+        bias = torch.as_tensor(fit.intercept_, dtype=self.head.bias.dtype)
+        if len(weight) == 1:
+            # two classes: half the log odds each way
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.head.weight[:, -self.num_covariates :] = weight.to(self.head.weight)
+        self.head.bias.copy_(bias)
+
     def forward(
         self, h: Tensor, assignment: Tensor, covariates: Tensor | None = None, present: Tensor | None = None
     ) -> Tensor:

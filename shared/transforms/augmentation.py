@@ -10,9 +10,9 @@ from torch.nn import functional
 
 
 class BatchedAugmentation:
-    """Random flips, rotation, scale, translation and intensity changes of single-channel images in [0, 1].
+    """Random flips, rotation, scale, translation and intensity changes of images in [0, 1].
 
-    One affine grid and one intensity map per sample; zero background stays zero. The draws come from a generator of its
+    One affine grid and one intensity map per sample, the same for all its channels; zero background stays zero. The draws come from a generator of its
     own on the CPU, so that a run repeats whatever the device.
 
     Args:
@@ -26,7 +26,7 @@ class BatchedAugmentation:
         seed: of the generator.
 
     Shape:
-        - images: ``[B, 1, H, W]`` -> ``[B, 1, H, W]``
+        - images: ``[B, C, H, W]`` -> ``[B, C, H, W]``
 
     Example:
         >>> x = torch.rand(4, 1, 16, 16)

@@ -1,4 +1,4 @@
-"""The explanation of a whole cohort: Shapley values of the biomarkers, masks, and how well they hit planted patterns."""
+"""The explanation of a cohort: Shapley values of the biomarkers, masks, and how well they hit planted patterns."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class IRCLAutoencoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, representation h and embedding z."""
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
-            raise ValueError(f"Sides of an image must be divisible by {self.divisor}, got {tuple(x.shape[-2:])}.")
+            raise ValueError(f"Sides of an image must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}.")
         maps = self.encoder.features(x)
         h, z = self.encoder.embed(maps[-1])
         y = maps[-1]

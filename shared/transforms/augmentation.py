@@ -12,8 +12,8 @@ from torch.nn import functional
 class BatchedAugmentation:
     """Random flips, rotation, scale, translation and intensity changes of images in [0, 1].
 
-    One affine grid and one intensity map per sample, the same for all its channels; zero background stays zero. The draws come from a generator of its
-    own on the CPU, so that a run repeats whatever the device.
+    One affine grid and one intensity map per sample, the same for all its channels; zero background stays zero. The
+    draws come from a generator of its own on the CPU, so that a run repeats whatever the device.
 
     Args:
         flip: probability of a left-right and, independently, of an up-down flip.

@@ -45,10 +45,24 @@ def load_checkpoint(path: str | os.PathLike, *, hint: str = "", device: Any = "c
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
+        # an empty file raises an error without a text
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])[:200]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
-            "Train again or copy the file once more."
+            f"{path} cannot be read as a checkpoint ({reason}). Train again or copy the file once more."
         ) from error
+
+
+def part_of(state: Any, key: str, path: str | os.PathLike) -> Any:
+    """``state[key]`` of a loaded checkpoint.
+
+    Raises:
+        CheckpointError: the file was written by another stage or program.
+    """
+    if not isinstance(state, dict) or key not in state:
+        raise CheckpointError(
+            f"{path} holds no {key!r}: it is of another stage or program. Run the stage that writes it again."
+        )
+    return state[key]
 
 
 def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> None:
@@ -61,7 +75,7 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict.")
     shapes = [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        f"{key}: {_kind(state[key])} in the file, {_kind(own[key])} in the network"
         for key in own
         if key in state and getattr(state[key], "shape", None) != own[key].shape
     ]
@@ -76,3 +90,7 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
             "(for example cpu.json), or train again."
         )
     network.load_state_dict(state)
+
+
+def _kind(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -40,11 +40,8 @@ def trained_settings(ckpt_dir: str | os.PathLike, train_config: str | os.PathLik
         return _parser(train_config).get_parsed_content(section)
     try:
         return json.loads(path.read_text(encoding="utf-8"))[section]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or of another version ({type(error).__name__}: {error}). Run stage II again: "
-            "--run_id train_run."
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def trained_network(
@@ -62,7 +59,11 @@ def trained_network(
         CheckpointError: ``model.json`` is not readable.
     """
     if (Path(ckpt_dir) / MODEL_FILE).is_file():
-        return network(**{**trained_settings(ckpt_dir, train_config, "network"), **overrides})
+        settings = trained_settings(ckpt_dir, train_config, "network")
+        try:
+            return network(**{**settings, **overrides})
+        except TypeError as error:
+            raise _damaged(Path(ckpt_dir) / MODEL_FILE, error) from error
     parser = _parser(train_config)
     for key, value in overrides.items():
         parser[f"network_def#{key}"] = value
@@ -100,6 +101,13 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
             near = difflib.get_close_matches(root, known, n=3)
             hint = f" Did you mean {' or '.join(f'--{key}' for key in near)}?" if near else ""
             raise ValueError(f"--{name} is no key of {', '.join(files)}.{hint}")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or of another version ({type(error).__name__}: {error}). Run stage II again: "
+        "--run_id train_run."
+    )
 
 
 def _parser(config: str | os.PathLike) -> Any:

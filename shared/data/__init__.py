@@ -4,6 +4,7 @@ from importlib import import_module
 
 _EXPORTS = {
     "Datalist": "datalist",
+    "InferenceDatalist": "datalist",
     "cases_for_inference": "datalist",
     "assign_folds": "splits",
     "CaseDataset": "cases",

@@ -72,7 +72,9 @@ class CaseDataset(CacheDataset):
 
 
 def collate_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Batch of cases: ``image`` ``[B, m, H, W]``, ``covariates`` ``[B, C]``, ``label`` ``[B]``; the rest as lists.
+    """Batch of cases: ``image`` ``[B, m, H, W]``, ``covariates`` ``[B, C]``, ``label`` ``[B]`` (where all have one).
+
+    Geometry and paths stay with the dataset: MONAI's decollation would take them apart.
 
     Example:
         >>> case = {"image": torch.zeros(3, 8, 8), "covariates": torch.zeros(0), "label": 1, "patient": "P1"}
@@ -80,9 +82,12 @@ def collate_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         >>> batch["image"].shape, batch["label"].tolist(), batch["patient"]
         (torch.Size([2, 3, 8, 8]), [1, 1], ['P1', 'P1'])
     """
-    batch: dict[str, Any] = {key: [case.get(key) for case in cases] for key in cases[0]}
-    batch["image"] = torch.stack([torch.as_tensor(image) for image in batch["image"]])
-    batch["covariates"] = torch.stack(batch["covariates"])
-    if all(label is not None for label in batch.get("label", [None])):
-        batch["label"] = torch.tensor(batch["label"])
+    batch: dict[str, Any] = {
+        "image": torch.stack([torch.as_tensor(case["image"]) for case in cases]),
+        "covariates": torch.stack([case["covariates"] for case in cases]),
+        "patient": [str(case["patient"]) for case in cases],
+    }
+    labels = [case.get("label") for case in cases]
+    if all(label is not None for label in labels):
+        batch["label"] = torch.tensor(labels)
     return batch

@@ -141,3 +141,23 @@ def cases_for_inference(
     if check.problems:
         raise DataError(check.problems)
     return cases
+
+
+class InferenceDatalist:
+    """Cases to predict and the names of their modalities and classes; see :func:`cases_for_inference`.
+
+    Args:
+        dataset_dir: the prepared folder.
+        file: the datalist, relative to ``dataset_dir`` or absolute.
+        options: as for :func:`cases_for_inference`.
+
+    Raises:
+        DataError: with every problem found.
+    """
+
+    def __init__(self, dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", **options: Any):
+        self.cases = cases_for_inference(dataset_dir, file, **options)
+        check = DatalistCheck(dataset_dir, file, options.get("num_classes", 2), options.get("num_modalities"), ())
+        check.section(options.get("section", "testing"))
+        self.modalities: list[str] = check.modalities
+        self.classes: list[str] = list(check.content.get("classes") or ["0", "1"])

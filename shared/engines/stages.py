@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
 from shared.io import write_csv, write_json
 
@@ -87,7 +87,8 @@ class BiomarkerStage:
             return
         from shared.biomarkers import fit_biomarkers
 
-        state = load_checkpoint(self.pretrained, hint="Run stage I first: --run_id pretrain_run.")["network"]
+        state = load_checkpoint(self.pretrained, hint="Run stage I first: --run_id pretrain_run.")
+        state = part_of(state, "network", self.pretrained)
         encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
         load_weights(self.network.encoder, encoder, self.pretrained)
         _, z = encode_cases(self.network, self.cases, self.device)

@@ -97,6 +97,13 @@ class BiomarkerMask:
             size, and Adam, blind to a gradient's size, amplifies that: masks then equal the image's alone on average
             to 1e-3 rather than to 1e-9.
         progress: show a progress bar.
+        distance_weight: weight of the L1 term; 1 in the paper.
+        contrast: weight of a cross-entropy term that asks for this biomarker rather than its rivals; 0 in the paper. The
+            L1 term alone keeps whatever makes the image look as it does, the tumour's outline above all; what tells one
+            biomarker from the others is where the pattern lies.
+        removal: weight of the same cross-entropy, negated, of what the mask hides: the rest should no longer show the
+            biomarker; 0 in the paper.
+        temperature: of both cross-entropies.
 
     Raises:
         ValueError: a setting out of its range.
@@ -128,18 +135,24 @@ class BiomarkerMask:
         chunk: int | None = None,
         double: bool = False,
         progress: bool = False,
+        distance_weight: float = 1.0,
+        contrast: float = 0.0,
+        removal: float = 0.0,
+        temperature: float = 0.1,
     ):
         positive = {"steps": steps, "learning_rate": learning_rate, "prior_std": prior_std, "eps": eps}
+        positive["temperature"] = temperature
         wrong = [f"{name}={value}" for name, value in positive.items() if value <= 0]
         wrong += [
             f"{name}={value}" for name, value in {"start": start, "prior_mean": prior_mean}.items() if not 0 < value < 1
         ]
         weights = {"kl_weight": kl_weight, "total_variation": total_variation, "noise": noise}
+        weights |= {"distance_weight": distance_weight, "contrast": contrast, "removal": removal}
         wrong += [f"{name}={value}" for name, value in weights.items() if value < 0]
         if wrong:
             raise ValueError(
-                "steps, learning_rate, prior_std and eps must be positive, start and prior_mean lie between 0 and 1, "
-                f"weights and noise must not be negative; got {', '.join(wrong)}."
+                "steps, learning_rate, prior_std, eps and temperature must be positive, start and prior_mean lie "
+                f"between 0 and 1, weights and noise must not be negative; got {', '.join(wrong)}."
             )
         self.steps = steps
         self.learning_rate = learning_rate
@@ -155,12 +168,18 @@ class BiomarkerMask:
         self.chunk = chunk
         self.double = double
         self.progress = progress
+        self.distance_weight = distance_weight
+        self.contrast = contrast
+        self.removal = removal
+        self.temperature = temperature
 
-    def __call__(self, network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor | None = None) -> Tensor:
         """Masks of a batch; see ``explain``."""
-        return self.explain(network, image, target).mask
+        return self.explain(network, image, target, rivals).mask
 
-    def explain(self, network: nn.Module, image: Tensor, target: Tensor) -> MaskExplanation:
+    def explain(
+        self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor | None = None
+    ) -> MaskExplanation:
         """Masks of a batch with the figures that say how far to trust them.
 
         Args:
@@ -168,28 +187,33 @@ class BiomarkerMask:
                 than the autoencoder: the decoder would run at every step for nothing.
             image: images.
             target: the biomarker of each image, of unit length.
+            rivals: all biomarkers the image could have been assigned to, its own among them; needed by ``contrast`` and
+                ``removal``. An image with its own only gets neither term.
 
         Shape:
-            - image: ``[B, 1, H, W]``, target: ``[B, E]``
+            - image: ``[B, 1, H, W]``, target: ``[B, E]``, rivals: ``[B, R, E]``
             - mask: ``[B, 1, H, W]``
 
         Raises:
             DataError: shapes do not fit, or an image or biomarker is not finite.
         """
         _check(image, target)
+        if rivals is None:
+            rivals = target[:, None]
         # callers may be inside no_grad or inference_mode; inference tensors must be cloned to take part in autograd
         with torch.inference_mode(False), torch.enable_grad(), _frozen(network):
             kind = torch.promote_types(image.dtype, torch.float32)
             if self.double:
                 network = copy.deepcopy(network).double()
-            image, target = (
+            image, target, rivals = (
                 x.detach().as_subclass(Tensor).clone().to(torch.float64 if self.double else kind)
-                for x in (image, target)
+                for x in (image, target, rivals)
             )
             target = functional.normalize(target, dim=1)
             size = self.chunk or len(image)
             parts = [
-                self._optimise(network, image[i : i + size], target[i : i + size]) for i in range(0, len(image), size)
+                self._optimise(network, image[i : i + size], target[i : i + size], rivals[i : i + size])
+                for i in range(0, len(image), size)
             ]
         fields = {
             name: torch.cat([getattr(part, name) for part in parts], dim=1 if name == "history" else 0).to(kind)
@@ -197,26 +221,26 @@ class BiomarkerMask:
         }
         return MaskExplanation(**fields)
 
-    def _optimise(self, network: nn.Module, image: Tensor, target: Tensor) -> MaskExplanation:
+    def _optimise(self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor) -> MaskExplanation:
         logits = self._start(image).requires_grad_(True)
         optimiser = torch.optim.Adam([logits], lr=self.learning_rate)
+        own = torch.matmul(rivals, target[:, :, None]).squeeze(2).argmax(dim=1)
         history = []
         for _ in trange(self.steps, desc="Mask", leave=False, disable=not self.progress):
             mask = self._mask(logits, image)
-            objective = self._objective(_distance(network, image * mask, target), mask)
+            objective = self._objective(network, image, mask, target, rivals, own)
             # only q gets a gradient: autograd.grad writes nothing into the network
             (logits.grad,) = torch.autograd.grad(objective.sum(), [logits])
             optimiser.step()
             history.append(objective.detach())
         with torch.no_grad():
             mask = self._mask(logits, image)
-            after = _distance(network, image * mask, target)
-            history.append(self._objective(after, mask))
+            history.append(self._objective(network, image, mask, target, rivals, own))
             return MaskExplanation(
                 mask=mask,
-                distance_before=_distance(network, image, target),
-                distance_after=after,
-                distance_removed=_distance(network, image * (1 - mask), target),
+                distance_before=_distance(_embed(network, image, target), target),
+                distance_after=_distance(_embed(network, image * mask, target), target),
+                distance_removed=_distance(_embed(network, image * (1 - mask), target), target),
                 divergence=self._divergence(mask),
                 history=torch.stack(history),
             )
@@ -238,21 +262,40 @@ class BiomarkerMask:
     def _divergence(self, mask: Tensor) -> Tensor:
         return gaussian_divergence(mask, prior_mean=self.prior_mean, prior_std=self.prior_std, eps=self.eps)
 
-    def _objective(self, distance: Tensor, mask: Tensor) -> Tensor:
-        objective = distance + self.kl_weight * self._divergence(mask)
+    def _objective(
+        self, network: nn.Module, image: Tensor, mask: Tensor, target: Tensor, rivals: Tensor, own: Tensor
+    ) -> Tensor:
+        z = _embed(network, image * mask, target)
+        objective = self.distance_weight * _distance(z, target) + self.kl_weight * self._divergence(mask)
         if self.total_variation > 0:
             variation = mask.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + mask.diff(dim=-2).abs().mean(dim=(1, 2, 3))
             objective = objective + self.total_variation * variation
+        if self.contrast > 0:
+            objective = objective + self.contrast * self._surprise(z, rivals, own)
+        if self.removal > 0:
+            hidden = _embed(network, image * (1 - mask), target)
+            # bounded: once the rest shows another biomarker, no more is asked
+            objective = objective - self.removal * self._surprise(hidden, rivals, own).clamp(max=5.0)
         return objective
 
+    def _surprise(self, z: Tensor, rivals: Tensor, own: Tensor) -> Tensor:
+        """Cross-entropy of the embedding's own biomarker among its rivals, ``[B]``."""
+        similarity = torch.matmul(rivals, z[:, :, None]).squeeze(2) / self.temperature
+        return functional.cross_entropy(similarity, own, reduction="none")
 
-def _distance(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """First term of Eq. 10: L1 distance, summed over the embedding's dimensions, of every image."""
+
+def _embed(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    """Embedding z of images, in the target's type."""
     output = network(image)
     z = output[-1] if isinstance(output, (tuple, list)) else output
     if z.shape != target.shape:
         raise DataError(f"Biomarkers must be as wide as the embedding: {tuple(target.shape)} beside {tuple(z.shape)}.")
-    return (z.to(target.dtype) - target).abs().sum(dim=1)
+    return z.to(target.dtype)
+
+
+def _distance(z: Tensor, target: Tensor) -> Tensor:
+    """First term of Eq. 10: L1 distance, summed over the embedding's dimensions, of every image."""
+    return (z - target).abs().sum(dim=1)
 
 
 @contextmanager

@@ -66,7 +66,9 @@ class PatientExplainer:
         shapley = biomarker_shapley(network, h, assignment, covariates)
         masks = None
         if self.mask is not None:
-            masks = self.mask.explain(network.encoder, image[0, :, None], network.biomarkers[assignment[0]])
+            masks = self.mask.explain(
+                network.encoder, image[0, :, None], network.biomarkers[assignment[0]], network.rivals()
+            )
         return {
             "patient": str(case["patient"]),
             "probability": float(probability),

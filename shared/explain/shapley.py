@@ -117,8 +117,10 @@ def biomarker_shapley(
             for start in range(0, int(ends[-1]), batch_size):
                 index = torch.arange(start, min(start + batch_size, int(ends[-1])))
                 row, present = (x.to(h.device) for x in _coalitions(index, ends, occurring))
-                known = None if covariates is None else covariates[row]
-                logits = classifier.predictor(h[row], assignment[row], known, present=present)
+                part = slice(int(row[0]), int(row[-1]) + 1)
+                known = None if covariates is None else covariates[part]
+                row = row - part.start
+                logits = classifier.predictor(h[part], assignment[part], known, present=present, row=row)
                 worth.append(_worth(logits.double(), output, positive).cpu())
     finally:
         for module, mode in modes:

@@ -12,9 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
-from shared.settings import save_settings
+from shared.errors import CheckpointError
+from shared.settings import MODEL_FILE, save_settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +49,23 @@ class StageCheckpoint:
         self.state, self.generators = dict(state or {}), dict(generators or {})
         self.resume, self.save_interval, self.bare = resume, save_interval, bare
         self.done = False
+        self._ended: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; attach it before handlers that prepare the first epoch."""
         engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self._rewind)
         engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Skip, go on, or start anew (an older checkpoint is then removed: it no longer belongs to this run)."""
+        # after all other handlers of an epoch's end: what log, early stop and validation do there is part of the state
+        if not engine.has_event_handler(self.epoch_completed):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
         if self.resume and self.path.is_file():
             logger.info("%s exists and resume is true: the stage is skipped.", self.path)
             state = load_checkpoint(self.path)
-            load_weights(self.network, state if self.bare else state["network"], self.path)
+            load_weights(self.network, state if self.bare else part_of(state, "network", self.path), self.path)
             self.done = True
             engine.terminate()
         elif self.resume and self.partial.is_file():
@@ -71,15 +76,28 @@ class StageCheckpoint:
 
     def _restore(self, engine: Engine) -> None:
         state = load_checkpoint(self.partial)
-        load_weights(self.network, state["network"], self.partial)
+        load_weights(self.network, part_of(state, "network", self.partial), self.partial)
         for name, part in self.state.items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(part_of(state, name, self.partial))
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         torch.set_rng_state(state["generators"]["torch"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
         logger.info("%s: going on after epoch %d.", self.partial, state["epoch"])
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Remember the generators; save every ``save_interval`` epochs."""
+        self._ended = {name: generator.get_state() for name, generator in self.generators.items()}
+        if engine.state.epoch % self.save_interval == 0:
+            self.save(engine)
+
+    def _rewind(self, engine: Engine) -> None:
+        # a shuffling sampler may draw once more when it finds its end, after the epoch was saved: a resumed run would
+        # not, and would go on with other batches
+        for name, state in self._ended.items():
+            self.generators[name].set_state(state)
+        self._ended = {}
 
     def save(self, engine: Engine) -> None:
         """Save all that is needed to go on after this epoch."""
@@ -121,13 +139,20 @@ class LoadBiomarkers:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load and standardise."""
-        if engine.should_terminate:
+        """Load and standardise, unless the stage is skipped or goes on (its own checkpoint then holds all of it)."""
+        if engine.should_terminate or engine.state.epoch > 0:
             return
         hint = "Run the earlier stages first: --run_id pretrain_run, then --run_id biomarkers_run."
         state = load_checkpoint(self.path, hint=hint)
-        load_weights(self.network.encoder, state["encoder"], self.path)
-        self.network.biomarkers.copy_(state["biomarkers"])
+        load_weights(self.network.encoder, part_of(state, "encoder", self.path), self.path)
+        biomarkers = part_of(state, "biomarkers", self.path)
+        if biomarkers.shape != self.network.biomarkers.shape:
+            raise CheckpointError(
+                f"{self.path} holds biomarkers {tuple(biomarkers.shape)}, the network takes "
+                f"{tuple(self.network.biomarkers.shape)} (number, width). Run the biomarker stage again: "
+                "--run_id biomarkers_run."
+            )
+        self.network.biomarkers.copy_(biomarkers)
         predictor = self.network.predictor
         if predictor.num_covariates:
             predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))
@@ -150,7 +175,9 @@ class SaveSettings:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write ``model.json``."""
+        """Write ``model.json``; a stage that was skipped keeps the one of its training."""
+        if engine.state.epoch == 0 and (Path(self.ckpt_dir) / MODEL_FILE).is_file():
+            return
         save_settings(self.ckpt_dir, **self.sections)
 
 

@@ -61,9 +61,9 @@ class MemoryBankHandler:
     @torch.no_grad()
     def started(self, engine: Engine) -> None:
         """Fill the bank with the embeddings of the images as they are (unless a checkpoint restored it)."""
+        self.bank.to(engine.state.device)
         if self.restored or engine.should_terminate:
             return
-        self.bank.to(engine.state.device)
         self.network.to(engine.state.device).eval()
         for part in torch.arange(len(self.rows)).split(self.batch_size):
             z = self.inferer(self.rows.batch(part).to(engine.state.device), self.network)[-1]

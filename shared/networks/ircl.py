@@ -111,7 +111,9 @@ class IRCLAutoencoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, representation h and embedding z."""
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
-            raise ValueError(f"Sides of an image must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}.")
+            raise ValueError(
+                f"Sides of an image must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}."
+            )
         maps = self.encoder.features(x)
         h, z = self.encoder.embed(maps[-1])
         y = maps[-1]
@@ -236,6 +238,11 @@ class IRCLClassifier(nn.Module):
         similarity = torch.matmul(z, self.biomarkers.to(z.dtype).t()).masked_fill(~self.allowed, -2.0)
         value, index = similarity.max(dim=-1)
         return index, value
+
+    @torch.jit.unused
+    def rivals(self) -> Tensor:
+        """Biomarkers each image of a patient may be assigned to, ``[m, R, E]``."""
+        return torch.stack([self.biomarkers[allowed] for allowed in self.allowed])
 
     def forward(self, image: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Logits of each patient."""

@@ -46,7 +46,8 @@ class PrototypeAttention(nn.Module):
     .. math:: \mathrm{softmax}\big(Q K^\top / (\tau_a \sqrt{d_{head}})\big) V,\quad
               Q = W_Q H,\ K = W_K \bar H,\ V = W_V \bar H
 
-    Prototypes of biomarkers the patient does not show are masked out of the softmax, not left in as zero vectors.
+    Prototypes of biomarkers the patient does not show are masked out of the softmax, not left in as zero vectors. With
+    ``row`` a patient is looked at under several ``present``; what these have in common is computed once per patient.
 
     Args:
         dim: D, the width of features and output.
@@ -55,8 +56,10 @@ class PrototypeAttention(nn.Module):
         dropout: dropout on the attention weights.
 
     Shape:
-        - h: ``[B, m, D]``, assignment: ``[B, m]`` long, present: ``[B, K]`` bool or None (False hides a biomarker)
-        - returns: ``[B, m, D]``; zero before the output projection for a patient all of whose prototypes are hidden
+        - h: ``[B, m, D]``, assignment: ``[B, m]`` long, present: ``[B, K]`` bool or None (False hides a biomarker),
+          row: None, or ``[R]`` long, the patient of each row of a present ``[R, K]``
+        - returns: ``[B, m, D]`` (``[R, m, D]`` with row); zero before the output projection for a patient all of whose
+          prototypes are hidden
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``, or ``temperature`` is not positive.
@@ -81,23 +84,34 @@ class PrototypeAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def weights(self, h: Tensor, prototypes: Tensor, visible: Tensor) -> Tensor:
+    def weights(self, h: Tensor, prototypes: Tensor, visible: Tensor, row: Tensor | None = None) -> Tensor:
         """Attention weights ``[B, heads, m, K]``: exactly zero where ``visible`` ``[B, K]`` is False."""
         query = self._heads(self.query(h))
         key = self._heads(self.key(prototypes))
         scores = torch.matmul(query, key.transpose(-2, -1)) * self.scale
+        if row is not None:
+            scores = scores[row]
         visible = visible[:, None, None, :]
         # in float32 also under autocast; a finite fill keeps a row of hidden prototypes free of NaN
         scores = scores.float().masked_fill(~visible, -1e30)
         return scores.softmax(dim=-1) * visible
 
-    def forward(self, h: Tensor, assignment: Tensor, num_biomarkers: int, present: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        assignment: Tensor,
+        num_biomarkers: int,
+        present: Tensor | None = None,
+        row: Tensor | None = None,
+    ) -> Tensor:
         """Attend from every image to the prototypes of its patient."""
         prototypes, visible = biomarker_prototypes(h, assignment, num_biomarkers)
+        value = self._heads(self.value(prototypes))
+        if row is not None:
+            visible, value = visible[row], value[row]
         if present is not None:
             visible = visible & present
-        weights = self.dropout(self.weights(h, prototypes, visible))
-        value = self._heads(self.value(prototypes))
+        weights = self.dropout(self.weights(h, prototypes, visible, row))
         mixed = torch.matmul(weights.to(value.dtype), value)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
@@ -116,7 +130,7 @@ class PrototypeBlock(nn.Module):
         dropout: dropout in attention and MLP.
 
     Shape:
-        - h: ``[B, m, D]`` -> ``[B, m, D]``
+        - h: ``[B, m, D]`` -> ``[B, m, D]``, or ``[R, m, D]`` with row ``[R]`` (see :class:`PrototypeAttention`)
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, temperature: float = 0.5, dropout: float = 0.0):
@@ -126,9 +140,17 @@ class PrototypeBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLPBlock(dim, mlp_dim, dropout)
 
-    def forward(self, h: Tensor, assignment: Tensor, num_biomarkers: int, present: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        assignment: Tensor,
+        num_biomarkers: int,
+        present: Tensor | None = None,
+        row: Tensor | None = None,
+    ) -> Tensor:
         """Attention and MLP, each added to its input."""
-        h = h + self.attention(self.norm1(h), assignment, num_biomarkers, present)
+        attended = self.attention(self.norm1(h), assignment, num_biomarkers, present, row)
+        h = (h if row is None else h[row]) + attended
         return h + self.mlp(self.norm2(h))
 
 
@@ -152,8 +174,9 @@ class PrototypeTransformer(nn.Module):
 
     Shape:
         - h: ``[B, m, in_dim]``, assignment: ``[B, m]`` long, covariates: ``[B, C]`` or None (taken as the cohort's
-          mean), present: ``[B, K]`` bool or None
-        - returns: logits ``[B, num_classes]``
+          mean), present: ``[B, K]`` bool or None, row: None, or ``[R]`` long, the patient of each row of a present
+          ``[R, K]``
+        - returns: logits ``[B, num_classes]`` (``[R, num_classes]`` with row)
 
     Raises:
         ValueError: an unknown ``pooling``, or ``num_images`` is no multiple of ``num_modalities``.
@@ -228,16 +251,26 @@ class PrototypeTransformer(nn.Module):
         self.head.bias.copy_(bias)
 
     def forward(
-        self, h: Tensor, assignment: Tensor, covariates: Tensor | None = None, present: Tensor | None = None
+        self,
+        h: Tensor,
+        assignment: Tensor,
+        covariates: Tensor | None = None,
+        present: Tensor | None = None,
+        row: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each patient."""
+        """Logits of each patient, or of each row of ``present``."""
         tokens = self.dropout(self.input(h) + self.position)
         for block in self.blocks:
-            tokens = block(tokens, assignment, self.num_biomarkers, present)
+            tokens = block(tokens, assignment, self.num_biomarkers, present, row)
+            if row is not None:
+                # from the first mask on, the tokens of one patient's rows differ
+                assignment = assignment[row]
+                covariates = None if covariates is None else covariates[row]
+                row = None
         pooled = self.norm(tokens.unflatten(1, (self.groups, -1)).mean(dim=2)).flatten(1)
         if self.num_covariates > 0:
             if covariates is None:
-                known = torch.zeros(h.shape[0], self.num_covariates, dtype=pooled.dtype, device=pooled.device)
+                known = torch.zeros(pooled.shape[0], self.num_covariates, dtype=pooled.dtype, device=pooled.device)
             else:
                 known = ((covariates - self.covariate_mean) / self.covariate_std).to(pooled.dtype)
             pooled = torch.cat([pooled, known], dim=1)

@@ -86,6 +86,8 @@ class LoadCased(MapTransform):
         return out
 
     def _read(self, path: str, patient: str) -> MetaTensor:
+        if not Path(path).is_file():
+            raise DataError(f"{patient}: there is no file {path}. Correct the datalist or prepare the data again.")
         try:
             volume = self._load(path)
         except Exception as error:
@@ -379,5 +381,7 @@ def _grow(mask: torch.Tensor, spacing: np.ndarray, margin_mm: float) -> torch.Te
         return mask
     from scipy.ndimage import distance_transform_edt
 
-    grown = [distance_transform_edt(~part.numpy(), sampling=spacing) <= margin_mm for part in mask]
+    # a whole number of voxels is often exactly the margin: an oblique affine's rounding must not decide
+    reach = margin_mm + _GRID_TOLERANCE
+    grown = [distance_transform_edt(~part.numpy(), sampling=spacing) <= reach for part in mask]
     return torch.as_tensor(np.stack(grown))

@@ -9,7 +9,6 @@ from shared.networks import IRCLAutoencoder, IRCLClassifier, IRCLEncoder
 from tests.references import ircl_networks as reference
 from tests.tiny import lively_images, tiny_classifier
 
-
 classifier = partial(tiny_classifier, IRCLClassifier)
 images = lively_images
 
@@ -119,6 +118,14 @@ def test_assignment_is_the_nearest_allowed_biomarker(per_modality):
         assert similarity[patient].tolist() == pytest.approx(value, abs=1e-6)
         outside += reference.nearest_biomarker(*rows)[0] != chosen
     assert bool(outside) == per_modality  # the restriction does something
+
+
+def test_rivals_are_the_biomarkers_an_image_may_be_assigned_to():
+    net = classifier(num_modalities=2, per_modality=True)
+    rivals = net.rivals()
+    assert rivals.shape == (4, 3, 6)
+    assert torch.equal(rivals[1], net.biomarkers[:3]) and torch.equal(rivals[2], net.biomarkers[3:])
+    assert torch.equal(classifier().rivals()[2], classifier().biomarkers)
 
 
 def test_the_prediction_uses_that_assignment():

@@ -1,0 +1,49 @@
+import torch
+from torch import nn
+
+from shared.engines import AutocastInferer, bf16_is_fast
+from shared.networks import IRCLAutoencoder
+from tests.tiny import lively_images
+
+
+def test_bf16_is_what_the_layers_compute_in():
+    network, x = nn.Linear(3, 2), torch.rand(4, 3)
+    found = AutocastInferer(bf16=True)(x, network)
+    assert found.dtype == torch.bfloat16
+    expected = nn.functional.linear(x.bfloat16(), network.weight.bfloat16(), network.bias.bfloat16())
+    torch.testing.assert_close(found, expected)
+    found.float().sum().backward()
+    assert network.weight.grad.dtype == torch.float32
+
+
+def test_without_bf16_it_is_the_plain_network():
+    network, x = nn.Linear(3, 2), torch.rand(4, 3)
+    assert torch.equal(AutocastInferer(bf16=False)(x, network), network(x))
+    with torch.autocast("cpu", torch.bfloat16):  # the key decides, not what is around it
+        assert AutocastInferer(bf16=False)(x, network).dtype == torch.float32
+
+
+def test_further_arguments_reach_the_network():
+    def network(x, scale, shift=0.0):
+        return x * scale + shift
+
+    found = AutocastInferer()(torch.ones(2), network, 3.0, shift=1.0)
+    assert found.tolist() == [4.0, 4.0]
+
+
+def test_stage_one_in_bf16_stays_close_to_float32():
+    torch.manual_seed(0)
+    network, x = IRCLAutoencoder((4, 8), embedding_dim=6), lively_images(2).flatten(0, 1).unsqueeze(1)
+    network(x)
+    network.eval()
+    (r16, _, z16), (r32, _, z32) = (AutocastInferer(bf16=on)(x, network) for on in (True, False))
+    assert r16.dtype == torch.bfloat16 and z16.dtype == torch.float32
+    assert (z16 * z32).sum(dim=1).min() > 0.99 and (r16 - r32).abs().max() < 0.05
+
+
+def test_bf16_is_not_asked_of_devices_that_emulate_it(monkeypatch):
+    for hardware in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda hardware=hardware: hardware)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=hardware: yes)
+        assert bf16_is_fast("cpu") is hardware and bf16_is_fast(torch.device("cuda", 0)) is hardware
+    assert bf16_is_fast("mps") is False

@@ -34,7 +34,9 @@ class CaseDataset(CacheDataset):
         progress: bool = True,
     ):
         self.covariates = tuple(covariates)
-        super().__init__(data=data, transform=Compose(transform), progress=progress, copy_cache=False)
+        if not isinstance(transform, Compose):
+            transform = Compose(transform)
+        super().__init__(data=data, transform=transform, progress=progress, copy_cache=False)
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
         items = super()._fill_cache(indices)

@@ -98,12 +98,14 @@ class BiomarkerMask:
             to 1e-3 rather than to 1e-9.
         progress: show a progress bar.
         distance_weight: weight of the L1 term; 1 in the paper.
-        contrast: weight of a cross-entropy term that asks for this biomarker rather than its rivals; 0 in the paper. The
-            L1 term alone keeps whatever makes the image look as it does, the tumour's outline above all; what tells one
-            biomarker from the others is where the pattern lies.
+        contrast: weight of a cross-entropy term that asks for this biomarker rather than its rivals; 0 in the
+            paper. The L1 term alone keeps whatever makes the image look as it does, the tumour's outline above all;
+            what tells one biomarker from the others is where the pattern lies.
         removal: weight of the same cross-entropy, negated, of what the mask hides: the rest should no longer show the
             biomarker; 0 in the paper.
         temperature: of both cross-entropies.
+        hide_zeros: set the finished mask to 0 where the image is 0: there image * Q is the same whatever Q, and only
+            the prior has set it.
 
     Raises:
         ValueError: a setting out of its range.
@@ -139,6 +141,7 @@ class BiomarkerMask:
         contrast: float = 0.0,
         removal: float = 0.0,
         temperature: float = 0.1,
+        hide_zeros: bool = False,
     ):
         positive = {"steps": steps, "learning_rate": learning_rate, "prior_std": prior_std, "eps": eps}
         positive["temperature"] = temperature
@@ -172,6 +175,7 @@ class BiomarkerMask:
         self.contrast = contrast
         self.removal = removal
         self.temperature = temperature
+        self.hide_zeros = hide_zeros
 
     def __call__(self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor | None = None) -> Tensor:
         """Masks of a batch; see ``explain``."""
@@ -237,7 +241,7 @@ class BiomarkerMask:
             mask = self._mask(logits, image)
             history.append(self._objective(network, image, mask, target, rivals, own))
             return MaskExplanation(
-                mask=mask,
+                mask=mask * (image != 0) if self.hide_zeros else mask,
                 distance_before=_distance(_embed(network, image, target), target),
                 distance_after=_distance(_embed(network, image * mask, target), target),
                 distance_removed=_distance(_embed(network, image * (1 - mask), target), target),

@@ -83,7 +83,8 @@ def biomarker_shapley(
     so it changes nothing and its value is exactly zero.
 
     Args:
-        classifier: has ``biomarkers [K, E]`` and ``predictor(h, assignment, covariates, present=...) -> logits``.
+        classifier: has ``biomarkers [K, E]`` and ``predictor(h, assignment, covariates, present=..., row=...) ->
+            logits`` of every row of ``present [R, K]``, ``row [R]`` being its patient.
         h: representations of the patients' images.
         assignment: biomarker of each image.
         covariates: clinical covariates, if the predictor takes any.
@@ -117,6 +118,7 @@ def biomarker_shapley(
             for start in range(0, int(ends[-1]), batch_size):
                 index = torch.arange(start, min(start + batch_size, int(ends[-1])))
                 row, present = (x.to(h.device) for x in _coalitions(index, ends, occurring))
+                # the patients of this pass, each once: the predictor shares what their coalitions have in common
                 part = slice(int(row[0]), int(row[-1]) + 1)
                 known = None if covariates is None else covariates[part]
                 row = row - part.start

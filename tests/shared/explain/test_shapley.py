@@ -18,9 +18,11 @@ class Predictor(nn.Module):
         self.biomarkers = biomarkers
         self.calls = 0
 
-    def forward(self, h, assignment, covariates=None, present=None):
+    def forward(self, h, assignment, covariates=None, present=None, row=None):
         self.calls += 1
         self.present = present
+        if row is not None:
+            h, assignment, covariates = h[row], assignment[row], None if covariates is None else covariates[row]
         member = nn.functional.one_hot(assignment, self.biomarkers).to(h.dtype)
         prototypes = member.transpose(1, 2) @ h / member.sum(1).clamp(min=1).unsqueeze(-1)
         visible = member.sum(1) > 0

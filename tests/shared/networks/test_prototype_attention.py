@@ -53,10 +53,9 @@ def test_attention_equals_equations_8_and_9_head_by_head(heads, hidden, temperat
         expected, weights = reference.prototype_attention(
             h[patient].tolist(), assignment[patient].tolist(), 4, parameters, heads, temperature, hidden
         )
-        # the softmax is taken in float32 on purpose
-        torch.testing.assert_close(found[patient], torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(found[patient], torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
         if weights is not None:
-            torch.testing.assert_close(shares[patient], torch.tensor(weights), atol=2e-6, rtol=1e-5)
+            torch.testing.assert_close(shares[patient], torch.tensor(weights, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(("pooling", "groups"), [("mean", 1), ("modality", 2)])
@@ -74,7 +73,20 @@ def test_transformer_equals_a_loop(pooling, groups):
             temperature=0.7,
             groups=groups,
         )
-        assert net(h, assignment)[patient].tolist() == pytest.approx(expected, abs=1e-5)
+        assert net(h, assignment)[patient].tolist() == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_many_settings_of_one_patient_equal_the_patient_repeated(known):
+    net = tiny(num_covariates=2).double()
+    h, assignment = torch.randn(3, 4, 6, dtype=torch.float64), torch.tensor([[0, 0, 2, 1], [2, 2, 2, 2], [1, 0, 1, 0]])
+    covariates = torch.randn(3, 2, dtype=torch.float64) if known else None
+    row = torch.tensor([0, 2, 2, 2, 0])
+    present = torch.tensor([[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 1, 0], [1, 0, 1]]).bool()
+    expected = net(h[row], assignment[row], covariates[row] if known else None, present)
+    found = net(h, assignment, covariates, present, row)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+    assert len(found.unique(dim=0)) == 5
 
 
 # --- prototypes that are not there --------------------------------------------------------------------------------

@@ -1,33 +1,40 @@
-"""Time and memory of IRCL's memory bank and of Eq. 5, as ratios to plainer versions measured in the same run.
-
-One thread, CPU time, interleaved, medians; a matrix product beside each as the yardstick. Run from anywhere:
-``python scripts/benchmarks/ircl_bank.py`` (about two minutes; ``--sizes 3000 12000`` leaves the longest out).
-"""
+"""Time and memory of IRCL's memory bank (Algorithm 1) and of Eq. 5, beside plainer versions of both."""
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from _timing import Finding, interleaved, report
 
 DIM, BATCH, COUNT, IMAGES_PER_CASE = 128, 128, 2, 9
 
 
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each call, the calls taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            seconds[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in seconds.items()}
+def bank(sizes: Sequence[int], *, tiny: bool = False) -> list[Finding]:
+    """The update of the whole bank: time at every N, memory at the largest."""
+    rows = bank_update(sizes, repeats=1 if tiny else 5)
+    report("Algorithm 1, entropy and top-2 of all rows, D = 128 (CPU seconds)", rows)
+    kinds = (True,) if tiny else (False, True)
+    memory = {f"with{'' if groups else 'out'} groups": update_memory(sizes[-1], groups) for groups in kinds}
+    report("Algorithm 1, MiB beside the bank", [{"N": sizes[-1], **memory}])
+    ratio, largest = rows[-1]["ours / blocks of 1,024"], max(memory.values())
+    return [
+        Finding(f"bank update / blocks of 1,024, N = {sizes[-1]:,}", "<= 0.5", f"{ratio:.2f}", ratio <= 0.5),
+        Finding(f"  MiB beside the bank, N = {sizes[-1]:,}", "<= 64", f"{largest:.1f}", largest <= 64),
+    ]
+
+
+def eq5(*, tiny: bool = False) -> list[Finding]:
+    """The contrastive loss, forward and backward, at two sizes of the bank."""
+    rows = contrastive((500, 1000), repeats=1) if tiny else contrastive((33000, 66000))
+    report("Eq. 5, forward and backward, 128 x N, D = 128 (CPU seconds)", rows)
+    ratios, growth = {row["N"]: row["ours / two products"] for row in rows}, rows[-1]["growth"]
+    return [
+        *(Finding(f"Eq. 5 / its two GEMMs, N = {n:,}", "<= 1.1", f"{r:.2f}", r <= 1.1) for n, r in ratios.items()),
+        Finding("  growth from one to the other", "<= 2.1", f"{growth:.2f}", growth <= 2.1),
+    ]
 
 
 def make_bank(size: int):
@@ -60,7 +67,7 @@ def blockwise_update(embeddings, temperature: float, rows: int, block: int):
     return torch.cat(entropies), torch.cat(neighbours)
 
 
-def bank_update(sizes: Sequence[int] = (3000, 12000, 33000), unstreamed_up_to: int = 3000) -> list[dict]:
+def bank_update(sizes: Sequence[int], repeats: int = 5, unstreamed_up_to: int = 3000) -> list[dict]:
     """Entropy and top-2 of every row: this repository's, in blocks of 1,024, unstreamed, and the bare product."""
     import torch
 
@@ -92,7 +99,7 @@ def bank_update(sizes: Sequence[int] = (3000, 12000, 33000), unstreamed_up_to: i
         part = slice(0, len(plain_entropy))
         if size <= 20000:  # minutes at the largest size, where a first call's share is small
             interleaved(calls, repeats=1)
-        seconds = interleaved(calls, repeats=1 if size > 20000 else 5)
+        seconds = interleaved(calls, repeats=1 if size > 20000 else repeats)
         rows.append(
             {
                 "N": size,
@@ -107,7 +114,7 @@ def bank_update(sizes: Sequence[int] = (3000, 12000, 33000), unstreamed_up_to: i
     return rows
 
 
-def contrastive(sizes: Sequence[int] = (33000, 66000), repeats: int = 7) -> list[dict]:
+def contrastive(sizes: Sequence[int], repeats: int = 7) -> list[dict]:
     """Eq. 5, forward and backward, against its two matrix products and against autograd on the whole B x N."""
     import torch
 
@@ -120,7 +127,7 @@ def contrastive(sizes: Sequence[int] = (33000, 66000), repeats: int = 7) -> list
         generator = torch.Generator().manual_seed(1)
         z = torch.nn.functional.normalize(torch.randn(BATCH, DIM, generator=generator)).requires_grad_()
         indices = torch.randperm(size, generator=generator)[:BATCH]
-        positives = torch.randint(size, (BATCH, 10), generator=generator)
+        positives = (indices[:, None] + 37 * torch.arange(1, 11)) % size  # distinct, as logsumexp needs them
         members = torch.cat([indices[:, None], positives], dim=1)
         loss = MemoryBankContrastiveLoss(bank)
 
@@ -159,11 +166,12 @@ def contrastive(sizes: Sequence[int] = (33000, 66000), repeats: int = 7) -> list
 
 def update_memory(size: int, groups: bool) -> float:
     """MiB that an update of Algorithm 1 adds to the peak of a fresh process which already holds the bank."""
-    command = [sys.executable, __file__, "--measure-memory", str(size), "--groups", str(int(groups))]
+    script = Path(__file__).with_name("ircl.py")
+    command = [sys.executable, script, "--measure-memory", str(size), "--groups", str(int(groups))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _measure_memory(size: int, groups: bool) -> float:
+def measure_memory(size: int, groups: bool) -> float:
     """Peak resident size of a whole update above what was there before it."""
     bank, parents = make_bank(size)
     small, small_parents = make_bank(512)
@@ -177,35 +185,3 @@ def _measure_memory(size: int, groups: bool) -> float:
 def _peak() -> float:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
-
-
-def report(title: str, rows: Sequence[dict]) -> None:
-    """Print a table as aligned text."""
-    print(f"\n{title}")
-    for row in rows:
-        print("  " + "   ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-
-
-def main() -> None:
-    """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[3000, 12000, 33000], help="N of the bank update")
-    parser.add_argument("--measure-memory", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--groups", type=int, default=0, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    if arguments.measure_memory:
-        print(_measure_memory(arguments.measure_memory, bool(arguments.groups)))
-        return
-    report("Eq. 5, forward and backward, 128 x N, D = 128 (CPU seconds)", contrastive())
-    report("Algorithm 1, entropy and top-2 of all rows, D = 128 (CPU seconds)", bank_update(arguments.sizes))
-    report(
-        "Algorithm 1, MiB beside the bank",
-        [{"N": n, "without groups": update_memory(n, False), "with groups": update_memory(n, True)} for n in (33000,)],
-    )
-
-
-if __name__ == "__main__":
-    main()

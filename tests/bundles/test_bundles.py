@@ -1,0 +1,54 @@
+"""Rules every bundle keeps, found by glob: no Python, complete metadata, expressions that stay short."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
+LONGEST_EXPRESSION = 110
+
+
+def expressions(value, place=""):
+    """All ``$`` expressions of a config with where they stand."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from expressions(part, f"{place}#{key}")
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from expressions(part, f"{place}#{i}")
+    elif isinstance(value, str) and value.startswith("$"):
+        yield place, value
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_a_bundle_holds_its_files_and_no_python(bundle):
+    names = ("LICENSE", "docs/README.md", "docs/data_license.txt")
+    configs = ("metadata.json", "train.json", "evaluate.json", "inference.json", "explain.json", "logging.conf")
+    missing = [name for name in (*names, *(f"configs/{name}" for name in configs)) if not (bundle / name).is_file()]
+    assert not missing
+    assert not list(bundle.rglob("*.py"))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_expressions_are_short_and_outputs_stay_in_the_bundle(bundle):
+    for path in bundle.glob("configs/*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        long = [(place, text) for place, text in expressions(content) if len(text) > LONGEST_EXPRESSION]
+        assert not long, path
+        assert content.get("bundle_root") != ".", "a plain '.' writes into whatever the current folder is"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_metadata_pins_what_the_requirements_pin(bundle):
+    metadata = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("#")[0].strip().split("==") for line in lines if "==" in line)
+    wanted = metadata["required_packages_version"] | {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+    }
+    assert {name: pins.get(name) for name in wanted} == wanted
+    assert metadata["version"] in metadata["changelog"]

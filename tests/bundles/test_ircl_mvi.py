@@ -1,0 +1,204 @@
+"""The IRCL bundle from NIfTI files to explained predictions, on a small phantom cohort and tiny networks."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from shared.errors import CheckpointError, DataError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "bundles/ircl_mvi/configs"
+SMALL = {
+    "network_def#channels": [8, 16, 32],
+    "network_def#num_biomarkers": 2,
+    "network_def#views": 2,
+    "network_def#dim": 16,
+    "network_def#num_heads": 2,
+    "network_def#mlp_dim": 16,
+    "pretrain#epochs": 3,
+    "pretrain#max_epochs": 3,
+    "pretrain#batch_size": 36,
+    "train#epochs": 3,
+    "mixup_ratio": 1,
+    "bf16": False,
+}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Twenty-four patients to train on, four to test."""
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    script = ROOT / "scripts/make_phantom_cohort.py"
+    command = [sys.executable, script, "--output", folder, "--patients", "24", "--test-patients", "4", "--folds", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def workflow(*configs, data, out, run_id="run", kind="train", **overrides):
+    """An initialised workflow of the bundle."""
+    places = {"bundle_root": str(ROOT / "bundles/ircl_mvi"), "dataset_dir": str(data)}
+    places |= {"ckpt_dir": str(out / "models"), "output_dir": str(out / "eval"), "device": "$torch.device('cpu')"}
+    flow = ConfigWorkflow(
+        config_file=[str(CONFIGS / f"{name}.json") for name in configs],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        run_id=run_id,
+        workflow_type=kind,
+        **places,
+        **overrides,
+    )
+    flow.initialize()
+    return flow
+
+
+def cause(error):
+    """The project's own error behind those MONAI wraps it in."""
+    while error is not None and not isinstance(error, (DataError, CheckpointError)):
+        error = error.__cause__
+    return error
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    """The folder of a whole training run."""
+    out = tmp_path_factory.mktemp("run")
+    hook = sys.excepthook
+    workflow("train", "cpu", "phantom", data=cohort, out=out, **SMALL).run()
+    sys.excepthook = hook
+    return out
+
+
+def test_training_leaves_checkpoints_tables_and_pictures(trained):
+    assert {path.name for path in (trained / "models").iterdir()} == {
+        "pretrain.pt",
+        "biomarkers.pt",
+        "model.pt",
+        "model.json",
+    }
+    expected = {"biomarkers.csv", "biomarkers.json", "biomarkers.png", "pretrain_loss.csv", "train_loss.png"}
+    assert expected <= {path.name for path in (trained / "eval").iterdir()}
+    state = torch.load(trained / "models/model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert state["biomarkers"].shape == (6, 128)
+
+
+def test_monai_finds_all_properties_it_looks_for(cohort, tmp_path, caplog):
+    for configs in (("train", "cpu"), ("train", "cpu", "evaluate")):
+        assert workflow(*configs, data=cohort, out=tmp_path, **SMALL).check_properties() == []
+    assert workflow("inference", data=cohort, out=tmp_path, kind="infer").check_properties() == []
+    assert "wrong ID" not in caplog.text
+
+
+def test_the_encoder_of_stage_one_is_bitwise_the_one_of_the_model(trained):
+    pretrained = torch.load(trained / "models/pretrain.pt", weights_only=True)["network"]
+    model = torch.load(trained / "models/model.pt", weights_only=True)
+    encoder = {key: value for key, value in pretrained.items() if key.startswith("encoder.")}
+    assert encoder and all(torch.equal(model[key], value) for key, value in encoder.items())
+
+
+def test_evaluation_writes_one_row_a_patient(trained, cohort):
+    flow = workflow("train", "cpu", "phantom", "evaluate", data=cohort, out=trained, run_id="evaluate", **SMALL)
+    flow.run()
+    found = rows(trained / "eval/predictions.csv")
+    assert [row["patient"] for row in found] == ["P025", "P026", "P027", "P028"]
+    assert all(0 <= float(row["probability"]) <= 1 for row in found)
+    assert json.loads((trained / "eval/metrics.json").read_text())["n"] == 4
+
+
+def test_inference_needs_no_retyped_number_and_gives_the_same_probabilities(trained, cohort):
+    flow = workflow("inference", data=cohort, out=trained, kind="infer", **{"mask#steps": 2})
+    assert flow.check_properties() in (None, [])
+    flow.run()
+    found = rows(trained / "eval/predictions.csv")
+    for row in found:
+        patient = row["patient"]
+        one = json.loads((trained / f"eval/patients/{patient}.json").read_text())
+        assert one["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        assert len(one["images"]) == 9
+        mask = nib.load(trained / f"eval/patients/{patient}_mask.nii.gz")
+        source = nib.load(cohort / patient / "T1.nii.gz") if (cohort / patient / "T1.nii.gz").is_file() else None
+        first = json.loads((cohort / "datalist.json").read_text())["testing"]
+        path = next(case["image"][0] for case in first if case["patient"] == patient)
+        source = nib.load(cohort / path)
+        assert mask.shape == (*source.shape, 3) and np.allclose(mask.affine, source.affine)
+        assert (trained / f"eval/patients/{patient}_overlay.png").stat().st_size > 1000
+    assert len(rows(trained / "eval/biomarkers.csv")) == 4 * 9
+
+
+def test_explanation_draws_the_papers_figures_and_scores_planted_patterns(trained, cohort):
+    options = {"mask#steps": 2, "max_masks": 2, **SMALL}
+    flow = workflow("train", "cpu", "phantom", "explain", data=cohort, out=trained, run_id="explain", **options)
+    flow.run()
+    for name in ("shapley_distribution.png", "shapley_patients.png", "shapley.csv"):
+        assert (trained / "eval" / name).stat().st_size > 300
+    scores = json.loads((trained / "eval/localisation.json").read_text())
+    assert set(scores) == {"mask", "centred box", "random map"}
+    for row in rows(trained / "eval/shapley.csv"):
+        total = sum(float(value) for key, value in row.items() if key.startswith("biomarker_"))
+        assert total == pytest.approx(float(row["probability"]) - float(row["base"]), abs=1e-5)
+
+
+def test_one_seed_gives_one_result_and_resume_runs_nothing_again(trained, cohort, tmp_path):
+    workflow("train", "cpu", "phantom", data=cohort, out=tmp_path, **SMALL).run()
+    one, other = (torch.load(out / "models/model.pt", weights_only=True) for out in (trained, tmp_path))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()}
+    workflow("train", "cpu", "phantom", data=cohort, out=tmp_path, resume=True, **SMALL).run()
+    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()}
+
+
+def test_stage_two_alone_asks_for_the_stages_before_it(cohort, tmp_path):
+    with pytest.raises(Exception) as caught:
+        workflow("train", "cpu", "phantom", data=cohort, out=tmp_path, run_id="train_run", **SMALL).run()
+    assert "Run the earlier stages first: --run_id pretrain_run" in str(cause(caught.value))
+
+
+def test_a_model_of_other_dimensions_is_refused_by_name(trained, cohort):
+    options = {**SMALL, "network_def#dim": 32}
+    with pytest.raises(Exception) as caught:
+        workflow("train", "cpu", "phantom", "evaluate", data=cohort, out=trained, run_id="evaluate", **options).run()
+    message = str(cause(caught.value))
+    assert "model.pt does not fit this network" in message and "in the file" in message
+
+
+def test_a_missing_dataset_names_the_ways_to_get_one(tmp_path):
+    with pytest.raises(Exception) as caught:
+        workflow("train", data=tmp_path / "nowhere", out=tmp_path).run()
+    message = str(cause(caught.value))
+    assert "prepare_patients.py" in message and "demo.sh" in message
+
+
+def test_one_modality_more_than_configured_is_refused_before_training(cohort, tmp_path):
+    with pytest.raises(Exception) as caught:
+        workflow("train", data=cohort, out=tmp_path, num_modalities=1).run()
+    assert "3 modalities" in str(cause(caught.value))
+    assert not (tmp_path / "models").exists()
+
+
+def test_all_bad_cases_are_reported_together_before_training(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    for i, fill in ((0, np.nan), (1, 0.0)):
+        case = content["training"][i]
+        source = nib.load(cohort / case["image"][0])
+        values = np.full(source.shape, fill, dtype=np.float32)
+        nib.save(nib.Nifti1Image(values, source.affine), tmp_path / f"bad{i}.nii.gz")
+        case["image"][0] = str(tmp_path / f"bad{i}.nii.gz")
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(Exception) as caught:
+        workflow("train", data=cohort, out=tmp_path, datalist_file=str(tmp_path / "datalist.json"), **SMALL).run()
+    problems = cause(caught.value).problems
+    assert len(problems) == 2 and "P001" in problems[0] and "NaN" in problems[0] and "P002" in problems[1]
+    assert not (tmp_path / "models").exists()

@@ -39,10 +39,10 @@ ircl_mvi)
     data=data/phantom
     [ -f "$data/datalist.json" ] || run python scripts/make_phantom_cohort.py --output "$data"
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
-    monai train,cpu "${places[@]}"
-    monai train,cpu,evaluate --run_id evaluate "${places[@]}"
-    monai train,cpu,inference --run_id run "${places[@]}"
-    monai train,cpu,explain --run_id run "${places[@]}"
+    monai train,cpu,phantom "${places[@]}"
+    monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
+    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
+    monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
     ;;
 *)
     die "the demo of $bundle is not written yet: see bundles/$bundle/docs/README.md"
@@ -53,6 +53,7 @@ cat <<END
 
 Done. What came of it:
   checkpoint   $ROOT/$models/model.pt
-  table        $ROOT/$results/predictions.csv, metrics.json
-  pictures     $ROOT/$results
+  table        $ROOT/$results/predictions.csv, metrics.json, localisation.json
+  pictures     $ROOT/$results: biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png
+  new patients $ROOT/$results/inference
 END

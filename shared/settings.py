@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from shared.errors import CheckpointError
+from shared.evaluation.bundle_config import merge_configs, split_key
 from shared.io import write_json
 
 MODEL_FILE = "model.json"
@@ -90,17 +90,21 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
     if "config_file" not in given:
         return
     files = given.pop("config_file").strip("[]").replace("'", "").replace('"', "").split(",")
-    known: set[str] = set()
-    for file in files:
-        content = json.loads(Path(file.strip()).read_text(encoding="utf-8"))
-        known |= {key.lstrip("+").partition("#")[0] for key in content}
+    merged = merge_configs([Path(file.strip()) for file in files])
     options = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "args_file", "workflow_type", "tracking"}
     for name in given:
-        root = re.split(r"#|::", name)[0]
-        if root not in known | options | {"workflow_name"}:
-            near = difflib.get_close_matches(root, known, n=3)
-            hint = f" Did you mean {' or '.join(f'--{key}' for key in near)}?" if near else ""
-            raise ValueError(f"--{name} is no key of {', '.join(files)}.{hint}")
+        if split_key(name)[0] in options | {"workflow_name"}:
+            continue
+        place: Any = merged
+        for part in split_key(name):
+            # a component may be given an argument that its config leaves at the default
+            if not isinstance(place, dict) or ("_target_" in place and part not in place):
+                break
+            if part not in place:
+                near = difflib.get_close_matches(part, place, n=3)
+                hint = f" Did you mean {' or '.join(f'--{name.replace(part, key)}' for key in near)}?" if near else ""
+                raise ValueError(f"--{name} is no key of {', '.join(files)}.{hint}")
+            place = place[part]
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
 from shared.io import write_csv, write_json
+from shared.transforms.roi_slices import radiological
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class BiomarkerStage:
         num_cases, num_images = z.shape[:2]
         patient = [case["patient"] for case in self.cases for _ in range(num_images)]
         label = self.cases.stack("label").repeat_interleave(num_images)
-        images = self.cases.stack("image").flatten(0, 1)
+        images = radiological(self.cases.stack("image").flatten(0, 1))
         table = biomarker_table(
             found.assignment,
             found.similarity,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shared.explain.biomarker_mask import BiomarkerMask, MaskExplanation
 from shared.explain.shapley import BiomarkerShapley, biomarker_shapley
 from shared.io import atomic_path, write_json
-from shared.transforms.roi_slices import masks_to_volume, source_slices
+from shared.transforms.roi_slices import masks_to_volume, radiological, source_slices
 
 
 class PatientExplainer:
@@ -106,11 +106,11 @@ class PatientExplainer:
         label = case.get("label")
         truth = "" if label is None else f" (label: {self.class_names[int(label)]})"
         overlay_grid(
-            torch.as_tensor(case["image"]),
-            values,
+            radiological(torch.as_tensor(case["image"])),
+            radiological(values),
             folder / f"{patient}_overlay.png",
             titles=titles,
-            outline=case.get("mask"),
+            outline=radiological(case["mask"]) if "mask" in case else None,
             header=f"{patient}: probability of {self.class_names[1]} {result['probability']:.2f}{truth}",
             columns=len(result["images"]) // case["geometry"]["num_modalities"],
         )

@@ -301,6 +301,19 @@ def thickest_axis(spacing: Sequence[float]) -> int:
     return int(order[2]) if spacing[order[2]] > 1.2 * spacing[order[1]] else 2
 
 
+def radiological(images: torch.Tensor) -> torch.Tensor:
+    """Slices in RAS order turned as radiologists hang them: anterior (or superior) up, the patient's right on the left.
+
+    Shape:
+        - images: ``[..., H, W]``, rows along the first in-plane axis -> ``[..., W, H]``
+
+    Example:
+        >>> radiological(torch.tensor([[1, 2], [3, 4]])).tolist()
+        [[4, 2], [3, 1]]
+    """
+    return images.transpose(-2, -1).flip(-2, -1)
+
+
 def source_slices(geometry: Mapping[str, Any]) -> list[int]:
     """Indices of the cut slices along the source volume's own axis, as a viewer of the stored file counts them."""
     axis = geometry["axis"]

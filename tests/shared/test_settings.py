@@ -98,7 +98,8 @@ def test_keys_of_any_of_the_files_are_taken(files, arguments):
     [
         ("--ckptdir", r"--ckptdir is no key of .*train.json.*cpu.json.*Did you mean --ckpt_dir\?"),
         ("--mixup-ration=3", r"--mixup-ration is no key of .* Did you mean --mixup_ratio\?"),
-        ("--pretrian#epochs", r"--pretrian#epochs is no key of .* Did you mean --pretrain\?"),
+        ("--pretrian#epochs", r"--pretrian#epochs is no key of .* Did you mean --pretrain#epochs\?"),
+        ("--pretrain#epocs", r"--pretrain#epocs is no key of .* Did you mean --pretrain#epochs"),
         ("--xyz", r"--xyz is no key of [^?]*$"),
     ],
 )

@@ -11,6 +11,7 @@ from shared.engines import BiomarkerStage
 from shared.engines.stages import encode_cases
 from shared.errors import CheckpointError, DataError
 from shared.networks import IRCLAutoencoder, IRCLClassifier
+from shared.transforms.roi_slices import radiological
 from tests.references.ircl_networks import nearest_biomarker
 from tests.tiny import cohort, lively_images, tiny_classifier
 
@@ -72,7 +73,7 @@ def test_the_table_counts_images_patients_and_positives(tmp_path, drawn):
         patients = [i for i in range(6) if (index[i] == k).any()]
         assert int(row["images"]) == int((index == k).sum()) and int(row["patients"]) == len(patients)
     (images, table, path), named = drawn[0]
-    assert torch.equal(images, lively_images(6).flatten(0, 1)) and path == tmp_path / "biomarkers.png"
+    assert torch.equal(images, radiological(lively_images(6).flatten(0, 1))) and path == tmp_path / "biomarkers.png"
     assert named["labels"].tolist() == [label for label in LABELS for _ in range(4)]
     content = json.loads((tmp_path / "biomarkers.json").read_text())
     assert content["biomarkers"] == json.loads(json.dumps(table))

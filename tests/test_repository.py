@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(ROOT.glob("scripts/**/*.py"))
+STARTED = [path for path in SCRIPTS if not path.name.startswith("_")]  # the others are parts of these
 SHELL_SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run"]
 # Written in two halves, so that this file does not hold them.
 PERSONAL = re.compile(
@@ -78,7 +79,9 @@ def test_what_is_imported_is_pinned():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for top in {module.split(".")[0] for module in modules} - {"shared", *sys.stdlib_module_names}:
+            beside = {neighbour.stem for neighbour in path.parent.glob("_*.py")}
+            own = {"shared", *beside, *sys.stdlib_module_names}
+            for top in {module.split(".")[0] for module in modules} - own:
                 if not pinned & {name.lower() for name in distributions.get(top, [])}:
                     unknown.add(f"{path.relative_to(ROOT)}: {top}")
     assert not unknown
@@ -95,7 +98,7 @@ def test_the_oldest_python_the_scripts_take_is_one_the_pins_take():
     assert not refuse and f"Python {oldest} or newer" in text
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("script", STARTED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_help_is_there_at_once_and_without_torch(script, tmp_path):
     code = "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'monai'))); sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"

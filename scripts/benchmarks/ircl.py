@@ -14,7 +14,6 @@ run on it, in wall time between synchronisations. A table of target and finding 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import _ircl_training
     from _timing import summary
 
-    logging.getLogger("shared.losses").setLevel(logging.ERROR)  # L1 without VGG16 is meant here
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, one thread"
     print(f"torch {torch.__version__}; stage2, stage1 and masks on: {name}")

@@ -1,24 +1,19 @@
 """Datalists, patient-level splits and what the preparation scripts share; imports neither torch nor MONAI by itself."""
 
-from importlib import import_module
+from shared.lazy import lazy_exports
 
-_EXPORTS = {
-    "Datalist": "datalist",
-    "InferenceDatalist": "datalist",
-    "cases_for_inference": "datalist",
-    "assign_folds": "splits",
-    "CaseDataset": "cases",
-    "ContrastiveRows": "mixup",
-    "FeatureRows": "features",
-    "MixupTable": "mixup",
-    "collate_cases": "cases",
-    "stratified_folds": "splits",
-}
-
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "CaseDataset": "cases",
+        "collate_cases": "cases",
+        "Datalist": "datalist",
+        "InferenceDatalist": "datalist",
+        "cases_for_inference": "datalist",
+        "FeatureRows": "features",
+        "ContrastiveRows": "mixup",
+        "MixupTable": "mixup",
+        "assign_folds": "splits",
+        "stratified_folds": "splits",
+    },
+)

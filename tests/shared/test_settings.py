@@ -70,7 +70,7 @@ def test_a_model_json_with_unknown_settings_is_of_another_version(tmp_path, conf
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "train.json").write_text(
-        json.dumps({"pretrain": {"epochs": 80}, "seed": 0, "ckpt_dir": "m", "bf16": 1})
+        json.dumps({"pretrain": {"epochs": 80, "learning_rate": 0.1}, "seed": 0, "ckpt_dir": "m", "bf16": 1})
     )
     (tmp_path / "cpu.json").write_text(json.dumps({"+pretrain#epochs": 12, "mixup_ratio": 2}))
     return [str(tmp_path / "train.json"), str(tmp_path / "cpu.json")]

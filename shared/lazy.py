@@ -1,0 +1,28 @@
+"""Public names of a package, imported from their modules when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
+    """What a package's ``__init__`` assigns to ``__all__, __getattr__``, so that importing it imports nothing heavy.
+
+    Args:
+        package: its ``__name__``.
+        homes: public name to the module, within the package, that defines it.
+
+    Example:
+        >>> names, get = lazy_exports("shared", {"DataError": "errors"})
+        >>> names, get("DataError").__name__
+        (['DataError'], 'DataError')
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return sorted(homes), get

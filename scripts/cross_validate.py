@@ -167,7 +167,9 @@ def cross_validate(args: argparse.Namespace) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, or compare what was run."""
     args = arguments(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # also where a shell started this in the background, which leaves SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     from shared.evaluation.experiment import comparison_table
     from shared.evaluation.processes import FoldError
 

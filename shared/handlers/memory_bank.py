@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.inferers import Inferer, SimpleInferer
 from torch import nn
+from tqdm import tqdm
 
 from shared.data.mixup import ContrastiveRows
 from shared.losses.ircl import IRCLPretrainLoss
@@ -65,7 +66,8 @@ class MemoryBankHandler:
         if self.restored or engine.should_terminate:
             return
         self.network.to(engine.state.device).eval()
-        for part in torch.arange(len(self.rows)).split(self.batch_size):
+        parts = torch.arange(len(self.rows)).split(self.batch_size)
+        for part in tqdm(parts, desc="Seeding the memory bank", leave=False):
             z = self.inferer(self.rows.batch(part).to(engine.state.device), self.network)[-1]
             self.bank.seed(part.to(z.device), z)
 

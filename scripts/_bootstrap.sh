@@ -7,6 +7,8 @@ SCRIPT="${0##*/}"
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 cd "$ROOT"
+# threads that wait must not spin: beside another busy process PyTorch would be several times slower
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 trap 'printf "\n%s: stopped\n" "$SCRIPT" >&2; exit 130' INT
 trap 'exit 143' TERM
 

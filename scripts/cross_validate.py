@@ -149,7 +149,12 @@ def cross_validate(args: argparse.Namespace) -> Path:
 
     # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(THREADS, str(args.threads))}
+    environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        **dict.fromkeys(THREADS, str(args.threads)),
+    }
     waiting = [fold for fold in folds if not fold.done()]
 
     def runs() -> Iterator[FoldRun]:

@@ -41,7 +41,7 @@ ircl_mvi)
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
     monai train,cpu,phantom "${places[@]}"
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
-    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
+    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference" --mask#steps 75
     monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
     ;;
 *)

@@ -99,15 +99,7 @@ class Datalist:
                 self.validation = kept
 
 
-def cases_for_inference(
-    dataset_dir: str | os.PathLike,
-    file: str | os.PathLike = "datalist.json",
-    section: str = "testing",
-    *,
-    num_classes: int = 2,
-    num_modalities: int | None = None,
-    covariates: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+class InferenceDatalist:
     """Cases to predict, with absolute paths; they need no label, and files of other sections are not looked at.
 
     Args:
@@ -119,45 +111,49 @@ def cases_for_inference(
         num_modalities: images per case.
         covariates: names of covariates every case must have.
 
+    Attributes:
+        cases: the cases.
+        modalities: names of the modalities.
+        classes: names of the classes.
+
     Raises:
         DataError: with every problem found, or when there is nothing to predict.
     """
-    check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
-    content = check.content
-    if section not in ("training", "testing"):
-        raise DataError(f"section must be 'training' or 'testing', got {section!r}")
-    entries = content.get(section) or []
-    if not entries and section == "testing":
-        others = content.get("training") or []
-        if isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others):
-            section, entries = "training", others
-    if not entries:
-        raise DataError(
-            f"{check.file}: nothing to predict, section {section!r} is empty; list the patients there "
-            "(scripts/prepare_patients.py --inference does), or ask for section 'training'"
-        )
-    cases = check.section(section)
-    check.across(cases, [])
-    if check.problems:
-        raise DataError(check.problems)
-    return cases
 
-
-class InferenceDatalist:
-    """Cases to predict and the names of their modalities and classes; see :func:`cases_for_inference`.
-
-    Args:
-        dataset_dir: the prepared folder.
-        file: the datalist, relative to ``dataset_dir`` or absolute.
-        options: as for :func:`cases_for_inference`.
-
-    Raises:
-        DataError: with every problem found.
-    """
-
-    def __init__(self, dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", **options: Any):
-        self.cases = cases_for_inference(dataset_dir, file, **options)
-        check = DatalistCheck(dataset_dir, file, options.get("num_classes", 2), options.get("num_modalities"), ())
-        check.section(options.get("section", "testing"))
+    def __init__(
+        self,
+        dataset_dir: str | os.PathLike,
+        file: str | os.PathLike = "datalist.json",
+        section: str = "testing",
+        *,
+        num_classes: int = 2,
+        num_modalities: int | None = None,
+        covariates: Sequence[str] = (),
+    ):
+        check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
+        content = check.content
+        if section not in ("training", "testing"):
+            raise DataError(f"section must be 'training' or 'testing', got {section!r}")
+        entries = content.get(section) or []
+        if not entries and section == "testing":
+            others = content.get("training") or []
+            if isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others):
+                section, entries = "training", others
+        if not entries:
+            raise DataError(
+                f"{check.file}: nothing to predict, section {section!r} is empty; list the patients there "
+                "(scripts/prepare_patients.py --inference does), or ask for section 'training'"
+            )
+        self.cases = check.section(section)
+        check.across(self.cases, [])
+        if check.problems:
+            raise DataError(check.problems)
         self.modalities: list[str] = check.modalities
-        self.classes: list[str] = list(check.content.get("classes") or ["0", "1"])
+        self.classes: list[str] = list(content.get("classes") or [str(label) for label in range(num_classes)])
+
+
+def cases_for_inference(
+    dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", section: str = "testing", **options: Any
+) -> list[dict[str, Any]]:
+    """The cases of an :class:`InferenceDatalist`, which takes the same arguments."""
+    return InferenceDatalist(dataset_dir, file, section, **options).cases

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
 
 from shared.errors import DataError
+from shared.explain.frozen import frozen
+from shared.networks.ircl import turned
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class MaskExplanation:
     Attributes:
         mask: Q in [0, 1], ``[B, 1, H, W]``; 1 = kept, 0 = hidden.
         distance_before: L1 distance of the whole image's embedding to the biomarker, ``[B]``.
-        distance_after: the same for what the mask keeps (image * Q): small if it is sufficient, ``[B]``.
-        distance_removed: the same for what the mask hides (image * (1 - Q)): large if Q is necessary, ``[B]``.
+        distance_after: the same for what the mask keeps: small if it is sufficient, ``[B]``.
+        distance_removed: the same for what the mask hides: large if Q is necessary, ``[B]``.
         divergence: KL term of the final mask, ``[B]``.
         history: objective at every step and, last, of the returned mask, ``[steps + 1, B]``.
     """
@@ -104,8 +106,15 @@ class BiomarkerMask:
         removal: weight of the same cross-entropy, negated, of what the mask hides: the rest should no longer show the
             biomarker; 0 in the paper.
         temperature: of both cross-entropies.
-        hide_zeros: set the finished mask to 0 where the image is 0: there image * Q is the same whatever Q, and only
-            the prior has set it.
+        hide_zeros: set the finished mask to 0 where the image is 0: there the masked image is the same whatever Q, and
+            only the prior has set it.
+        fill: what stands where the mask hides: ``"zero"``, the paper's image * Q, or ``"blur"``, the image itself
+            without its detail (Fong and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation,
+            2017). A black hole is a pattern of its own, which an encoder takes for a biomarker as readily as the real
+            one; what is blurred looks like a tumour without the pattern.
+        blur: standard deviation of that blur, as a share of the image's height. Zeros take no part in it.
+        turn: show the encoder another of the eight flips and right-angle rotations at each step, drawn by ``seed``: a
+            biomarker is assigned by the mean over them, and a mask that suits one only is an artefact.
 
     Raises:
         ValueError: a setting out of its range.
@@ -142,9 +151,12 @@ class BiomarkerMask:
         removal: float = 0.0,
         temperature: float = 0.1,
         hide_zeros: bool = False,
+        fill: Literal["zero", "blur"] = "zero",
+        blur: float = 0.125,
+        turn: bool = False,
     ):
         positive = {"steps": steps, "learning_rate": learning_rate, "prior_std": prior_std, "eps": eps}
-        positive["temperature"] = temperature
+        positive |= {"temperature": temperature, "blur": blur}
         wrong = [f"{name}={value}" for name, value in positive.items() if value <= 0]
         wrong += [
             f"{name}={value}" for name, value in {"start": start, "prior_mean": prior_mean}.items() if not 0 < value < 1
@@ -154,9 +166,11 @@ class BiomarkerMask:
         wrong += [f"{name}={value}" for name, value in weights.items() if value < 0]
         if wrong:
             raise ValueError(
-                "steps, learning_rate, prior_std, eps and temperature must be positive, start and prior_mean lie "
+                "steps, learning_rate, prior_std, eps, temperature and blur must be positive, start and prior_mean lie "
                 f"between 0 and 1, weights and noise must not be negative; got {', '.join(wrong)}."
             )
+        if fill not in ("zero", "blur"):
+            raise ValueError(f"fill must be 'zero' (the paper's) or 'blur', got {fill!r}.")
         self.steps = steps
         self.learning_rate = learning_rate
         self.prior_mean = prior_mean
@@ -176,6 +190,9 @@ class BiomarkerMask:
         self.removal = removal
         self.temperature = temperature
         self.hide_zeros = hide_zeros
+        self.fill = fill
+        self.blur = blur
+        self.turn = turn
 
     def __call__(self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor | None = None) -> Tensor:
         """Masks of a batch; see ``explain``."""
@@ -205,7 +222,7 @@ class BiomarkerMask:
         if rivals is None:
             rivals = target[:, None]
         # callers may be inside no_grad or inference_mode; inference tensors must be cloned to take part in autograd
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(network):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(network):
             kind = torch.promote_types(image.dtype, torch.float32)
             if self.double:
                 network = copy.deepcopy(network).double()
@@ -229,22 +246,26 @@ class BiomarkerMask:
         logits = self._start(image).requires_grad_(True)
         optimiser = torch.optim.Adam([logits], lr=self.learning_rate)
         own = torch.matmul(rivals, target[:, :, None]).squeeze(2).argmax(dim=1)
+        filling = self._filling(image)
+        turns = torch.randint(8, (self.steps,), generator=torch.Generator().manual_seed(self.seed)).tolist()
         history = []
-        for _ in trange(self.steps, desc="Mask", leave=False, disable=not self.progress):
+        for step in trange(self.steps, desc="Mask", leave=False, disable=not self.progress):
             mask = self._mask(logits, image)
-            objective = self._objective(network, image, mask, target, rivals, own)
+            turn = turns[step] if self.turn else 0
+            objective = self._objective(network, image, filling, mask, target, rivals, own, turn)
             # only q gets a gradient: autograd.grad writes nothing into the network
             (logits.grad,) = torch.autograd.grad(objective.sum(), [logits])
             optimiser.step()
             history.append(objective.detach())
         with torch.no_grad():
             mask = self._mask(logits, image)
-            history.append(self._objective(network, image, mask, target, rivals, own))
+            history.append(self._objective(network, image, filling, mask, target, rivals, own))
+            kept, rest = _blend(image, filling, mask), _blend(filling, image, mask)
             return MaskExplanation(
                 mask=mask * (image != 0) if self.hide_zeros else mask,
                 distance_before=_distance(_embed(network, image, target), target),
-                distance_after=_distance(_embed(network, image * mask, target), target),
-                distance_removed=_distance(_embed(network, image * (1 - mask), target), target),
+                distance_after=_distance(_embed(network, kept, target), target),
+                distance_removed=_distance(_embed(network, rest, target), target),
                 divergence=self._divergence(mask),
                 history=torch.stack(history),
             )
@@ -266,10 +287,26 @@ class BiomarkerMask:
     def _divergence(self, mask: Tensor) -> Tensor:
         return gaussian_divergence(mask, prior_mean=self.prior_mean, prior_std=self.prior_std, eps=self.eps)
 
+    def _filling(self, image: Tensor) -> Tensor:
+        """What stands where the mask hides; 0 where the image is 0."""
+        if self.fill == "zero":
+            return torch.zeros_like(image)
+        smooth = GaussianFilter(2, self.blur * image.shape[-2]).to(image)
+        content = (image != 0).to(image.dtype)
+        return smooth(image) / smooth(content).clamp(min=1e-3) * content
+
     def _objective(
-        self, network: nn.Module, image: Tensor, mask: Tensor, target: Tensor, rivals: Tensor, own: Tensor
+        self,
+        network: nn.Module,
+        image: Tensor,
+        filling: Tensor,
+        mask: Tensor,
+        target: Tensor,
+        rivals: Tensor,
+        own: Tensor,
+        turn: int = 0,
     ) -> Tensor:
-        z = _embed(network, image * mask, target)
+        z = _embed(network, turned(_blend(image, filling, mask), turn), target)
         objective = self.distance_weight * _distance(z, target) + self.kl_weight * self._divergence(mask)
         if self.total_variation > 0:
             variation = mask.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + mask.diff(dim=-2).abs().mean(dim=(1, 2, 3))
@@ -277,7 +314,7 @@ class BiomarkerMask:
         if self.contrast > 0:
             objective = objective + self.contrast * self._surprise(z, rivals, own)
         if self.removal > 0:
-            hidden = _embed(network, image * (1 - mask), target)
+            hidden = _embed(network, turned(_blend(filling, image, mask), turn), target)
             # bounded: once the rest shows another biomarker, no more is asked
             objective = objective - self.removal * self._surprise(hidden, rivals, own).clamp(max=5.0)
         return objective
@@ -297,24 +334,14 @@ def _embed(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     return z.to(target.dtype)
 
 
+def _blend(shown: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+    """``shown`` where the mask is 1, ``hidden`` where it is 0."""
+    return hidden + mask * (shown - hidden)
+
+
 def _distance(z: Tensor, target: Tensor) -> Tensor:
     """First term of Eq. 10: L1 distance, summed over the embedding's dimensions, of every image."""
     return (z - target).abs().sum(dim=1)
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients for the network's parameters, undone afterwards module by module."""
-    training = [(module, module.training) for module in network.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, required in gradients:
-            parameter.requires_grad_(required)
 
 
 def _check(image: Tensor, target: Tensor) -> None:

@@ -122,6 +122,20 @@ class IRCLAutoencoder(nn.Module):
         return self.final(y), h, z
 
 
+def turned(x: Tensor, view: int) -> Tensor:
+    """One of a square's eight flips and right-angle rotations; 0 leaves it as it is.
+
+    Shape:
+        - x: ``[B, C, H, H]`` -> ``[B, C, H, H]``
+
+    Example:
+        >>> len({tuple(turned(torch.arange(4.0).reshape(1, 1, 2, 2), view).flatten().tolist()) for view in range(8)})
+        8
+    """
+    x = torch.rot90(x, view % 4, [2, 3])
+    return x.flip(3) if view >= 4 else x
+
+
 class IRCLClassifier(nn.Module):
     """The whole of IRCL at inference: frozen encoder, biomarkers and prototype transformer (section 3.3).
 
@@ -224,8 +238,7 @@ class IRCLClassifier(nn.Module):
         x = image.flatten(0, 1).unsqueeze(1)
         h, z = self.encoder(x)
         for view in range(1, self.views):
-            turned = torch.rot90(x, view % 4, [2, 3])
-            more_h, more_z = self.encoder(turned.flip(3) if view >= 4 else turned)
+            more_h, more_z = self.encoder(turned(x, view))
             h, z = h + more_h, z + more_z
         h, z = h / self.views, functional.normalize(z, dim=1)
         return h.unflatten(0, (-1, self.num_images)), z.unflatten(0, (-1, self.num_images))

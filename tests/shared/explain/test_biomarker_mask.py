@@ -229,3 +229,61 @@ def test_errors_say_what_arrived(encoder):
         BiomarkerMask()(encoder, image, target)
     with pytest.raises(ValueError, match=r"got steps=0, prior_mean=1.5, noise=-1"):
         BiomarkerMask(steps=0, prior_mean=1.5, noise=-1)
+
+
+class Roughness(nn.Module):
+    """An embedding that depends on how much neighbouring pixels differ, wherever they are."""
+
+    def forward(self, x):
+        rough = 20 * x.diff(dim=-1).square().mean(dim=(1, 2, 3))
+        return functional.normalize(torch.stack([rough, torch.full_like(rough, 0.2)], dim=1), dim=1)
+
+
+def test_blurred_filling_leaves_zeros_and_constants_alone_and_removes_detail():
+    torch.manual_seed(0)
+    image = torch.zeros(2, 1, 24, 24)
+    image[0, 0, 4:20, 4:20] = 0.7
+    image[1, 0, 4:20, 4:20] = 0.5 + 0.2 * torch.rand(16, 16)
+    filling = BiomarkerMask(fill="blur", blur=0.1)._filling(image)
+    assert (filling[image == 0] == 0).all()
+    torch.testing.assert_close(filling[0], image[0], atol=1e-5, rtol=0)
+    assert filling[1, 0, 4:20, 4:20].std() < 0.4 * image[1, 0, 4:20, 4:20].std()
+    assert (BiomarkerMask()._filling(image) == 0).all()
+
+
+def test_blurred_filling_finds_a_texture_that_holes_hide():
+    torch.manual_seed(0)
+    image = torch.full((4, 1, 16, 16), 0.5)
+    truth = torch.zeros_like(image)
+    for i, (row, column) in enumerate([(1, 1), (9, 2), (2, 9), (9, 9)]):
+        truth[i, 0, row : row + 5, column : column + 5] = 1
+    image += truth * 0.8 * (torch.rand(image.shape) - 0.5)
+    smooth, rough = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
+    rivals = torch.stack([rough, smooth]).repeat(4, 1, 1)
+    settings = dict(steps=80, distance_weight=0.0, contrast=1.0, removal=1.0, prior_mean=0.1, prior_std=0.3, start=0.5)
+    found = {
+        fill: localisation_scores(BiomarkerMask(fill=fill, **settings)(Roughness(), image, rivals[:, 0], rivals), truth)
+        for fill in ("zero", "blur")
+    }
+    assert found["blur"]["pointing"].mean() == 1
+    assert found["blur"]["energy_ratio"].mean() > 1.3 * found["zero"]["energy_ratio"].mean()
+    assert found["blur"]["iou"].mean() > 1.5 * found["zero"]["iou"].mean()
+
+
+def test_turning_shows_the_encoder_all_eight_views_and_repeats_with_its_seed(encoder):
+    image, target = _case(encoder)
+    seen = []
+
+    watcher = nn.Sequential(encoder)
+    watcher.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    masks = [BiomarkerMask(steps=40, turn=True, seed=s)(watcher, image, target) for s in (3, 3, 4)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    corners = {tuple((x[0, 0] - x[0, 0].min())[[0, 0, -1, -1], [0, -1, 0, -1]].argsort().tolist()) for x in seen[:40]}
+    assert len(corners) == 8
+
+
+def test_unknown_filling_is_refused():
+    with pytest.raises(ValueError, match=r"fill must be 'zero' .*'blur', got 'black'"):
+        BiomarkerMask(fill="black")
+    with pytest.raises(ValueError, match="blur=0"):
+        BiomarkerMask(blur=0)

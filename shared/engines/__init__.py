@@ -1,17 +1,21 @@
 """What MONAI's trainers and evaluators need to run the stages: batch preparation, inferer, stages without an engine."""
 
-from shared.engines.explain import ExplainStage
-from shared.engines.inferers import AutocastInferer, bf16_is_fast
-from shared.engines.prepare_batch import PrepareCases, PrepareFeatures, PrepareImages, PrepareRows
-from shared.engines.stages import BiomarkerStage
+from shared.lazy import lazy_exports
 
-__all__ = [
-    "AutocastInferer",
-    "BiomarkerStage",
-    "ExplainStage",
-    "PrepareCases",
-    "PrepareFeatures",
-    "PrepareImages",
-    "PrepareRows",
-    "bf16_is_fast",
-]
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "AutocastInferer": "inferers",
+        "BiomarkerStage": "stages",
+        "DihedralInferer": "inferers",
+        "ExplainStage": "explain",
+        "PatchExplainStage": "patch_explain",
+        "PrepareCases": "prepare_batch",
+        "PrepareFeatures": "prepare_batch",
+        "PrepareImages": "prepare_batch",
+        "PreparePatches": "prepare_views",
+        "PrepareRows": "prepare_batch",
+        "PrepareViews": "prepare_views",
+        "bf16_is_fast": "inferers",
+    },
+)

@@ -1,4 +1,4 @@
-"""Inference under bfloat16 autocast, on CUDA and CPU alike."""
+"""Inference under bfloat16 autocast, on CUDA and CPU alike, and over all orientations of an image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
+
+from shared.networks.blocks import turned
 
 
 def bf16_is_fast(device: str | torch.device) -> bool:
@@ -43,3 +45,43 @@ class AutocastInferer(SimpleInferer):
         """The network's output."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
             return super().__call__(inputs, network, *args, **kwargs)
+
+
+class DihedralInferer(AutocastInferer):
+    """The mean over flips and right-angle rotations of the image; tissue on a slide has no upright orientation.
+
+    Class probabilities are averaged and given back as their logarithms, so that a softmax afterwards changes nothing.
+
+    Args:
+        views: 1 to 8 of the square's symmetries; 1 is the image as it is.
+        bf16: run the network in bfloat16.
+
+    Shape:
+        - inputs: ``[B, C, H, H]``
+        - returns: ``[B, num_classes]`` float32, log probabilities (with one view the network's own logits)
+
+    Raises:
+        ValueError: ``views`` is out of range.
+
+    Example:
+        >>> inferer = DihedralInferer(views=8)
+        >>> inferer(torch.rand(2, 3, 4, 4), nn.Sequential(nn.Flatten(), nn.Linear(48, 2))).exp().sum(1)
+        tensor([1.0000, 1.0000], grad_fn=<SumBackward1>)
+    """
+
+    def __init__(self, views: int = 8, bf16: bool = False):
+        super().__init__(bf16)
+        if not 1 <= views <= 8:
+            raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+        self.views = views
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Log of the mean probabilities."""
+        if self.views == 1:
+            return super().__call__(inputs, network, *args, **kwargs).float()
+        # one view after the other: memory stays that of a single one
+        total = 0
+        for view in range(self.views):
+            logits = super().__call__(turned(inputs, view), network, *args, **kwargs)
+            total = total + logits.float().softmax(dim=1)
+        return (total / self.views).log()

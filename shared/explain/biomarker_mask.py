@@ -19,7 +19,7 @@ from tqdm import trange
 
 from shared.errors import DataError
 from shared.explain.frozen import frozen
-from shared.networks.ircl import turned
+from shared.networks.blocks import turned
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """Ignite handlers of the stages."""
 
-from shared.handlers.checkpoint import LoadBiomarkers, LoadModel, SaveSettings, StageCheckpoint
-from shared.handlers.explanations import SaveExplanations
-from shared.handlers.memory_bank import MemoryBankHandler
-from shared.handlers.predictions import SavePredictions
-from shared.handlers.progress import EarlyStopAfter, TrainingLog
+from shared.lazy import lazy_exports
 
-__all__ = [
-    "EarlyStopAfter",
-    "LoadBiomarkers",
-    "LoadModel",
-    "MemoryBankHandler",
-    "SaveExplanations",
-    "SavePredictions",
-    "SaveSettings",
-    "StageCheckpoint",
-    "TrainingLog",
-]
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "ContrastivePlateau": "plateau",
+        "EarlyStopAfter": "progress",
+        "LoadBiomarkers": "checkpoint",
+        "LoadEncoder": "checkpoint",
+        "LoadModel": "checkpoint",
+        "MemoryBankHandler": "memory_bank",
+        "SaveExplanations": "explanations",
+        "SaveGradCAM": "cam",
+        "SavePredictions": "predictions",
+        "SaveSettings": "checkpoint",
+        "StageCheckpoint": "checkpoint",
+        "TrainingLog": "progress",
+    },
+)

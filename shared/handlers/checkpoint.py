@@ -158,6 +158,32 @@ class LoadBiomarkers:
             predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))
 
 
+class LoadEncoder:
+    """At the start of fine-tuning: the pretrained encoder into the classifier.
+
+    Args:
+        path: checkpoint of the pretraining; None: from scratch.
+        network: the classifier; its ``encoder`` is filled.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, network: nn.Module):
+        self.path, self.network = path and Path(path), network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer of the fine-tuning."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load, unless the stage is skipped or goes on (its own checkpoint then holds all of it)."""
+        if self.path is None or engine.should_terminate or engine.state.epoch > 0:
+            return
+        hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
+        state = part_of(load_checkpoint(self.path, hint=hint), "network", self.path)
+        prefix = "encoder."
+        encoder = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        load_weights(self.network.encoder, encoder, self.path)
+
+
 class SaveSettings:
     """When stage II ends: what the model is made of, beside its weights.
 

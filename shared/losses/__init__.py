@@ -5,10 +5,12 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "ViewsLoss": "sscl",
         "IRCLPretrainLoss": "ircl",
         "balanced_class_weights": "ircl",
         "MemoryBank": "memory_bank",
         "MemoryBankContrastiveLoss": "memory_bank",
+        "NTXentLoss": "contrastive",
         "PerceptualReconstructionLoss": "reconstruction",
     },
 )

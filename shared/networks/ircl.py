@@ -13,6 +13,8 @@ from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.networks.blocks import turned
+
 from shared.networks.prototype_attention import PrototypeTransformer
 
 _RELU = ("relu", {"inplace": True})
@@ -122,20 +124,6 @@ class IRCLAutoencoder(nn.Module):
         return self.final(y), h, z
 
 
-def turned(x: Tensor, view: int) -> Tensor:
-    """One of a square's eight flips and right-angle rotations; 0 leaves it as it is.
-
-    Shape:
-        - x: ``[B, C, H, H]`` -> ``[B, C, H, H]``
-
-    Example:
-        >>> len({tuple(turned(torch.arange(4.0).reshape(1, 1, 2, 2), view).flatten().tolist()) for view in range(8)})
-        8
-    """
-    x = torch.rot90(x, view % 4, [2, 3])
-    return x.flip(3) if view >= 4 else x
-
-
 class IRCLClassifier(nn.Module):
     """The whole of IRCL at inference: frozen encoder, biomarkers and prototype transformer (section 3.3).
 
@@ -158,6 +146,7 @@ class IRCLClassifier(nn.Module):
         num_classes: logits.
         num_covariates: clinical covariates joined at the head.
         pooling: ``"mean"`` of all tokens or ``"modality"`` (means per modality, concatenated).
+        bottleneck: the prediction sees the patient through biomarkers only, see :class:`PrototypeTransformer`.
         views: 1, or 2 to 8 flips and right-angle rotations over which h and z of an image are averaged.
 
     Shape:
@@ -191,6 +180,7 @@ class IRCLClassifier(nn.Module):
         num_classes: int = 2,
         num_covariates: int = 0,
         pooling: str = "mean",
+        bottleneck: bool = False,
         views: int = 1,
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
@@ -217,6 +207,7 @@ class IRCLClassifier(nn.Module):
             num_covariates=num_covariates,
             num_modalities=num_modalities,
             pooling=pooling,
+            bottleneck=bottleneck,
         )
         modality = torch.arange(num_images) // (num_images // num_modalities)
         owner = torch.arange(total) // num_biomarkers if per_modality else torch.full((total,), -1)

@@ -130,13 +130,24 @@ class PrototypeBlock(nn.Module):
         mlp_dim: hidden width of the MLP.
         temperature: tau_a of Eq. 9.
         dropout: dropout in attention and MLP.
+        residual: add what was attended to the tokens; False: it replaces them.
 
     Shape:
         - h: ``[B, m, D]`` -> ``[B, m, D]``, or ``[R, m, D]`` with row ``[R]`` (see :class:`PrototypeAttention`)
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, temperature: float = 0.5, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        temperature: float = 0.5,
+        dropout: float = 0.0,
+        *,
+        residual: bool = True,
+    ):
         super().__init__()
+        self.residual = residual
         self.norm1 = nn.LayerNorm(dim)
         self.attention = PrototypeAttention(dim, num_heads, temperature, dropout)
         self.norm2 = nn.LayerNorm(dim)
@@ -150,9 +161,9 @@ class PrototypeBlock(nn.Module):
         present: Tensor | None = None,
         row: Tensor | None = None,
     ) -> Tensor:
-        """Attention and MLP, each added to its input."""
+        """Attention and MLP, each added to its input (the attention's only with ``residual``)."""
         attended = self.attention(self.norm1(h), assignment, num_biomarkers, present, row)
-        h = (h if row is None else h[row]) + attended
+        h = (h if row is None else h[row]) + attended if self.residual else attended
         return h + self.mlp(self.norm2(h))
 
 
@@ -173,6 +184,9 @@ class PrototypeTransformer(nn.Module):
         num_covariates: clinical covariates joined at the head (0: none).
         num_modalities: images come modality by modality; needed by ``pooling="modality"``.
         pooling: ``"mean"`` over all tokens, or ``"modality"``: means per modality, concatenated.
+        bottleneck: the first block hands on only what its attention brought from the prototypes, so that all the
+            prediction knows of a patient has come through a biomarker, and hiding one takes away what it told. With the
+            usual residual (the paper's transformer) the images' own features go past the biomarkers to the head.
 
     Shape:
         - h: ``[B, m, in_dim]``, assignment: ``[B, m]`` long, covariates: ``[B, C]`` or None (taken as the cohort's
@@ -205,6 +219,7 @@ class PrototypeTransformer(nn.Module):
         num_covariates: int = 0,
         num_modalities: int = 1,
         pooling: str = "mean",
+        bottleneck: bool = False,
     ):
         super().__init__()
         if pooling not in ("mean", "modality"):
@@ -221,7 +236,10 @@ class PrototypeTransformer(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            [PrototypeBlock(dim, num_heads, mlp_dim, temperature, dropout) for _ in range(num_layers)]
+            [
+                PrototypeBlock(dim, num_heads, mlp_dim, temperature, dropout, residual=not (bottleneck and i == 0))
+                for i in range(num_layers)
+            ]
         )
         self.norm = nn.LayerNorm(dim)
         self.num_covariates = num_covariates

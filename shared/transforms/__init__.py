@@ -1,21 +1,17 @@
 """Dictionary transforms and batched augmentation."""
 
-from shared.transforms.augmentation import BatchedAugmentation
-from shared.transforms.roi_slices import (
-    LoadCased,
-    ROISlicesd,
-    labels_to_images,
-    masks_to_volume,
-    radiological,
-    source_slices,
-)
+from shared.lazy import lazy_exports
 
-__all__ = [
-    "BatchedAugmentation",
-    "LoadCased",
-    "ROISlicesd",
-    "labels_to_images",
-    "masks_to_volume",
-    "radiological",
-    "source_slices",
-]
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "BatchedAugmentation": "augmentation",
+        "LoadCased": "roi_slices",
+        "ROISlicesd": "roi_slices",
+        "labels_to_images": "roi_slices",
+        "masks_to_volume": "roi_slices",
+        "radiological": "roi_slices",
+        "source_slices": "roi_slices",
+        "ViewAugmentation": "view_augmentation",
+    },
+)

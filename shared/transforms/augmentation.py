@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shared.transforms.batched import rotations
+
 
 class BatchedAugmentation:
     """Random flips, rotation, scale, translation and intensity changes of images in [0, 1].
@@ -78,6 +80,4 @@ class BatchedAugmentation:
         zoom = torch.exp(self._uniform(count) * math.log1p(self.scale))
         sign = torch.where(torch.rand(count, 2, generator=self.generator) < self.flip, -1.0, 1.0)
         shift = torch.stack([self._uniform(count), self._uniform(count)], 1) * 2 * self.translation
-        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-        rotation = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-        return torch.cat([rotation * sign[:, None, :], shift[:, :, None]], dim=2)
+        return torch.cat([rotations(angle, zoom) * sign[:, None, :], shift[:, :, None]], dim=2)

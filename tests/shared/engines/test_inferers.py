@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from shared.engines import AutocastInferer, bf16_is_fast
+from shared.engines import AutocastInferer, DihedralInferer, bf16_is_fast
 from shared.networks import IRCLAutoencoder
 from tests.tiny import lively_images
 
@@ -47,3 +48,21 @@ def test_bf16_is_not_asked_of_devices_that_emulate_it(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=hardware: yes)
         assert bf16_is_fast("cpu") is hardware and bf16_is_fast(torch.device("cuda", 0)) is hardware
     assert bf16_is_fast("mps") is False
+
+
+def test_dihedral_mean_is_the_mean_of_the_eight_views_and_blind_to_orientation():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    x = torch.rand(2, 3, 4, 4)
+    found = DihedralInferer(views=8)(x, network).exp()
+    views = [torch.rot90(y, k, [2, 3]) for y in (x, x.flip(3)) for k in range(4)]
+    expected = torch.stack([network(view).softmax(1) for view in views]).mean(0)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(DihedralInferer(views=8)(x.flip(2), network).exp(), expected)
+    torch.testing.assert_close(found.log().softmax(1), expected)
+    torch.testing.assert_close(DihedralInferer(views=1)(x, network), network(x))
+
+
+def test_dihedral_views_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="views must be 1 to 8, got 9"):
+        DihedralInferer(views=9)

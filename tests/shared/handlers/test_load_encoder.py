@@ -1,0 +1,51 @@
+import pytest
+import torch
+from ignite.engine import Engine
+
+from shared.checkpoint import save_checkpoint
+from shared.errors import CheckpointError
+from shared.handlers import LoadEncoder
+from shared.networks import ContrastiveNetwork, SSCLClassifier
+
+SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 8, 8, 16)}
+
+
+def _start(handler, engine=None):
+    engine = engine or Engine(lambda engine, batch: None)
+    handler.attach(engine)
+    engine.run([0], max_epochs=1)
+
+
+def test_the_encoder_is_bitwise_the_pretrained_one(tmp_path):
+    torch.manual_seed(0)
+    pretrained, classifier = ContrastiveNetwork(SMALL, projection=(6,)), SSCLClassifier(SMALL | {"stages": (3, 4)})
+    save_checkpoint(tmp_path / "pretrain.pt", {"network": pretrained.state_dict()})
+    head = classifier.head.weight.clone()
+    _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))
+    own = classifier.encoder.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in pretrained.encoder.state_dict().items())
+    assert torch.equal(classifier.head.weight, head)
+
+
+def test_from_scratch_nothing_is_loaded(tmp_path):
+    classifier = SSCLClassifier(SMALL)
+    before = classifier.encoder.conv1.weight.clone()
+    _start(LoadEncoder(None, classifier))
+    assert torch.equal(classifier.encoder.conv1.weight, before)
+
+
+def test_a_stage_that_goes_on_keeps_its_own_encoder(tmp_path):
+    classifier = SSCLClassifier(SMALL)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.epoch = 3
+    LoadEncoder(tmp_path / "not_there.pt", classifier)(engine)
+
+
+def test_a_missing_or_foreign_checkpoint_is_named_with_the_remedy(tmp_path):
+    classifier = SSCLClassifier(SMALL)
+    with pytest.raises(CheckpointError, match="--run_id pretrain_run.*scratch.json"):
+        _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))
+    wider = ContrastiveNetwork(SMALL | {"channels": (4, 8, 8, 24)}, projection=(6,))
+    save_checkpoint(tmp_path / "pretrain.pt", {"network": wider.state_dict()})
+    with pytest.raises(CheckpointError, match="does not fit this network"):
+        _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))

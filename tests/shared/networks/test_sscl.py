@@ -1,0 +1,125 @@
+import pytest
+import torch
+from monai.networks.nets import resnet50
+
+from shared.checkpoint import save_checkpoint
+from shared.errors import CheckpointError
+from shared.networks import ContrastiveNetwork, PatchEncoder, SSCLClassifier, load_imagenet_weights
+
+SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 8, 8, 16)}
+
+
+def _imagenet_like(path, encoder):
+    """A state dict under torchvision's names, BatchNorm statistics and last layer included."""
+    torch.manual_seed(3)
+    state = {
+        key: torch.rand_like(value) + 0.1 if value.is_floating_point() else value
+        for key, value in encoder.state_dict().items()
+    }
+    state |= {"fc.weight": torch.zeros(1000, encoder.widths[-1]), "fc.bias": torch.zeros(1000)}
+    save_checkpoint(path, state)
+    return state
+
+
+def test_the_default_encoder_is_the_resnet50_of_the_paper():
+    encoder = PatchEncoder()
+    assert sum(p.numel() for p in encoder.parameters()) == 23_508_032
+    reference = resnet50(
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_stride=2,
+        no_max_pool=False,
+        bias_downsample=False,
+        feed_forward=False,
+        pretrained=False,
+    )
+    reference.load_state_dict(encoder.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.eval()(x), reference.eval()(x))
+
+
+def test_stages_are_pooled_and_joined_in_their_order():
+    torch.manual_seed(0)
+    both, third, last = (PatchEncoder(**SMALL, stages=stages).eval() for stages in ((4, 3), (3,), (4,)))
+    for other in (third, last):
+        other.load_state_dict(both.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(both(x), torch.cat([third(x), last(x)], dim=1))
+    assert (both.width, third.width, last.width) == (24, 8, 16)
+
+
+def test_a_linear_projection_is_the_papers_and_two_layers_are_simclrs():
+    assert len(ContrastiveNetwork(SMALL, projection=(12,)).projection) == 1
+    assert [type(layer).__name__ for layer in ContrastiveNetwork(SMALL, projection=(16, 12)).projection] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+    ]
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics_in_training():
+    torch.manual_seed(0)
+    net = SSCLClassifier(SMALL, freeze_encoder=True).train()
+    before = {key: value.clone() for key, value in net.encoder.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
+    net(torch.rand(4, 3, 64, 64)).square().sum().backward()
+    optimiser.step()
+    assert all(torch.equal(value, before[key]) for key, value in net.encoder.state_dict().items())
+    assert net.head.weight.grad.abs().sum() > 0
+
+
+def test_imagenet_weights_see_the_standardised_image(tmp_path):
+    torch.manual_seed(0)
+    encoder, plain = PatchEncoder(**SMALL), PatchEncoder(**SMALL)
+    state = _imagenet_like(tmp_path / "imagenet.pth", plain)
+    plain.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+    load_imagenet_weights(encoder, tmp_path / "imagenet.pth")
+    image = torch.rand(2, 3, 65, 65)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    standardised = (image - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        found, expected = (
+            net.eval().bn1(net.conv1(x))[..., 2:-2, 2:-2] for net, x in ((encoder, image), (plain, standardised))
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"model": state}, "no state dict with torchvision's ResNet names"),
+        (lambda state: state | {"conv1.weight": torch.zeros(4, 1, 7, 7)}, "takes 1 channels, RGB images have 3"),
+        (lambda state: state | {"layer4.0.conv1.weight": torch.zeros(9, 8, 3, 3)}, r"layer4\.0\.conv1\.weight"),
+    ],
+)
+def test_other_weights_are_refused_with_a_reason(tmp_path, change, message):
+    encoder = PatchEncoder(**SMALL)
+    save_checkpoint(tmp_path / "w.pth", change(_imagenet_like(tmp_path / "imagenet.pth", encoder)))
+    with pytest.raises(CheckpointError, match=message):
+        load_imagenet_weights(encoder, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"block": "dense"},
+        {"layers": (1, 1, 1)},
+        {"channels": (8, 8)},
+        {"stages": ()},
+        {"stages": (4, 4)},
+        {"stages": (5,)},
+    ],
+)
+def test_an_encoder_that_is_no_resnet_is_refused(settings):
+    with pytest.raises(ValueError, match="got"):
+        PatchEncoder(**(SMALL | settings))
+
+
+def test_a_prediction_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    net = SSCLClassifier(SMALL | {"stages": (3, 4)}).eval()
+    x = torch.rand(5, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[2:3], net(x[2:3]), rtol=1e-4, atol=1e-5)

@@ -84,10 +84,8 @@ def losses(temperature: float) -> dict[str, Callable]:
     if (peer := lightly_loss()) is not None:
         found["lightly"] = peer(temperature=temperature)
     if importlib.util.find_spec("pytorch_metric_learning"):
-        from pytorch_metric_learning.losses import NTXentLoss as Metric
-        from pytorch_metric_learning.losses import SelfSupervisedLoss
-
-        found["pytorch-metric-learning"] = SelfSupervisedLoss(Metric(temperature=temperature))
+        peer = importlib.import_module("pytorch_metric_learning.losses")
+        found["pytorch-metric-learning"] = peer.SelfSupervisedLoss(peer.NTXentLoss(temperature=temperature))
     from monai.losses import ContrastiveLoss
 
     return {**found, "MONAI": ContrastiveLoss(temperature)}

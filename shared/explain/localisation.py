@@ -1,4 +1,4 @@
-"""Does a map point at the truth: pointing game, energy inside, overlap; and the control maps to compare with.
+"""Does a map point at the truth: pointing game, energy inside, overlap; and the same of control maps.
 
 Pointing game: Zhang et al., Top-down Neural Attention by Excitation Backprop (2018). Energy inside: Wang et al.,
 Score-CAM (2020). Every score is one number per map; maps and truths are ``[B, 1, H, W]``, NumPy or torch.
@@ -12,6 +12,14 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from shared.errors import DataError
+from shared.explain.boxes import bounding_box, box_iou, box_mask_iou, mask_box
+from shared.explain.controls import (
+    centred_box_map,
+    centred_gaussian_map,
+    darkness_map,
+    random_map,
+    resize_maps,
+)
 from shared.metrics.arrays import to_numpy
 
 
@@ -100,47 +108,113 @@ def intersection_over_union(maps: Any, truth: Any, *, threshold: float = 0.5, re
 
 
 def localisation_scores(
-    maps: Any, truth: Any, *, tolerance: float = 0.0, threshold: float = 0.5, region: Any = None
+    maps: Any,
+    truth: Any,
+    *,
+    tolerance: float = 0.0,
+    threshold: float = 0.5,
+    region: Any = None,
+    boxes: bool = False,
 ) -> dict[str, np.ndarray]:
     """All scores of a batch of maps, each ``[B]``: pointing, energy_inside, energy_ratio, iou.
+
+    Args:
+        maps: importance, not negative.
+        truth: non-zero inside.
+        tolerance: see ``pointing_game``.
+        threshold: see ``intersection_over_union``.
+        region: see ``energy_ratio``.
+        boxes: add ``box_iou``, of the box of the largest component from ``threshold`` times the maximum on with the
+            box of the whole truth, and ``box_mask_iou``, of that box's area with the truth itself.
 
     Example:
         >>> truth = np.eye(4)[None, None]
         >>> {name: score.tolist() for name, score in localisation_scores(truth, truth).items()}
         {'pointing': [1.0], 'energy_inside': [1.0], 'energy_ratio': [4.0], 'iou': [1.0]}
     """
-    return {
+    scores = {
         "pointing": pointing_game(maps, truth, tolerance=tolerance),
         "energy_inside": energy_inside(maps, truth),
         "energy_ratio": energy_ratio(maps, truth, region=region),
         "iou": intersection_over_union(maps, truth, threshold=threshold),
     }
+    return scores | box_scores(maps, truth, threshold=threshold) if boxes else scores
 
 
-def centred_box_map(shape: tuple[int, int, int, int], *, share: float = 0.25) -> np.ndarray:
-    """Control: a box of ones at the centre that covers about ``share`` of the area, ``[B, 1, H, W]`` float32.
-
-    Example:
-        >>> centred_box_map((1, 1, 4, 4))[0, 0].sum(axis=1).tolist()
-        [0.0, 2.0, 2.0, 0.0]
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}.")
-    box = np.zeros(shape, dtype=np.float32)
-    sides = [max(1, round(side * share**0.5)) for side in shape[-2:]]
-    (top, left) = ((full - side) // 2 for full, side in zip(shape[-2:], sides, strict=True))
-    box[..., top : top + sides[0], left : left + sides[1]] = 1
-    return box
-
-
-def random_map(shape: tuple[int, int, int, int], *, seed: int = 0) -> np.ndarray:
-    """Control: independent uniform noise in [0, 1), ``[B, 1, H, W]`` float32.
+def box_scores(maps: Any, truth: Any, *, threshold: float = 0.5) -> dict[str, np.ndarray]:
+    """Overlap of each map's bounding box with the truth's box and with the truth, ``[B]`` each; 0 without a box.
 
     Example:
-        >>> random_map((2, 1, 4, 4)).shape
-        (2, 1, 4, 4)
+        >>> maps = np.zeros((1, 1, 4, 4)); maps[0, 0, :2, :2] = 1
+        >>> {name: score.tolist() for name, score in box_scores(maps, np.eye(4)[None, None]).items()}
+        {'box_iou': [0.25], 'box_mask_iou': [0.3333333333333333]}
     """
-    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+    maps, truth = _pair(maps, truth)
+    found = [bounding_box(one, threshold=threshold) for one in maps]
+    return {
+        "box_iou": np.array([box_iou(box, mask_box(one)) for box, one in zip(found, truth, strict=True)]),
+        "box_mask_iou": np.array([box_mask_iou(box, one) for box, one in zip(found, truth, strict=True)]),
+    }
+
+
+def scores_beside_controls(
+    maps: Any,
+    truth: Any,
+    *,
+    images: Any = None,
+    grid: tuple[int, int] | None = None,
+    name: str = "Grad-CAM",
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Score a batch of maps beside maps that know nothing of the network, every map scaled to [0, 1] alike.
+
+    The controls: a centred box, a centred Gaussian, a random map, and the images' darkness; the last two also on the
+    network's own grid, since a map of a few cells is smooth, and smoothness alone moves some of the scores.
+
+    Args:
+        maps: importance, not negative.
+        truth: non-zero inside.
+        images: the images, for the darkness; None: without.
+        grid: height and width of the layer that the maps come from; None: without the coarse controls.
+        name: what the maps are called.
+        threshold: share of a map's maximum from which a pixel belongs to its region and its box.
+        seed: of the random maps.
+
+    Shape:
+        - maps, truth: ``[B, 1, H, W]``, images: ``[B, 3, h, w]`` or ``[B, 1, h, w]`` in [0, 1]
+        - returns: map to score to ``[B]``; scores as ``localisation_scores`` with boxes, and ``all_zero`` (1 where a
+          map is zero everywhere, so that its sum is their count)
+
+    Example:
+        >>> truth = np.zeros((1, 1, 4, 4)); truth[0, 0, 1, 1] = 1
+        >>> scores = scores_beside_controls(np.zeros((1, 1, 4, 4)), truth)
+        >>> list(scores), int(scores["Grad-CAM"]["all_zero"].sum())
+        (['Grad-CAM', 'centred box', 'centred Gaussian', 'random map'], 1)
+    """
+    _pair(maps, truth)
+    maps = to_numpy(maps)
+    size = maps.shape[-2:]
+    controls = {"centred box": centred_box_map(maps.shape), "centred Gaussian": centred_gaussian_map(maps.shape)}
+    controls["random map"] = random_map(maps.shape, seed=seed)
+    if grid is not None:
+        controls["coarse random map"] = resize_maps(random_map((len(maps), 1, *grid), seed=seed), size)
+    if images is not None:
+        controls["darkness"] = resize_maps(darkness_map(images), size)
+        if grid is not None:
+            controls["coarse darkness"] = resize_maps(resize_maps(controls["darkness"], grid), size)
+    result = {}
+    for key, values in {name: maps, **controls}.items():
+        scaled = _min_max(values)
+        result[key] = localisation_scores(scaled, truth, threshold=threshold, boxes=True)
+        result[key]["all_zero"] = (~scaled.any(axis=(1, 2, 3))).astype(np.float64)
+    return result
+
+
+def _min_max(maps: np.ndarray) -> np.ndarray:
+    """Each map to [0, 1]; one that is constant stays zero, or becomes one."""
+    low, high = maps.min(axis=(1, 2, 3), keepdims=True), maps.max(axis=(1, 2, 3), keepdims=True)
+    return np.where(high > low, (maps - low) / np.where(high > low, high - low, 1), high > 0)
 
 
 def _boolean(truth: Any, shape: tuple[int, int, int]) -> np.ndarray:

@@ -5,11 +5,16 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "cam_gallery": "cam",
+        "cam_overlay": "cam",
+        "cam_picture": "cam",
         "calibration_figure": "curves",
+        "confusion_figure": "confusion",
         "loss_curve": "curves",
         "roc_curve_figure": "curves",
         "biomarker_gallery": "gallery",
         "overlay_grid": "overlay",
+        "randomisation_figure": "randomisation",
         "shapley_distribution": "shapley",
         "shapley_patient_bars": "shapley",
     },

@@ -23,6 +23,7 @@ def roc_curve_figure(
     title: str = "ROC curve",
     bootstrap: int = 2000,
     seed: int = 0,
+    groups: Sequence[Any] | None = None,
 ) -> None:
     """Write ROC curves of one or several methods, AUC and its 95 % interval in the legend.
 
@@ -32,6 +33,7 @@ def roc_curve_figure(
         title: over the picture.
         bootstrap: draws of the interval.
         seed: seed of the draws.
+        groups: patient of each row, the same in all curves, where a patient has several; they are drawn together.
 
     Raises:
         DataError: there is no curve, or one class only in it.
@@ -44,13 +46,14 @@ def roc_curve_figure(
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="chance")
     for i, (name, (labels, probability)) in enumerate(curves.items()):
-        metrics = classification_metrics(labels, probability, bootstrap=bootstrap, seed=seed)
+        metrics = classification_metrics(labels, probability, bootstrap=bootstrap, seed=seed, groups=groups)
         auc = metrics["AUC"]
         if auc["value"] is None:
-            raise DataError(f"{name}: a ROC curve needs both classes, got {metrics['n']} patients of one.")
+            unit = "patients" if groups is None else "patches"
+            raise DataError(f"{name}: a ROC curve needs both classes, got {metrics['n']} {unit} of one.")
         fpr, tpr, _ = roc_curve(to_numpy(labels), to_numpy(probability))
         interval = f" [{auc['low']:.2f}, {auc['high']:.2f}]" if auc["low"] is not None else ""
-        label = f"{name}: AUC {auc['value']:.2f}{interval}"
+        label = f"{name}: AUC {auc['value']:.2f}{interval}".removeprefix(": ")
         axes.plot(fpr, tpr, color=_colour(i), linestyle=_style(i), linewidth=2, label=label, zorder=3)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set_title(title, fontsize=12)
@@ -60,19 +63,30 @@ def roc_curve_figure(
 
 
 def calibration_figure(
-    labels: Any, probability: Any, path: str | os.PathLike, *, bins: int = 5, title: str = "Calibration"
+    labels: Any,
+    probability: Any,
+    path: str | os.PathLike,
+    *,
+    bins: int = 5,
+    title: str = "Calibration",
+    groups: Sequence[Any] | None = None,
+    class_names: Sequence[str] = ("negative", "positive"),
 ) -> None:
-    """Write predicted against observed share of positives, in bins of equally many patients, with Wilson intervals.
+    """Write predicted against observed share of positives, in bins of equally many rows, with Wilson intervals.
+
+    The patches of a patient are no independent patients: with ``groups`` a bin counts as many rows as it has patients.
 
     Args:
         labels: 1 = positive.
         probability: predicted probability of the positive class.
         path: the picture.
-        bins: bins of equally many patients.
+        bins: bins of equally many rows.
         title: over the picture.
+        groups: patient of each row, where rows are patches.
+        class_names: of class 0 and 1.
 
     Shape:
-        - labels, probability: ``[n]``
+        - labels, probability, groups: ``[n]``
     """
     brier = classification_metrics(labels, probability, bootstrap=0)["BRIER"]["value"]
     labels, probability = to_numpy(labels), to_numpy(probability).astype(float)
@@ -82,7 +96,9 @@ def calibration_figure(
     parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
     x = np.array([probability[part].mean() for part in parts])
     y = np.array([labels[part].mean() for part in parts])
-    low, high = np.array([_wilson(labels[part].sum(), len(part)) for part in parts]).T
+    unit, code = ("patients", np.arange(len(labels))) if groups is None else ("patches", np.asarray(groups))
+    count = [len(np.unique(code[part])) for part in parts]
+    low, high = np.array([_wilson(share * n, n) for share, n in zip(y, count, strict=True)]).T
     error = np.maximum([y - low, high - y], 0)
     upper.errorbar(
         x,
@@ -92,10 +108,10 @@ def calibration_figure(
         color=PALETTE[2],
         capsize=3,
         linewidth=1.6,
-        label=f"{len(parts)} bins of about {len(parts[0])} patients, 95 % intervals",
+        label=f"{len(parts)} bins of about {len(parts[0])} {unit}, 95 % intervals",
     )
     upper.set(ylabel="observed share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    upper.set_title(f"{title} (Brier score {brier:.3f}, {len(labels)} patients)", fontsize=12)
+    upper.set_title(f"{title} (Brier score {brier:.3f}, {len(labels)} {unit})", fontsize=12)
     upper.legend(loc="upper left", fontsize=8.5)
     edges = np.linspace(0, 1, 21)
     lower.hist(
@@ -103,9 +119,9 @@ def calibration_figure(
         edges,
         stacked=True,
         color=[NEGATIVE, POSITIVE],
-        label=["negative", "positive"],
+        label=list(class_names),
     )
-    lower.set(xlabel="predicted probability", ylabel="patients")
+    lower.set(xlabel="predicted probability", ylabel=unit)
     lower.yaxis.get_major_locator().set_params(integer=True)
     figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     for axes in (upper, lower):

@@ -1,4 +1,4 @@
-"""A patient's images with the masks of their biomarkers laid over (IRCL Fig. 5)."""
+"""Images, each beside itself under its mask or heat map (IRCL Fig. 5)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from shared.errors import DataError
 from shared.metrics.arrays import to_numpy
-from shared.visualize.style import heat, picture, save
+from shared.visualize.style import grey_of, heat, picture, save
 
-_OUTLINE = "#56B4E9"
+OUTLINE, BOX = "#56B4E9", "#00E5A0"
 _SIDE, _GAP = 1.75, 0.06  # inches
 
 
@@ -29,11 +30,14 @@ def overlay_grid(
     header: str = "",
     columns: int = 3,
     contour: float | None = 0.5,
+    boxes: Sequence[Any] | None = None,
+    key: str = "mask Q\n1 kept\n0 hidden",
 ) -> None:
-    """Write a picture of all images of a patient, each beside itself under its mask.
+    """Write a picture of images (all of a patient, say), each beside itself under its mask.
 
     Args:
-        images: grey images, any range.
+        images: grey images of any range, or colour images in [0, 1], which are grey under their mask: its colours
+            would not be told from theirs.
         masks: mask of each, in [0, 1].
         path: the picture.
         titles: of each image: what it is, its biomarker, the similarity. Lines are broken at ``\\n``.
@@ -42,21 +46,27 @@ def overlay_grid(
         header: over the picture: patient, probability, label.
         columns: images in a row; the number of slices puts each modality in a row of its own.
         contour: mask value at which a line is drawn; None: no line.
+        boxes: of each image, a half-open box (``x0, y0, x1, y1, ...``) in pixels, or None.
+        key: over the mask's colours: what it is, what they mean.
 
     Shape:
-        - images, masks, outline: ``[m, H, W]``
+        - images: ``[m, H, W]`` or ``[m, 3, H, W]``; masks, outline: ``[m, H, W]``
 
     Raises:
         DataError: shapes or the number of titles do not fit.
     """
     images, masks = to_numpy(images), to_numpy(masks)
     outline = None if outline is None else to_numpy(outline) != 0
-    if images.ndim != 3 or masks.shape != images.shape or len(titles) != len(images):
+    plane = (len(images), *images.shape[-2:]) if images.ndim == 4 and images.shape[1] == 3 else images.shape
+    if len(plane) != 3 or masks.shape != plane or len(titles) != len(images):
         raise DataError(
-            f"An overlay needs images, masks [m, H, W] and m titles; got {images.shape}, {masks.shape}, {len(titles)}."
+            "An overlay needs images [m, H, W] or [m, 3, H, W], masks [m, H, W] and m titles; got "
+            f"{images.shape}, {masks.shape}, {len(titles)}."
         )
-    if outline is not None and outline.shape != images.shape:
-        raise DataError(f"The outline must have the images' shape {images.shape}, got {outline.shape}.")
+    if outline is not None and outline.shape != plane:
+        raise DataError(f"The outline must have the images' shape {plane}, got {outline.shape}.")
+    if boxes is not None and len(boxes) != len(images):
+        raise DataError(f"One box, or None, is needed for each of {len(images)} images, got {len(boxes)}.")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     title_height = 0.1 + 0.16 * (1 + max(title.count("\n") for title in titles))
@@ -73,13 +83,19 @@ def overlay_grid(
         x = 0.15 + (i % columns) * cell_width
         y = (0.45 if header else 0.1) + (i // columns) * cell_height + title_height
         pair = [place(x + side * (_SIDE + _GAP), y, _SIDE, _SIDE) for side in range(2)]
+        picture(pair[0], image)
+        picture(pair[1], grey_of(image))
         for axes in pair:
-            picture(axes, image)
             if outline is not None and outline[i].any() and not outline[i].all():
-                axes.contour(outline[i], [0.5], colors=_OUTLINE, linewidths=1.3, linestyles="--")
+                axes.contour(outline[i], [0.5], colors=OUTLINE, linewidths=1.3, linestyles="--")
         pair[1].imshow(mask, cmap=heat(), vmin=0, vmax=1, interpolation="nearest")
         if contour is not None and mask.min() < contour < mask.max():
             pair[1].contour(mask, [contour], colors="white", linewidths=0.9)
+        if boxes is not None and boxes[i] is not None:
+            x0, y0, x1, y1 = boxes[i][:4]
+            # pixel centres lie at whole numbers
+            corner, size = (x0 - 0.5, y0 - 0.5), (x1 - x0, y1 - y0)
+            pair[1].add_patch(Rectangle(corner, *size, fill=False, edgecolor=BOX, linewidth=1.3, clip_on=False))
         figure.text(
             (x + _SIDE + _GAP / 2) / width,
             1 - (y - 0.06) / height,
@@ -90,10 +106,12 @@ def overlay_grid(
             linespacing=1.2,
         )
     right, top = columns * cell_width + 0.12, 0.75
-    _bar(place(right, top, 0.17, _SIDE * 0.6))
+    _bar(place(right, top, 0.17, _SIDE * 0.6), key)
     handles = [Line2D([], [], color="white", label=f"Q = {contour:g}")] if contour is not None else []
     if outline is not None:
-        handles.append(Line2D([], [], color=_OUTLINE, linestyle="--", label=outline_name))
+        handles.append(Line2D([], [], color=OUTLINE, linestyle="--", label=outline_name))
+    if boxes is not None:
+        handles.append(Line2D([], [], color=BOX, label="box"))
     if handles:
         corner = (right / width, 1 - (top + _SIDE * 0.6 + 0.15) / height)
         figure.legend(
@@ -111,7 +129,7 @@ def overlay_grid(
     save(figure, path)
 
 
-def _bar(axes: Axes) -> None:
+def _bar(axes: Axes, key: str) -> None:
     """Colours of the mask, laid over grey as in the pictures (a colorbar would show them opaque)."""
     whole = {"extent": (0, 1, 0, 1), "aspect": "auto", "origin": "lower"}
     axes.imshow([[0.35]], cmap="gray", vmin=0, vmax=1, **whole)
@@ -119,4 +137,4 @@ def _bar(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[0, 0.5, 1])
     axes.yaxis.tick_right()
     axes.tick_params(labelsize=8)
-    axes.set_title("mask Q\n1 kept\n0 hidden", fontsize=8, loc="left")
+    axes.set_title(key, fontsize=8, loc="left")

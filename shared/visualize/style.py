@@ -31,10 +31,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def picture(axes: Axes, image: np.ndarray) -> None:
-    """Show a grey image over its own range without ticks."""
-    low, high = float(np.min(image)), float(np.max(image))
-    axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
+    """Show an image without ticks: grey ``[H, W]`` over its own range, colour ``[3, H, W]`` in [0, 1] as it is."""
+    if np.ndim(image) == 3:
+        axes.imshow(np.clip(np.moveaxis(image, 0, -1), 0, 1), interpolation="nearest")
+    else:
+        low, high = float(np.min(image)), float(np.max(image))
+        axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
+
+
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """Luminance ``[H, W]`` of a colour image ``[3, H, W]``; a grey image as it is."""
+    return np.tensordot([0.2126, 0.7152, 0.0722], image, axes=1) if np.ndim(image) == 3 else image
 
 
 def plain(axes: Axes) -> None:

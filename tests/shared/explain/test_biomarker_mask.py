@@ -260,9 +260,18 @@ def test_blurred_filling_finds_a_texture_that_holes_hide():
     image += truth * 0.8 * (torch.rand(image.shape) - 0.5)
     smooth, rough = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
     rivals = torch.stack([rough, smooth]).repeat(4, 1, 1)
-    settings = dict(steps=80, distance_weight=0.0, contrast=1.0, removal=1.0, prior_mean=0.1, prior_std=0.3, start=0.5)
+    settings = {
+        "steps": 80,
+        "distance_weight": 0.0,
+        "contrast": 1.0,
+        "removal": 1.0,
+        "prior_mean": 0.1,
+        "prior_std": 0.3,
+    }
     found = {
-        fill: localisation_scores(BiomarkerMask(fill=fill, **settings)(Roughness(), image, rivals[:, 0], rivals), truth)
+        fill: localisation_scores(
+            BiomarkerMask(fill=fill, start=0.5, **settings)(Roughness(), image, rivals[:, 0], rivals), truth
+        )
         for fill in ("zero", "blur")
     }
     assert found["blur"]["pointing"].mean() == 1

@@ -43,7 +43,7 @@ def test_a_stage_that_goes_on_keeps_its_own_encoder(tmp_path):
 
 def test_a_missing_or_foreign_checkpoint_is_named_with_the_remedy(tmp_path):
     classifier = SSCLClassifier(SMALL)
-    with pytest.raises(CheckpointError, match="--run_id pretrain_run.*scratch.json"):
+    with pytest.raises(CheckpointError, match=r"--run_id pretrain_run.*scratch\.json"):
         _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))
     wider = ContrastiveNetwork(SMALL | {"channels": (4, 8, 8, 24)}, projection=(6,))
     save_checkpoint(tmp_path / "pretrain.pt", {"network": wider.state_dict()})

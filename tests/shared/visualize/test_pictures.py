@@ -11,6 +11,7 @@ from shared.errors import DataError
 from shared.visualize import (
     biomarker_gallery,
     calibration_figure,
+    confusion_figure,
     loss_curve,
     overlay_grid,
     roc_curve_figure,
@@ -51,6 +52,10 @@ DRAWERS = {
     "gallery": lambda path: biomarker_gallery(_images(), _table(_images()), path, labels=np.arange(6) % 2),
     "roc": lambda path: roc_curve_figure({"IRCL": _predictions(), "age": _predictions()}, path, bootstrap=50),
     "calibration": lambda path: calibration_figure(*_predictions(), path),
+    "confusion": lambda path: confusion_figure([[84, 15], [13, 86]], path, class_names=["HP", "SSA"]),
+    "calibration of patches": lambda path: calibration_figure(
+        *_predictions(), path, groups=np.arange(40) // 4, class_names=["HP", "SSA"]
+    ),
     "loss": lambda path: loss_curve({"train": [3, 2, 1], "validation": [3, None, 2]}, path, mark=3),
     "distribution": lambda path: shapley_distribution(_images(1, 40)[0][:, :6] - 0.5, np.arange(40) % 2, path),
     "bars": lambda path: shapley_patient_bars(

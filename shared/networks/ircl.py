@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.networks.blocks import turned
-
 from shared.networks.prototype_attention import PrototypeTransformer
 
 _RELU = ("relu", {"inplace": True})

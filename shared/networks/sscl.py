@@ -6,6 +6,7 @@ visualization (2025), after Chen et al., A Simple Framework for Contrastive Lear
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ class ContrastiveNetwork(nn.Module):
         self.encoder = PatchEncoder(**dict(encoder or {}) | {"stages": (4,)})
         widths = [self.encoder.width, *projection]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.projection = nn.Sequential(*layers[:-1])
         if weights:

@@ -48,9 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def lightly_loss() -> Any:
     """lightly's NTXentLoss, or None; without torchvision from its file alone, its packages' own imports left out."""
     try:
-        from lightly.loss.ntx_ent_loss import NTXentLoss
-
-        return NTXentLoss
+        return importlib.import_module("lightly.loss.ntx_ent_loss").NTXentLoss
     except ImportError:
         found = importlib.util.find_spec("lightly")
     if found is None:

@@ -202,3 +202,16 @@ def test_missing_covariates_stand_for_the_cohorts_mean():
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_with_a_bottleneck_all_that_is_known_of_a_patient_comes_through_biomarkers():
+    def logits(bottleneck, present):
+        torch.manual_seed(0)
+        settings = {"dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 16, "dropout": 0.0, "bottleneck": bottleneck}
+        net = PrototypeTransformer(16, num_images=4, num_biomarkers=3, **settings).eval()
+        with torch.no_grad():
+            return net(torch.randn(5, 4, 16), torch.randint(3, (5, 4)), present=present)
+
+    hidden, shown = torch.zeros(5, 3, dtype=torch.bool), torch.ones(5, 3, dtype=torch.bool)
+    assert logits(True, hidden).std(dim=0).max() < 1e-6 < logits(True, shown).std(dim=0).min()
+    assert logits(False, hidden).std(dim=0).min() > 1e-3

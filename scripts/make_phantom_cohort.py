@@ -18,7 +18,6 @@ patient and say nothing about the label.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -27,9 +26,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom
 from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
-from shared.data.prepare import DATALIST, MANIFEST, save_nifti, sha256, write_datalist, write_manifest
+from shared.data.prepare import (
+    DATALIST,
+    phantom_is_there,
+    positive_int,
+    run_script,
+    save_nifti,
+    script_parser,
+    sha256,
+    write_datalist,
+    write_manifest,
+)
 from shared.data.splits import assign_folds
-from shared.errors import DataError
 from shared.io import write_csv
 
 MODALITIES = {1: ("T1D",), 2: ("T1D", "T1V"), 3: ("T1", "T1D", "T1V")}
@@ -52,29 +60,6 @@ def write_patient(folder: Path, patient: dict, orientation: str) -> None:
         save_nifti(folder / f"{name}.nii.gz", stored, affine, description="synthetic phantom, not a patient")
 
 
-def up_to_date(output: Path, recipe: dict) -> bool:
-    """Whether ``output`` already holds this very cohort; another program's folder is refused."""
-    import json
-
-    if not output.exists() or not any(output.iterdir()):
-        return False
-    try:
-        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = {}
-    if "phantom" not in manifest:
-        raise DataError(f"{output} holds files that are no phantom cohort; give an empty or new folder as --output")
-    if manifest["phantom"] != recipe or not (output / DATALIST).is_file():
-        return False
-    cases = json.loads((output / DATALIST).read_text(encoding="utf-8"))
-    files = [
-        path
-        for case in cases["training"] + cases["testing"]
-        for path in (*case["image"], case["mask"], case["planted"])
-    ]
-    return all((output / path).is_file() for path in files)
-
-
 def make_cohort(
     output: Path, *, patients: int, test_patients: int, modalities: int, seed: int, effect: float, folds: int
 ) -> dict:
@@ -89,7 +74,7 @@ def make_cohort(
         "folds": folds,
         "generator": [sha256(path)[:16] for path in (phantom.__file__, __file__)],
     }
-    if up_to_date(output, recipe):
+    if phantom_is_there(output, recipe):
         print(f"{output}: this cohort is there already")
         return {}
     import numpy as np
@@ -152,21 +137,22 @@ def make_cohort(
     return manifest
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+def report(manifest: dict, options: dict) -> None:
+    """Print what was made and how hard it is."""
+    if manifest:
+        print(f"{options['output']}: {options['patients']} + {options['test_patients']} patients")
+        drawn, size = manifest["auc_best_reader_drawn"], manifest["auc_tumour_diameter"]
+        print(
+            f"AUC of the best reader of the patterns {manifest['auc_best_reader']:.3f}; with the labels drawn: {drawn}"
+        )
+        print(f"AUC of tumour diameter: {size}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and make the cohort."""
-    first, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="new or empty folder, or one this script made")
-    parser.add_argument("--patients", type=_positive, default=60, help="for training and cross-validation (60)")
+    parser.add_argument("--patients", type=positive_int, default=60, help="for training and cross-validation (60)")
     parser.add_argument("--test-patients", type=int, default=24, help="in the testing section (24)")
     parser.add_argument("--modalities", type=int, choices=sorted(MODALITIES), default=3, help="3: T1, T1D, T1V; 1: T1D")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (0)")
@@ -179,19 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--effect must be finite")
     if options["seed"] < 0:
         parser.error("--seed must be at least 0")
-    try:
-        manifest = make_cohort(**options)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if manifest:
-        print(f"{options['output']}: {options['patients']} + {options['test_patients']} patients")
-        drawn, size = manifest["auc_best_reader_drawn"], manifest["auc_tumour_diameter"]
-        print(
-            f"AUC of the best reader of the patterns {manifest['auc_best_reader']:.3f}; with the labels drawn: {drawn}"
-        )
-        print(f"AUC of tumour diameter: {size}")
-    return 0
+    return run_script(lambda: report(make_cohort(**options), options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ written then.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -29,15 +28,17 @@ from shared.data.matching import MASK_WORDS, file_ending, file_name, files_of_pa
 from shared.data.prepare import (
     begin,
     parse_number,
+    place_file,
     read_table,
     rows_by_patient,
+    run_script,
+    script_parser,
     sha256,
     write_datalist,
     write_manifest,
 )
 from shared.data.splits import assign_folds
 from shared.errors import DataError
-from shared.io import atomic_path
 
 EMPTY = ("", "na", "n/a", "nan", "none", "null", "-", "?")
 YES = ("1", "1.0", "true", "yes", "y", "test", "testing")
@@ -162,22 +163,6 @@ def collect(options: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
     return patients, missing
 
 
-def place(source: Path, target: Path, link: bool) -> None:
-    """Copy or link one image; what is there already from an earlier run is kept."""
-    if link:
-        if target.is_symlink() and target.resolve() == source.resolve():
-            return
-        with atomic_path(target) as temporary:
-            temporary.symlink_to(source.resolve())
-        return
-    if target.is_file() and not target.is_symlink():
-        here, there = target.stat(), source.stat()
-        if (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
-            return
-    with atomic_path(target) as temporary:
-        shutil.copy2(source, temporary)
-
-
 def split_off(cases: list[dict], fraction: float, seed: int) -> set[str]:
     """Names of the patients of the testing section: a stratified ``fraction`` of them."""
     from sklearn.model_selection import train_test_split
@@ -230,7 +215,7 @@ def prepare(options: argparse.Namespace) -> None:
     begin(options.output)
     sources = {options.labels.name: sha256(options.labels)} if options.labels else {}
     for source, target in tqdm(copies, desc="linking" if options.link else "copying", unit="file"):
-        place(source, target, options.link)
+        place_file(source, target, link=options.link)
         sources[source.relative_to(options.folder).as_posix()] = sha256(source)
     lacking = {
         covariate: [c["patient"] for c in cases if covariate not in c.get("covariates", {})]
@@ -276,10 +261,7 @@ def _list(text: str) -> list[str]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
-    first, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="folder with the patients' NIfTI files")
     add("labels", type=Path, nargs="?", help="CSV with one row per patient (may be left out with --inference)")
@@ -334,12 +316,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and prepare the data."""
-    try:
-        prepare(parse(arguments))
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parse(arguments)
+    return run_script(lambda: prepare(options))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ nominal. Where a patient lacks a sequence the publisher put a copy of FLAIR in i
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -26,7 +25,9 @@ from shared.data.prepare import (
     parse_number,
     read_table,
     rows_by_patient,
+    run_script,
     save_nifti,
+    script_parser,
     sha256,
     write_datalist,
     write_manifest,
@@ -257,10 +258,7 @@ def prepare(
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and prepare the data."""
-    first, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("source", type=Path, help="the folder kaggle_3m, or the one that holds it")
     parser.add_argument("labels", type=Path, help="CSV with the columns patient, idh_mutant, age")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, such as data/ircl_mvi")
@@ -272,12 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     if options["slices"] < 1:
         parser.error("--slices must be at least 1")
-    try:
-        prepare(options.pop("source"), options.pop("labels"), options.pop("output"), **options)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda: prepare(**options))
 
 
 if __name__ == "__main__":

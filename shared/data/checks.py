@@ -1,4 +1,4 @@
-"""The rules of a datalist, checked on the JSON and on image headers; no voxel is read."""
+"""The rules of a datalist, checked on the JSON and on image headers; no voxel is read. Patches: ``patch_checks``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,30 @@ _PREPARE = (
 )
 
 
-def read_datalist(dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json") -> dict[str, Any]:
+def read_datalist(
+    dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", remedy: str = _PREPARE
+) -> dict[str, Any]:
     """Parse a datalist; its cases are not checked yet.
+
+    Args:
+        dataset_dir: the prepared folder.
+        file: the datalist, relative to ``dataset_dir`` or absolute.
+        remedy: end of every message: how to come by a datalist.
 
     Raises:
         DataError: no folder, no file, not JSON, or not an object with a list ``training`` or ``testing``.
     """
     if not Path(dataset_dir).is_dir():
-        raise DataError(f"{dataset_dir}: no such dataset folder; {_PREPARE}")
+        raise DataError(f"{dataset_dir}: no such dataset folder; {remedy}")
     path = Path(dataset_dir) / file
     if not path.is_file():
-        raise DataError(f"{path}: no such datalist; {_PREPARE}")
+        raise DataError(f"{path}: no such datalist; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: is not readable JSON ({error}); {_PREPARE}") from error
+        raise DataError(f"{path}: is not readable JSON ({error}); {remedy}") from error
     if not isinstance(content, dict) or not {"training", "testing"} & set(content):
-        raise DataError(f"{path}: a datalist is an object with the lists 'training' and 'testing'; {_PREPARE}")
+        raise DataError(f"{path}: a datalist is an object with the lists 'training' and 'testing'; {remedy}")
     return content
 
 
@@ -77,8 +84,110 @@ def image_header_problem(path: str | os.PathLike) -> tuple[str | None, tuple | N
     return None, (shape[:3], affine)
 
 
-class DatalistCheck:
-    """Collects the problems of a datalist."""
+class SectionCheck:
+    """What the datalists of volumes and of patches have in common: classes, labels and folds.
+
+    Args:
+        root: the prepared folder.
+        file: the datalist, relative to ``root`` or absolute.
+        num_classes: labels lie in ``range(num_classes)``.
+        content: the parsed datalist, where it is not to be read from ``file``.
+    """
+
+    remedy = _PREPARE
+    unit = "patient"  # what a message asks to leave out
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        file: str | os.PathLike,
+        num_classes: int,
+        *,
+        content: dict[str, Any] | None = None,
+    ):
+        content = read_datalist(root, file, self.remedy) if content is None else content
+        self.root, self.content, self.file = Path(root).resolve(), content, str(Path(root) / file)
+        self.num_classes = num_classes
+        self.problems: list[str] = []
+        classes = content.get("classes")
+        if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
+            self.problems.append(
+                f"{self.file}: 'classes' must name {num_classes} classes (num_classes), got {classes!r}"
+            )
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, the label's digits where the datalist has none."""
+        names = self.content.get("classes")
+        return list(names) if names and isinstance(names, list) else [str(label) for label in range(self.num_classes)]
+
+    def name_of(self, case: dict) -> str:
+        """How messages call a case."""
+        return case["patient"]
+
+    def entries(self, section: str) -> list:
+        """What the datalist lists in a section."""
+        entries = self.content.get(section) or []
+        if not isinstance(entries, list):
+            self.problems.append(f"{self.file}: {section!r} must be a list of cases, got {type(entries).__name__}")
+            return []
+        return entries
+
+    def is_label(self, label: Any) -> bool:
+        """Whether ``label`` is a class index."""
+        return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < self.num_classes
+
+    def labels_present(self, cases: list[dict]) -> None:
+        """Every case has a label."""
+        self.problems += [
+            f"{self.name_of(case)}: label is missing; add it, or leave the {self.unit} out of training"
+            for case in cases
+            if "label" not in case
+        ]
+
+    def check_label(self, case: dict) -> None:
+        """A label that is there is a class index; ``null`` is none."""
+        if case.get("label") is None:
+            case.pop("label", None)
+        elif not self.is_label(case["label"]):
+            self.problems.append(
+                f"{self.name_of(case)}: label must be an integer from 0 to {self.num_classes - 1}, "
+                f"got {case['label']!r}; correct it"
+            )
+
+    def one_class(self, cases: list[dict], part: str) -> None:
+        """The labels of ``cases`` are of more than one class."""
+        found = Counter(case["label"] for case in cases if self.is_label(case.get("label")))
+        if len(found) == 1:
+            label, count = next(iter(found.items()))
+            self.problems.append(f"{part} has one class only: {count} cases of label {label}; both are needed")
+
+    def split(self, training: list[dict], fold: int) -> tuple[list[dict], list[dict]]:
+        """Training cases outside and inside ``fold``."""
+        bad = [c for c in training if not isinstance(c.get("fold"), int) or isinstance(c.get("fold"), bool)]
+        if bad and all(case.get("fold") is None for case in training):
+            self.problems.append(
+                f"{self.file}: no training case has a fold, fold {fold} is asked for; prepare the data with --folds, "
+                "or set fold to -1"
+            )
+        else:
+            self.problems += [
+                f"{self.name_of(case)}: fold must be an integer, got {case.get('fold')!r}; "
+                "prepare the data with --folds"
+                for case in bad
+            ]
+        kept = [case for case in training if case.get("fold") != fold]
+        held = [case for case in training if case.get("fold") == fold]
+        if training and not bad and not held:
+            there = ", ".join(str(f) for f in sorted({case["fold"] for case in training}))
+            self.problems.append(f"{self.file}: no case has fold {fold}; the datalist has folds {there}")
+        if held and not kept:
+            self.problems.append(f"{self.file}: all cases have fold {fold}, none is left to train on")
+        return kept, held
+
+
+class DatalistCheck(SectionCheck):
+    """Collects the problems of a datalist of volumes."""
 
     def __init__(
         self,
@@ -88,12 +197,10 @@ class DatalistCheck:
         num_modalities: int | None,
         covariates: Sequence[str],
     ):
-        content = read_datalist(root, file)
-        self.root, self.content, self.file = Path(root).resolve(), content, str(Path(root) / file)
-        self.num_classes, self.covariates = num_classes, tuple(covariates)
-        self.problems: list[str] = []
+        super().__init__(root, file, num_classes)
+        self.covariates = tuple(covariates)
         self.resampled: list[str] = []
-        names = content.get("modalities")
+        names = self.content.get("modalities")
         self.modalities = [str(name) for name in names] if isinstance(names, list) else []
         self.expected = num_modalities
         if num_modalities is not None and self.modalities and len(self.modalities) != num_modalities:
@@ -103,19 +210,11 @@ class DatalistCheck:
             )
         elif num_modalities is None and self.modalities:
             self.expected = len(self.modalities)
-        classes = content.get("classes")
-        if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
-            self.problems.append(
-                f"{self.file}: 'classes' must name {num_classes} classes (num_classes), got {classes!r}"
-            )
         self.wrong_number_told = bool(self.problems)
 
     def section(self, section: str) -> list[dict[str, Any]]:
         """Checked cases of a section with absolute paths (what is wrong goes to ``problems``)."""
-        entries = self.content.get(section) or []
-        if not isinstance(entries, list):
-            self.problems.append(f"{self.file}: {section!r} must be a list of cases, got {type(entries).__name__}")
-            return []
+        entries = self.entries(section)
         self.resampled = []
         cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
         if not self.modalities and cases:
@@ -161,13 +260,7 @@ class DatalistCheck:
         known = [grid for _, grid in grids if grid is not None]
         if any(_differ(known[0], grid) for grid in known[1:]):
             self.resampled.append(patient)
-        label = entry.get("label")
-        if label is None:
-            case.pop("label", None)
-        elif not self.is_label(label):
-            self.problems.append(
-                f"{patient}: label must be an integer from 0 to {self.num_classes - 1}, got {label!r}; correct it"
-            )
+        self.check_label(case)
         values = entry.get("covariates") or {}
         for name in self.covariates:
             value = values.get(name) if isinstance(values, dict) else None
@@ -184,18 +277,6 @@ class DatalistCheck:
         if problem:
             self.problems.append(f"{patient}: {path}: {problem}")
         return grid
-
-    def is_label(self, label: Any) -> bool:
-        """Whether ``label`` is a class index."""
-        return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < self.num_classes
-
-    def labels_present(self, cases: list[dict]) -> None:
-        """Every case has a label."""
-        self.problems += [
-            f"{case['patient']}: label is missing; add it, or leave the patient out of training"
-            for case in cases
-            if "label" not in case
-        ]
 
     def across(self, training: list[dict], testing: list[dict]) -> None:
         """No patient twice, in two folds or in both sections; no image file of two patients."""
@@ -230,22 +311,6 @@ class DatalistCheck:
                     self.problems.append(
                         f"{case['patient']}: {path}: is the image of patient {other}, too; correct one"
                     )
-
-    def split(self, training: list[dict], fold: int) -> tuple[list[dict], list[dict]]:
-        """Training cases outside and inside ``fold``."""
-        bad = [c for c in training if not isinstance(c.get("fold"), int) or isinstance(c.get("fold"), bool)]
-        self.problems += [
-            f"{case['patient']}: fold must be an integer, got {case.get('fold')!r}; prepare the data with --folds"
-            for case in bad
-        ]
-        kept = [case for case in training if case.get("fold") != fold]
-        held = [case for case in training if case.get("fold") == fold]
-        if training and not bad and not held:
-            there = ", ".join(str(f) for f in sorted({case["fold"] for case in training}))
-            self.problems.append(f"{self.file}: no case has fold {fold}; the datalist has folds {there}")
-        if held and not kept:
-            self.problems.append(f"{self.file}: all cases have fold {fold}, none is left to train on")
-        return kept, held
 
 
 def _differ(first: tuple, second: tuple) -> bool:

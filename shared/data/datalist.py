@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,7 @@ class Datalist:
         elif fold != -1:
             check.problems.append(f"fold must be -1 (no validation fold) or a fold of the datalist, got {fold}")
         if labels_required and kept:
-            found = Counter(case["label"] for case in kept if check.is_label(case.get("label")))
-            if len(found) == 1:
-                label, count = next(iter(found.items()))
-                part = f"the training part of fold {fold}" if fold >= 0 else "the training section"
-                check.problems.append(f"{part} has one class only: {count} cases of label {label}; both are needed")
+            check.one_class(kept, f"the training part of fold {fold}" if fold >= 0 else "the training section")
         if check.problems:
             raise DataError(check.problems)
         self.file = check.file
@@ -84,7 +79,7 @@ class Datalist:
         self.modalities: list[str] = check.modalities
         # of phantoms: modality to the codes of planted patterns that can be seen in it
         self.planted_visible: dict[str, list[int]] = content.get("planted_visible") or {}
-        self.classes: list[str] = list(content.get("classes") or [str(label) for label in range(num_classes)])
+        self.classes: list[str] = check.classes
         self.training: list[dict[str, Any]] = kept
         self.validation: list[dict[str, Any]] = held
         self.testing: list[dict[str, Any]] = testing
@@ -149,7 +144,7 @@ class InferenceDatalist:
         if check.problems:
             raise DataError(check.problems)
         self.modalities: list[str] = check.modalities
-        self.classes: list[str] = list(content.get("classes") or [str(label) for label in range(num_classes)])
+        self.classes: list[str] = check.classes
 
 
 def cases_for_inference(

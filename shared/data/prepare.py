@@ -1,15 +1,18 @@
-"""What the preparation scripts share: label tables, deterministic NIfTI files, datalists and manifests."""
+"""What the preparation scripts share: command line, label tables, NIfTI files, copies, datalists and manifests."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
+import json
 import os
 import platform
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,51 @@ from shared.io import atomic_path, write_json
 
 DATALIST = "datalist.json"
 MANIFEST = "manifest.json"
+
+
+def script_parser(doc: str) -> argparse.ArgumentParser:
+    """Parser whose ``--help`` shows a script's docstring: the first paragraph above its options, the rest below."""
+    first, _, rest = doc.partition("\n\n")
+    return argparse.ArgumentParser(description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def positive_int(text: str) -> int:
+    """Type of an option that is at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def run_script(action: Callable[[], Any]) -> int:
+    """Exit status of ``action``: 2, with the message alone, where the data or a file is at fault.
+
+    Example:
+        >>> run_script(lambda: None)
+        0
+    """
+    try:
+        action()
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def place_file(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy or link one file; what is there already from an earlier run is kept."""
+    if link:
+        if target.is_symlink() and target.resolve() == source.resolve():
+            return
+        with atomic_path(target) as temporary:
+            temporary.symlink_to(source.resolve())
+        return
+    if target.is_file() and not target.is_symlink():
+        here, there = target.stat(), source.stat()
+        if (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
+            return
+    with atomic_path(target) as temporary:
+        shutil.copy2(source, temporary)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -141,27 +189,29 @@ def write_datalist(
     output: str | os.PathLike,
     *,
     name: str,
-    modalities: Sequence[str],
+    modalities: Sequence[str] | None = None,
     classes: Sequence[str],
     training: Sequence[Mapping[str, Any]],
     testing: Sequence[Mapping[str, Any]] = (),
+    file: str = DATALIST,
     **more: Any,
 ) -> Path:
-    """Write ``datalist.json`` of the data contract into ``output``; the last file a preparation script writes.
+    """Write the datalist of the data contract into ``output``; the last file a preparation script writes.
 
     Args:
         output: the prepared folder.
         name: of the cohort.
-        modalities: names of the modalities, in the order of a case's images.
+        modalities: names of the modalities, in the order of a case's images; None for patches.
         classes: names of the classes.
         training: labelled cases.
         testing: cases kept apart.
+        file: its name.
         more: further JSON values.
     """
-    path = Path(output) / DATALIST
+    path = Path(output) / file
     content = {
         "name": name,
-        "modalities": list(modalities),
+        **({} if modalities is None else {"modalities": list(modalities)}),
         "classes": list(classes),
         "training": list(training),
         "testing": list(testing),
@@ -172,13 +222,14 @@ def write_datalist(
 
 
 def write_manifest(
-    output: str | os.PathLike, *, sources: Mapping[str, str] | None = None, **more: Any
+    output: str | os.PathLike, *, sources: Mapping[str, str] | None = None, file: str = MANIFEST, **more: Any
 ) -> dict[str, Any]:
     """Write ``manifest.json``: command line, versions, sha256 of the source files, and whatever ``more`` says.
 
     Args:
         output: the prepared folder.
         sources: sha256 of each source file.
+        file: its name.
         more: further JSON values.
 
     Returns:
@@ -190,7 +241,7 @@ def write_manifest(
         **more,
         "sources": dict(sources or {}),
     }
-    write_json(Path(output) / MANIFEST, content)
+    write_json(Path(output) / file, content)
     return content
 
 
@@ -216,12 +267,38 @@ def rows_by_patient(rows: Sequence[Mapping[str, str]], column: str) -> tuple[dic
     return {patient: row for patient, (_, row) in found.items()}, problems
 
 
-def begin(output: str | os.PathLike) -> Path:
+def begin(output: str | os.PathLike, files: Sequence[str] = (DATALIST, MANIFEST)) -> Path:
     """Make the folder and take an older datalist and manifest away: a run that stops half-way leaves none behind."""
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; give a folder as --output")
     output.mkdir(parents=True, exist_ok=True)
-    for name in (DATALIST, MANIFEST):
+    for name in files:
         (output / name).unlink(missing_ok=True)
     return output
+
+
+def phantom_is_there(output: str | os.PathLike, recipe: Mapping[str, Any]) -> bool:
+    """Whether a folder already holds the phantoms of this very recipe, as its manifest says.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+    output = Path(output)
+    if not output.exists() or not any(output.iterdir()):
+        return False
+    try:
+        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    if "phantom" not in manifest:
+        raise DataError(f"{output} holds files that are no phantom cohort; give an empty or new folder as --output")
+    if manifest["phantom"] != recipe or not (output / DATALIST).is_file():
+        return False
+    datalist = json.loads((output / DATALIST).read_text(encoding="utf-8"))
+    cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
+    values = [
+        case[key] for case in cases if isinstance(case, dict) for key in ("image", "mask", "planted") if key in case
+    ]
+    files = [file for value in values for file in ([value] if isinstance(value, str) else value)]
+    return all((output / file).is_file() for file in files)

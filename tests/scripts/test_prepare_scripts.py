@@ -4,6 +4,7 @@ import csv
 import errno
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -307,8 +308,8 @@ def test_running_again_copies_nothing_anew(cohort, monkeypatch):
     first = contents(cohort.output)
     (cohort.output / "P0" / "t1.nii.gz").unlink()
     copied = []
-    original = hospital.shutil.copy2
-    monkeypatch.setattr(hospital.shutil, "copy2", lambda a, b: (copied.append(Path(a).name), original(a, b)))
+    original = shutil.copy2
+    monkeypatch.setattr(shutil, "copy2", lambda a, b: (copied.append(Path(a).name), original(a, b)))
     assert cohort.run(*LABELS) == 0
     assert copied == ["P0_T1.nii.gz"] and contents(cohort.output) == first
 
@@ -479,7 +480,7 @@ def test_wrong_places(cohort, capsys):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(cohort, capsys, monkeypatch):
     assert cohort.run(*LABELS) == 0
-    original = hospital.shutil.copy2
+    original = shutil.copy2
 
     def full(source, target):
         if "P3" in str(source):
@@ -490,7 +491,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(cohort, capsys,
     for path in (cohort.output / "P3").iterdir():
         path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(hospital.shutil, "copy2", full)
+        patch.setattr(shutil, "copy2", full)
         assert cohort.run(*LABELS) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not (cohort.output / "datalist.json").exists() and not list((cohort.output / "P3").iterdir())

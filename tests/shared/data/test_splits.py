@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from shared.data import assign_folds, stratified_folds
+from shared.data import assign_folds, grouped_folds, split_off_groups, stratified_folds
 from shared.errors import DataError
 
 PATIENTS = [f"P{row:02d}" for row in range(40)]
@@ -48,3 +49,78 @@ def test_a_patient_with_several_cases_has_one_fold():
 def test_what_cannot_be_split_is_refused_with_numbers(patients, labels, folds, message):
     with pytest.raises(DataError, match=message):
         stratified_folds(patients, labels, folds=folds)
+
+
+# --- groups of samples ------------------------------------------------------------------------------------------------
+
+
+def grouped_cohort(patients=40, seed=0):
+    """Patients of 1 to 12 patches, some of both labels."""
+    rng = np.random.default_rng(seed)
+    groups, labels = [], []
+    for row in range(patients):
+        count = int(rng.integers(1, 13))
+        groups += [f"P{row:02d}"] * count
+        labels += [int(row % 2 if row % 7 else rng.integers(2)) for _ in range(count)]
+    return groups, labels
+
+
+def test_groups_stay_together_and_every_fold_has_its_share_of_every_label():
+    groups, labels = grouped_cohort()
+    folds = grouped_folds(groups, labels, folds=5, seed=1)
+    assert sorted(folds) == sorted(set(groups)) and set(folds.values()) == set(range(5))
+    for label in (0, 1):
+        counts = Counter(folds[group] for group, other in zip(groups, labels, strict=True) if other == label)
+        expected = labels.count(label) / 5
+        assert all(0.6 * expected <= counts[fold] <= 1.4 * expected for fold in range(5)), counts
+
+
+def test_grouped_folds_depend_on_the_seed_and_not_on_the_order():
+    groups, labels = grouped_cohort()
+    order = np.random.default_rng(0).permutation(len(groups))
+    shuffled = grouped_folds([groups[row] for row in order], [labels[row] for row in order], folds=5, seed=1)
+    assert shuffled == grouped_folds(groups, labels, folds=5, seed=1)
+    assert len({tuple(sorted(grouped_folds(groups, labels, 5, seed).items())) for seed in range(4)}) > 1
+
+
+def test_samples_that_are_groups_of_their_own_are_split_as_patients_are():
+    assert grouped_folds(PATIENTS, LABELS, 5, 3) == stratified_folds(PATIENTS, LABELS, 5, 3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
+def test_about_the_share_is_split_off_of_every_label(share):
+    groups, labels = grouped_cohort(60)
+    chosen = split_off_groups(groups, labels, share, seed=2)
+    assert chosen < set(groups)
+    for label in (0, 1):
+        inside = [group in chosen for group, other in zip(groups, labels, strict=True) if other == label]
+        assert abs(np.mean(inside) - share) < 0.08
+    assert chosen != split_off_groups(groups, labels, share, seed=3)
+
+
+def test_the_largest_group_is_not_always_split_off():
+    groups, labels = grouped_cohort()
+    largest = Counter(groups).most_common(1)[0][0]
+    assert {largest in split_off_groups(groups, labels, 0.2, seed) for seed in range(12)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("groups", "labels", "folds", "message"),
+    [
+        (list("aabb"), [0, 0, 1, 1], 2, "label 0 is in 1 groups only, fewer than the 2 folds; add groups"),
+        (list("aabbc"), [0, 1, 0, 1, 1], 3, "label 0 is in 2 groups only, fewer than the 3 folds; use 2 folds"),
+        (list("abc"), [1, 1, 1], 2, "all 3 samples have one label"),
+        ([], [], 2, "all 0 samples have one label or none"),
+        (list("ab"), [0], 2, "got 2 groups and 1 labels"),
+        (list("ab"), [0, 1], 1, "at least 2 folds, got 1"),
+    ],
+)
+def test_groups_that_cannot_be_split_are_refused(groups, labels, folds, message):
+    with pytest.raises(DataError, match=message):
+        grouped_folds(groups, labels, folds=folds)
+
+
+def test_a_share_lies_between_0_and_1():
+    for share in (0, 1, -0.1):
+        with pytest.raises(DataError, match="must lie between 0 and 1"):
+            split_off_groups(list("abcd"), [0, 1, 0, 1], share)

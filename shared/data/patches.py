@@ -1,0 +1,199 @@
+"""Datalists of patches, checked whole (every file decoded) before anything runs; imports neither torch nor MONAI."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.data.patch_checks import PREPARE_PATCHES, SECTIONS, PatchDatalistCheck
+from shared.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class PatchDatalist:
+    """Patches of a dataset folder, with absolute paths, split into training, validation, testing and unlabelled.
+
+    All rules are checked at once: images can be read as 8-bit RGB and have one size, labels and votes are in range,
+    masks fit, every class that is trained on has two images, no image (by its pixels) and no patient is in two of
+    training, validation and testing or in two folds, no image has two labels.
+
+    Args:
+        dataset_dir: the prepared folder; paths in the datalist are relative to it or absolute.
+        file: the datalist, relative to ``dataset_dir`` or absolute.
+        fold: where there is no ``validation`` section: training patches of this fold are the validation part; -1: all
+            are trained on, nothing validates. The testing part never validates.
+        num_classes: labels lie in ``range(num_classes)``.
+        check_pixels: decode every file; False: headers only, which cannot see truncation, transparency or copies.
+
+    Attributes:
+        training: patches to train on.
+        validation: patches to validate with, may be empty.
+        testing: patches kept apart.
+        unlabelled: patches of the datalist's ``unlabelled`` section, all of them.
+        pretraining: training and unlabelled patches, without those that share a patient or an image with validation or
+            testing.
+        classes: names of the classes.
+        name: of the data set.
+        patch_size: height and width.
+
+    Raises:
+        DataError: with every problem found.
+
+    Example:
+        >>> PatchDatalist("no/such/folder")
+        Traceback (most recent call last):
+            ...
+        shared.errors.DataError: no/such/folder: no such dataset folder; prepare one with ...
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | os.PathLike,
+        file: str | os.PathLike = "datalist.json",
+        *,
+        fold: int = 0,
+        num_classes: int = 2,
+        check_pixels: bool = True,
+    ):
+        check = PatchDatalistCheck(dataset_dir, file, num_classes)
+        parts = check.run(pixels=check_pixels)
+        kept, held = check.training_parts(parts, fold)
+        if check.problems:
+            raise DataError(check.problems)
+        for line in check.warnings:
+            logger.warning("%s: %s", check.file, line)
+        self.file = check.file
+        self.name = str(check.content.get("name", Path(dataset_dir).resolve().name))
+        self.classes: list[str] = check.classes
+        self.training: list[dict[str, Any]] = kept
+        self.validation: list[dict[str, Any]] = held
+        self.testing: list[dict[str, Any]] = parts["testing"]
+        self.unlabelled: list[dict[str, Any]] = parts["unlabelled"]
+        self.patch_size = check.facts[kept[0]["image"]].size
+        apart = held + self.testing
+        patients, images = {case["patient"] for case in apart}, {check.identity(case) for case in apart}
+        free = [c for c in self.unlabelled if c["patient"] not in patients and check.identity(c) not in images]
+        self.pretraining: list[dict[str, Any]] = kept + free
+        if len(free) < len(self.unlabelled):
+            logger.info(
+                "%s: %d of %d unlabelled patches are not pretrained on: their patient or image is in validation or "
+                "testing",
+                self.file,
+                len(self.unlabelled) - len(free),
+                len(self.unlabelled),
+            )
+        for part in ("validation", "testing"):
+            found = Counter(case["label"] for case in getattr(self, part))
+            if len(found) == 1:
+                logger.warning("%s: the %s part has patches of one class only", self.file, part)
+
+
+class PatchInferenceDatalist:
+    """Patches to predict, with absolute paths: of a datalist, a plain folder or a list of paths; without labels, too.
+
+    Args:
+        dataset_dir: a prepared folder; a folder of images without a datalist, searched whole, in order of the paths
+            (folders named label, mask, ... are masks and left out); or a list of paths.
+        file: the datalist, or a list of paths, relative to ``dataset_dir`` or absolute. A list is a text file with a
+            path a line, or a CSV with a column ``image`` and, if known, ``patient``; paths are relative to
+            ``dataset_dir``, or to the list's folder where ``dataset_dir`` is the list.
+        section: of a datalist.
+        num_classes: labels that are there lie in ``range(num_classes)``.
+        classes: their names, where the datalist has none.
+        group_by: regular expression for the patient of an image without one, see
+            :func:`shared.data.patch_files.group_of`.
+        check_pixels: decode every file before anything is predicted.
+
+    Attributes:
+        cases: the patches.
+        classes: names of the classes.
+
+    Raises:
+        DataError: with every problem found, or when there is nothing to predict.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | os.PathLike,
+        file: str | os.PathLike = "datalist.json",
+        section: str = "testing",
+        *,
+        num_classes: int = 2,
+        classes: Sequence[str] | None = None,
+        group_by: str | None = None,
+        check_pixels: bool = True,
+    ):
+        if section not in SECTIONS:
+            raise DataError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}")
+        root, file = Path(dataset_dir), Path(file)
+        if root.is_file():
+            root, file = root.parent, Path(root.name)
+        content = None
+        if file.suffix.lower() in (".csv", ".txt", ".tsv"):
+            content = {section: listed_patches(root, root / file, group_by)}
+        elif root.is_dir() and not (root / file).exists() and str(file) == "datalist.json":
+            content = {section: folder_patches(root, group_by)}
+        check = PatchDatalistCheck(root, file, num_classes, content=content)
+        if not check.content.get(section):
+            there = [name for name in SECTIONS if check.content.get(name)]
+            raise DataError(
+                f"{check.file}: nothing to predict, section {section!r} is empty"
+                + (f"; there is {', '.join(there)}" if there else "; list patches there, or give a folder of them")
+            )
+        self.cases: list[dict[str, Any]] = check.section(section)
+        check.files(self.cases, pixels=check_pixels)
+        if check.problems:
+            raise DataError(check.problems)
+        for line in check.warnings:
+            logger.warning("%s: %s", check.file, line)
+        self.classes: list[str] = check.classes if "classes" in check.content or not classes else list(classes)
+
+
+def folder_patches(folder: Path, group_by: str | None = None) -> list[dict[str, str]]:
+    """Entries of all images below a folder, sorted by path; masks' folders are left out.
+
+    Raises:
+        DataError: no image, or a file name that the pattern does not fit.
+    """
+    from shared.data.patch_files import find_images, groups_of
+
+    images = find_images(folder)
+    if not images:
+        raise DataError(f"{folder}: holds neither datalist.json nor PNG, JPEG or TIFF images; {PREPARE_PATCHES}")
+    patients = groups_of([path.relative_to(folder) for path in images], group_by)
+    return [
+        {"image": path.relative_to(folder).as_posix(), "patient": patient}
+        for path, patient in zip(images, patients, strict=True)
+    ]
+
+
+def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[dict[str, str]]:
+    """Entries of a text file with a path a line (lines with # are comments), or of a CSV with a column ``image``.
+
+    Raises:
+        DataError: no such file, nothing in it, no column ``image``.
+    """
+    from shared.data.patch_files import groups_of
+    from shared.data.prepare import read_table
+
+    if file.suffix.lower() == ".txt":
+        if not file.is_file():
+            raise DataError(f"{file}: no such list of patches")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        rows = [{"image": line} for line in lines if line and not line.startswith("#")]
+        if not rows:
+            raise DataError(f"{file}: lists no patch; write one path a line")
+    else:
+        rows = read_table(file, ["image"])
+    paths = [Path(row["image"]) for row in rows]
+    names = [Path(path.name) for path in paths]
+    patients = groups_of(names if len(set(names)) == len(names) and "/" not in (group_by or "") else paths, group_by)
+    return [
+        {"image": row["image"], "patient": row.get("patient") or patient}
+        for row, patient in zip(rows, patients, strict=True)
+    ]

@@ -1,0 +1,251 @@
+"""From patches on disk to a datalist: copies found, parts and folds drawn by patient, files written, counts shown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck
+from shared.data.prepare import (
+    DATALIST,
+    MANIFEST,
+    begin,
+    place_file,
+    sha256,
+    software_versions,
+    write_datalist,
+    write_manifest,
+)
+from shared.data.splits import grouped_folds, split_off_groups
+from shared.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every script that prepares patches."""
+    add = parser.add_argument
+    add("folder", type=Path, help="the data set's folder")
+    add("--output", type=Path, required=True, help="folder to write (datalist.json, manifest.json), or a .json file")
+    add("--folds", type=int, default=5, help="grouped, stratified folds of the training part (5); 0: none")
+    add("--seed", type=int, default=0, help="of everything drawn (0)")
+    add(
+        "--copy", action="store_true", help="copy the images into the output; default: the datalist names them in place"
+    )
+    add("--name", help="of the data set (the folder's)")
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the usage where a number makes no sense."""
+    if options.folds < 0 or options.folds == 1:
+        parser.error("--folds must be 0 or at least 2")
+    if options.seed < 0:
+        parser.error("--seed must be at least 0")
+
+
+class PatchSet:
+    """Entries of a data set on the way to its datalist.
+
+    Args:
+        folder: the data set's folder.
+        classes: names of the classes, in the order of the labels.
+        entries: by part (``training``, ``validation``, ``testing``, ``unlabelled``); paths relative to ``folder``.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], entries: Mapping[str, Sequence[dict[str, Any]]]):
+        self.folder, self.classes = folder, list(classes)
+        self.parts: dict[str, list[dict[str, Any]]] = {part: list(entries.get(part, ())) for part in SECTIONS}
+        self.copies: list[list[str]] = []
+        self.merged: dict[str, list[str]] = {}
+
+    def check(self) -> None:
+        """Decode everything; give copies of an image one patient (the first by name).
+
+        Raises:
+            DataError: every file that cannot be used, sizes that differ, copies with two labels.
+        """
+        check = PatchDatalistCheck(
+            self.folder, num_classes=len(self.classes), content={"classes": self.classes, **self.parts}
+        )
+        cases = {part: check.section(part) for part in SECTIONS}
+        check.files([case for part in SECTIONS for case in cases[part]], pixels=True)
+        same: dict[str, list[tuple[str, dict, dict]]] = {}
+        for part in SECTIONS:
+            for case, entry in zip(cases[part], self.parts[part], strict=True):
+                same.setdefault(check.identity(case), []).append((part, case, entry))
+        leader: dict[str, str] = {}
+
+        def first_of(patient: str) -> str:
+            while leader.get(patient, patient) != patient:
+                patient = leader[patient]
+            return patient
+
+        for group in same.values():
+            if len(group) < 2:
+                continue
+            self.copies.append([entry["image"] for _, _, entry in group])
+            labels = sorted({str(case["label"]) for _, case, _ in group if "label" in case})
+            if len(labels) > 1:
+                check.problems.append(
+                    f"{' = '.join(self.copies[-1])}: the same image has labels {' and '.join(labels)}; remove one"
+                )
+            patients = sorted({first_of(entry["patient"]) for _, _, entry in group})
+            leader |= dict.fromkeys(patients, patients[0])
+        if check.problems:
+            raise DataError(check.problems)
+        for part in SECTIONS:
+            for entry in self.parts[part]:
+                patient = entry["patient"]
+                entry["patient"] = first_of(patient)
+                if entry["patient"] != patient and patient not in self.merged.setdefault(entry["patient"], []):
+                    self.merged[entry["patient"]].append(patient)
+        for line in check.warnings:
+            if not line.endswith("repeat the image of another patch"):
+                print(f"warning: {line}")
+
+    def _new_check(self) -> PatchDatalistCheck:
+        content = {"classes": self.classes, **self.parts}
+        return PatchDatalistCheck(self.folder, num_classes=len(self.classes), content=content)
+
+    def draw_testing(self, share: float, seed: int) -> None:
+        """Move about ``share`` of the training part, whole patients, to the testing part."""
+        groups, labels = self._labelled()
+        chosen = self._split(lambda: split_off_groups(groups, labels, share, seed), "--test-share")
+        training = self.parts["training"]
+        self.parts["testing"] += [entry for entry in training if entry["patient"] in chosen]
+        self.parts["training"] = [entry for entry in training if entry["patient"] not in chosen]
+
+    def draw_folds(self, folds: int, seed: int) -> None:
+        """Give every training entry a fold, by whole patients; not where there is a validation part."""
+        if folds and not self.parts["validation"]:
+            groups, labels = self._labelled()
+            fold_of = self._split(lambda: grouped_folds(groups, labels, folds, seed), "--folds")
+            for entry in self.parts["training"]:
+                entry["fold"] = fold_of[entry["patient"]]
+
+    def _labelled(self) -> tuple[list[str], list[str]]:
+        training = self.parts["training"]
+        return [entry["patient"] for entry in training], [self.classes[entry["label"]] for entry in training]
+
+    def _split(self, draw, option: str):
+        try:
+            return draw()
+        except DataError as error:
+            groups = sorted({entry["patient"] for entry in self.parts["training"]})
+            shown = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
+            raise DataError(
+                [f"{option}: {problem}" for problem in error.problems]
+                + [f"the training part has {len(groups)} patients or slides ({shown}); --group-by tells them apart"]
+            ) from error
+
+    def check_parts(self, remedy: str) -> None:
+        """No patient in two parts, images enough of every class to train on.
+
+        Raises:
+            DataError: with every patient that straddles parts.
+        """
+        check = PatchDatalistCheck(
+            self.folder, num_classes=len(self.classes), content={"classes": self.classes, **self.parts}
+        )
+        cases = {part: check.section(part) for part in SECTIONS}
+        check.across(cases)
+        straddling = len(check.problems)
+        check.training_parts(cases, -1)
+        if check.problems:
+            raise DataError(check.problems + ([remedy] if straddling else []))
+
+    def write(self, output: Path, *, name: str | None, copy: bool, **manifest: Any) -> None:
+        """Write the manifest and, last, the datalist."""
+        from tqdm import tqdm
+
+        file = output.name if output.suffix.lower() == ".json" else DATALIST
+        output = output.parent if output.suffix.lower() == ".json" else output
+        record = MANIFEST if file == DATALIST else f"{Path(file).stem}_{MANIFEST}"
+        if copy and output.resolve().is_relative_to(self.folder.resolve()):
+            raise DataError(f"--copy: {output} lies in the data set's own folder; leave --copy out, or give another")
+        begin(output, (file, record))
+        keys = ("image", *MAPS)
+        files = sorted({entry[key] for part in SECTIONS for entry in self.parts[part] for key in keys if key in entry})
+        for inner in tqdm(files, desc="copying", unit="file", disable=not copy):
+            place_file(self.folder / inner, output / inner)
+        where = {inner: inner if copy else portable(self.folder / inner, output) for inner in files}
+        parts = {
+            part: [{key: where[value] if key in keys else value for key, value in entry.items()} for entry in entries]
+            for part, entries in self.parts.items()
+            if entries or part in ("training", "testing")
+        }
+        write_manifest(
+            output,
+            file=record,
+            command=command_line(output),
+            versions=software_versions(("numpy", "pillow", "scikit-learn")),
+            images="copied" if copy else "in place",
+            **manifest,
+            counts={part: self.counts(part) for part in parts},
+            copies_of_one_image=self.copies,
+            patients_merged_by_copies=self.merged,
+            sources={inner: sha256(self.folder / inner) for inner in files},
+        )
+        name = name or self.folder.resolve().name
+        write_datalist(output, file=file, name=name, classes=self.classes, **parts)
+        self.report(output / file)
+
+    def counts(self, part: str) -> dict[str, dict[str, int]]:
+        """Patches and patients of every class of a part."""
+        found: dict[str, dict[str, int]] = {}
+        for label, name in [*enumerate(self.classes), (None, "unlabelled")]:
+            patients = [entry["patient"] for entry in self.parts[part] if entry.get("label") == label]
+            if patients or (label is not None and part in ("training", "testing")):
+                found[name] = {"patches": len(patients), "patients": len(set(patients))}
+        return found
+
+    def report(self, file: Path) -> None:
+        """Print the counts, so that a wrong class or --group-by is seen."""
+        print(file)
+        for part in SECTIONS:
+            if self.parts[part]:
+                patients = len({entry["patient"] for entry in self.parts[part]})
+                shown = ", ".join(f"{n['patches']} {name} of {n['patients']}" for name, n in self.counts(part).items())
+                print(f"  {part:<10} {len(self.parts[part]):>5} patches of {patients} patients or slides: {shown}")
+        folds = Counter(entry["fold"] for entry in self.parts["training"] if "fold" in entry)
+        if folds:
+            print(f"  folds      {', '.join(str(folds[fold]) for fold in sorted(folds))} patches")
+        masks = sum("mask" in entry for part in SECTIONS for entry in self.parts[part])
+        print(f"  masks      {masks}")
+        if self.copies:
+            print(f"warning: {len(self.copies)} images are there more than once, as {' = '.join(self.copies[0])}")
+        for kept, others in self.merged.items():
+            print(f"warning: {', '.join(others)} shares an image with {kept}: they are one patient in the datalist")
+        apart = {entry["patient"] for part in ("validation", "testing") for entry in self.parts[part]}
+        shared = sum(entry["patient"] in apart for entry in self.parts["unlabelled"])
+        if shared:
+            print(f"{shared} unlabelled patches are of patients kept apart: pretraining leaves them out")
+
+
+def portable(path: Path, output: Path) -> str:
+    """A path relative to the output where that takes at most one step up, so that both can move; else absolute.
+
+    Example:
+        >>> portable(Path("/data/ebhi/a.png"), Path("/data/list")), portable(Path("/data/ebhi/a.png"), Path("/tmp/x/y"))
+        ('../ebhi/a.png', '/data/ebhi/a.png')
+    """
+    path, output = path.resolve(), output.resolve()
+    inner = Path(os.path.relpath(path, output))
+    return path.as_posix() if inner.parts[:2] == ("..", "..") else inner.as_posix()
+
+
+def command_line(output: Path) -> str:
+    """The command as typed, without absolute paths where they can be told relative to the output or the repository."""
+    words = []
+    for word in sys.argv:
+        path = Path(word)
+        if path.is_absolute():
+            word = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else portable(path, output)
+        words.append(word)
+    return shlex.join(["python", *words])

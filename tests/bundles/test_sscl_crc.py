@@ -1,0 +1,203 @@
+"""The SSCL bundle from PNG files to explained predictions, on a few phantom patches and tiny networks."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from shared.errors import CheckpointError, DataError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "bundles/sscl_crc/configs"
+SMALL = {
+    "cache_size": 64,
+    "size": 64,
+    "network_def#encoder#channels": [4, 8, 8, 16],
+    "pretrain#size": 48,
+    "pretrain#projection": [16, 8],
+    "pretrain#epochs": 2,
+    "pretrain#batch_size": 16,
+    "train#samples_per_epoch": 32,
+    "train#batch_size": 16,
+    "finetune_epochs": 2,
+    "views": 2,
+    "bf16": False,
+}
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Forty patches to train on, twelve to test, eight without labels."""
+    folder = tmp_path_factory.mktemp("patches") / "data"
+    script = ROOT / "scripts/make_phantom_patches.py"
+    counts = ["--patches", "40", "--test-patches", "12", "--unlabelled", "8", "--folds", "2", "--size", "96", "--per-slide", "4"]
+    subprocess.run([sys.executable, script, "--output", folder, *counts], check=True, capture_output=True)
+    return folder
+
+
+def workflow(*configs, data, out, run_id="run", kind="train", **overrides):
+    """An initialised workflow of the bundle."""
+    places = {"bundle_root": str(ROOT / "bundles/sscl_crc"), "dataset_dir": str(data)}
+    places |= {"ckpt_dir": str(out / "models"), "output_dir": str(out / "eval"), "device": "$torch.device('cpu')"}
+    places |= overrides
+    flow = ConfigWorkflow(
+        config_file=[str(CONFIGS / f"{name}.json") for name in configs],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        run_id=run_id,
+        workflow_type=kind,
+        **places,
+    )
+    flow.initialize()
+    return flow
+
+
+def cause(error):
+    """The project's own error behind those MONAI wraps it in."""
+    while error is not None and not isinstance(error, (DataError, CheckpointError)):
+        error = error.__cause__
+    return error
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(patches, tmp_path_factory):
+    """The folder of a whole training run."""
+    out = tmp_path_factory.mktemp("run")
+    hook = sys.excepthook
+    workflow("train", "cpu", data=patches, out=out, **SMALL).run()
+    sys.excepthook = hook
+    return out
+
+
+def test_training_leaves_checkpoints_tables_and_pictures(trained):
+    assert {path.name for path in (trained / "models").iterdir()} == {"pretrain.pt", "model.pt", "model.json"}
+    assert {"pretrain_loss.csv", "pretrain_loss.png", "train_loss.csv"} <= {p.name for p in (trained / "eval").iterdir()}
+    state = weights(trained / "models/model.pt")
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert state["head.weight"].shape == (2, 24)
+
+
+def test_monai_finds_all_properties_it_looks_for(patches, trained, tmp_path, caplog):
+    for configs in (("train", "cpu"), ("train", "cpu", "evaluate")):
+        assert workflow(*configs, data=patches, out=tmp_path, **SMALL).check_properties() == []
+    assert workflow("inference", data=patches, out=trained, kind="infer").check_properties() == []
+    assert "wrong ID" not in caplog.text
+
+
+def test_evaluation_predicts_the_test_part_once_and_by_case(trained, patches):
+    workflow("train", "cpu", "evaluate", data=patches, out=trained, run_id="evaluate", **SMALL).run()
+    found = rows(trained / "eval/predictions.csv")
+    listed = json.loads((patches / "datalist.json").read_text())["testing"]
+    assert [row["image"] for row in found] == [entry["image"] for entry in listed]
+    assert [row["patient"] for row in found] == [entry["patient"] for entry in listed]
+    assert all(0 <= float(row["probability"]) <= 1 for row in found)
+    metrics = json.loads((trained / "eval/metrics.json").read_text())
+    assert metrics["n"] == 12 and 0 <= metrics["AUC"]["value"] <= 1
+    assert all((trained / f"eval/{name}.png").is_file() for name in ("confusion", "roc", "calibration"))
+
+
+def test_inference_of_a_plain_folder_needs_no_retyped_number_and_agrees(trained, patches, tmp_path):
+    listed = json.loads((patches / "datalist.json").read_text())["testing"][:4]
+    (tmp_path / "new").mkdir()
+    for entry in listed:
+        shutil.copy(patches / entry["image"], tmp_path / "new" / Path(entry["image"]).name)
+    out = tmp_path / "out"
+    workflow("train", "cpu", "evaluate", data=patches, out=trained, run_id="evaluate", **SMALL).run()
+    places = {"output_dir": str(out), "ckpt_dir": str(trained / "models")}
+    workflow("inference", data=tmp_path / "new", out=trained, kind="infer", bf16=False, **places).run()
+    expected = {Path(row["image"]).name: row["probability"] for row in rows(trained / "eval/predictions.csv")}
+    found = rows(out / "predictions.csv")
+    assert len(found) == 4
+    for row in found:
+        assert float(row["probability"]) == pytest.approx(float(expected[Path(row["image"]).name]), abs=1e-4)
+    boxes = json.loads((out / "boxes.json").read_text())["patches"]
+    assert len(boxes) == 4
+    with Image.open(next((out / "cam").iterdir())) as picture:
+        assert picture.size == (96, 96) and picture.mode == "L"
+    assert len(list((out / "overlays").iterdir())) == 4
+
+
+def test_explanation_is_scored_beside_its_controls(trained, patches):
+    flow = workflow(
+        "train", "cpu", "explain", data=patches, out=trained, run_id="explain", truth="planted", **SMALL
+    )
+    flow.run()
+    summary = json.loads((trained / "eval/localisation.json").read_text())
+    assert "Grad-CAM" in json.dumps(summary) and "darkness" in json.dumps(summary)
+    assert (trained / "eval/gallery.png").is_file() and (trained / "eval/randomisation.json").is_file()
+
+
+def test_a_stage_alone_and_resume_skip_what_is_done(trained, patches, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    (tmp_path / "models/model.pt").unlink()
+    before = (tmp_path / "models/pretrain.pt").stat().st_mtime_ns
+    workflow("train", "cpu", data=patches, out=tmp_path, resume=True, **SMALL).run()
+    assert (tmp_path / "models/pretrain.pt").stat().st_mtime_ns == before
+    first, again = weights(trained / "models/model.pt"), weights(tmp_path / "models/model.pt")
+    assert all(torch.equal(first[key], again[key]) for key in first), "a run that goes on gives the same model"
+
+
+def test_from_scratch_no_pretraining_is_run_and_its_budget_is_spent(patches, tmp_path):
+    flow = workflow("train", "cpu", "scratch", data=patches, out=tmp_path, **SMALL)
+    # forty-eight patches, two views, two epochs of (48 / 64)^2 the pixels; epochs of 32 draws
+    content = flow.parser
+    share = len(content.get_parsed_content("pretrain#dataset")) / content.get_parsed_content("train#num_samples")
+    assert content.get_parsed_content("train#epochs") == round(2 + 2 * 2 * (48 / 64) ** 2 * share)
+    flow.run()
+    assert not (tmp_path / "models/pretrain.pt").exists() and (tmp_path / "models/model.pt").is_file()
+
+
+def test_a_linear_probe_leaves_the_encoder_as_pretrained(trained, patches, tmp_path):
+    (tmp_path / "models").mkdir()
+    shutil.copy(trained / "models/pretrain.pt", tmp_path / "models")
+    workflow("train", "cpu", "probe", data=patches, out=tmp_path, run_id="train_run", **SMALL).run()
+    pretrained = weights(tmp_path / "models/pretrain.pt")["network"]
+    model = weights(tmp_path / "models/model.pt")
+    encoder = {key: value for key, value in model.items() if key.startswith("encoder.")}
+    assert encoder and all(torch.equal(pretrained[key], value) for key, value in encoder.items())
+
+
+def test_the_papers_preset_runs(patches, tmp_path):
+    flow = workflow("train", "paper", "cpu", data=patches, out=tmp_path, **SMALL)
+    assert flow.parser.get_parsed_content("pretrain#loss").loss.temperature == 0.7
+    flow.run()
+    assert (tmp_path / "models/model.pt").is_file()
+
+
+def test_fold_minus_one_trains_on_everybody_without_validation(patches, tmp_path):
+    flow = workflow("train", "cpu", data=patches, out=tmp_path, fold=-1, **SMALL)
+    assert len(flow.parser.get_parsed_content("train#dataset")) == 40
+    flow.run()
+    assert (tmp_path / "models/model.pt").is_file()
+
+
+def test_a_missing_dataset_is_one_clear_error(tmp_path):
+    flow = workflow("train", "cpu", data=tmp_path / "nowhere", out=tmp_path, **SMALL)
+    with pytest.raises(Exception) as raised:
+        flow.run()
+    assert "prepare_image_folder.py" in str(cause(raised.value))
+
+
+def test_a_checkpoint_of_another_size_is_refused_by_name(trained, patches, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    other = SMALL | {"network_def#encoder#channels": [4, 8, 8, 24]}
+    flow = workflow("train", "cpu", "evaluate", data=patches, out=tmp_path, run_id="evaluate", **other)
+    with pytest.raises(Exception) as raised:
+        flow.run()
+    assert "does not fit this network" in str(cause(raised.value))

@@ -1,0 +1,432 @@
+"""prepare_image_folder.py and prepare_mhist.py: layouts, splits by patient, copies, and every message of theirs."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.data import PatchDatalist
+from shared.data.prepare import sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT.parent / "shared" / "data" / "ebhi_seg"
+
+
+def load_script(name):
+    specification = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+folders = load_script("prepare_image_folder")
+mhist = load_script("prepare_mhist")
+
+
+def save(path, number, size=(8, 9), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(array).save(path, **options)
+
+
+def read(folder, file="datalist.json"):
+    return json.loads((folder / file).read_text())
+
+
+def patients(entries):
+    return {entry["patient"] for entry in entries}
+
+
+@pytest.mark.parametrize("name", ["prepare_image_folder", "prepare_mhist", "make_phantom_patches"])
+def test_help_comes_from_anywhere_and_imports_little(tmp_path, name):
+    path = str(ROOT / "scripts" / f"{name}.py")
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{path!r}, '--help']\n"
+        f"try: runpy.run_path({path!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'monai', 'sklearn', 'scipy', 'numpy', 'PIL'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "--folds" in done.stdout
+
+
+# --- a folder per class -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ebhi(tmp_path):
+    """30 patients of 2 to 4 patches in EBHI-Seg's layout, two of both classes, and a class to take without labels."""
+    root, number = tmp_path / "ebhi", 0
+    for row in range(30):
+        for patch in range(2 + row % 3):
+            name = "Polyp" if row % 2 or (row < 4 and patch == 0) else "Low-grade IN"
+            save(root / name / "image" / f"GT{row:02d}-1-400-{patch}.png", number)
+            mask = root / name / "label" / f"GT{row:02d}-1-400-{patch}.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 9), 255, np.uint8)).save(mask)
+            number += 1
+    for row in (3, 28, 40, 41):
+        save(root / "Serrated adenoma" / "image" / f"GT{row:02d}-2-400-1.png", 1000 + row)
+    save(root / "Cancer" / "image" / "GT99-1.png", 2000)
+    return root
+
+
+CLASSES = ["--classes", "Polyp", "Low-grade IN"]
+OTHER = ["--unlabelled", "Serrated adenoma"]
+
+
+def run(folder, output, *arguments):
+    return folders.main([str(folder), "--output", str(output), *arguments])
+
+
+def test_classes_masks_groups_and_splits(ebhi, tmp_path, capsys):
+    output = tmp_path / "list"
+    assert run(ebhi, output, *CLASSES, *OTHER) == 0
+    said = capsys.readouterr().out
+    assert "left out: Cancer" in said and "Polyp of" in said and "masks" in said
+    content = read(output)
+    assert content["name"] == "ebhi" and content["classes"] == ["Polyp", "Low-grade IN"]
+    assert "modalities" not in content and "validation" not in content
+    training, testing, unlabelled = (content[part] for part in ("training", "testing", "unlabelled"))
+    assert len(training) + len(testing) == 90 and len(unlabelled) == 4
+    entry = next(e for e in training + testing if e["image"].endswith("Polyp/image/GT01-1-400-0.png"))
+    assert entry["image"] == "../ebhi/Polyp/image/GT01-1-400-0.png" and entry["patient"] == "GT01"
+    assert entry["label"] == 0 and entry["mask"] == "../ebhi/Polyp/label/GT01-1-400-0.png"
+    assert all(set(e) == {"image", "patient"} for e in unlabelled)
+    assert not patients(training) & patients(testing)
+    assert 0.1 < len(testing) / 90 < 0.3 and len({e["label"] for e in testing}) == 2
+    folds = {patient: {e["fold"] for e in training if e["patient"] == patient} for patient in patients(training)}
+    assert all(len(found) == 1 for found in folds.values()) and set.union(*folds.values()) == set(range(5))
+    for fold in range(5):
+        assert {e["label"] for e in training if e["fold"] == fold} == {0, 1}
+    data = PatchDatalist(output, fold=2)
+    assert len(data.training) + len(data.validation) == len(training) and len(data.testing) == len(testing)
+    kept_apart = patients(data.validation) | patients(data.testing)
+    assert len(data.pretraining) - len(data.training) == sum(e["patient"] not in kept_apart for e in unlabelled)
+
+
+def test_the_manifest_says_what_was_done_and_holds_no_personal_path(ebhi, tmp_path, monkeypatch):
+    output = tmp_path / "list"
+    script = str(ROOT / "scripts" / "prepare_image_folder.py")
+    monkeypatch.setattr(sys, "argv", [script, str(ebhi), "--output", str(output), "--seed", "4"])
+    assert run(ebhi, output, *CLASSES, "--seed", "4") == 0
+    manifest = read(output, "manifest.json")
+    assert manifest["command"] == "python scripts/prepare_image_folder.py ../ebhi --output . --seed 4"
+    assert manifest["images"] == "in place" and manifest["split"] == "drawn by patient, seed 4"
+    assert manifest["left_out"] == ["Cancer", "Serrated adenoma"] and not manifest["copies_of_one_image"]
+    counts = manifest["counts"]
+    assert sum(counts[part][name]["patches"] for part in counts for name in counts[part]) == 90
+    name = "Polyp/image/GT01-1-400-0.png"
+    assert manifest["sources"][name] == sha256(ebhi / name) and len(manifest["sources"]) == 2 * 90
+    assert str(tmp_path) not in (output / "manifest.json").read_text() + (output / "datalist.json").read_text()
+
+
+def test_the_seed_decides_and_the_same_seed_gives_the_same_files(ebhi, tmp_path):
+    parts = []
+    for number, seed in enumerate((0, 0, 1, 2)):
+        assert run(ebhi, tmp_path / f"list{number}", *CLASSES, *OTHER, "--seed", str(seed)) == 0
+        parts.append(frozenset(patients(read(tmp_path / f"list{number}")["testing"])))
+    assert parts[0] == parts[1] and len(set(parts)) > 1
+    assert (tmp_path / "list0/datalist.json").read_bytes() == (tmp_path / "list1/datalist.json").read_bytes()
+
+
+def test_copies_make_the_output_self_contained(ebhi, tmp_path):
+    assert run(ebhi, tmp_path / "deep" / "list", *CLASSES) == 0
+    assert Path(read(tmp_path / "deep" / "list")["training"][0]["image"]).is_absolute()
+    assert run(ebhi, tmp_path / "deep" / "list", *CLASSES, "--copy", "--name", "mine") == 0
+    content = read(tmp_path / "deep" / "list")
+    assert content["name"] == "mine" and content["training"][0]["image"].startswith("Polyp/image/")
+    (tmp_path / "deep").rename(tmp_path / "moved")
+    ebhi.rename(tmp_path / "gone")
+    assert len(PatchDatalist(tmp_path / "moved" / "list", fold=-1).training) > 50
+
+
+def test_the_output_may_be_the_folder_itself_or_a_file(ebhi, tmp_path, capsys):
+    assert run(ebhi, ebhi, *CLASSES) == 0
+    assert read(ebhi)["training"][0]["image"].startswith("Polyp/image/")
+    assert run(ebhi, ebhi / "other.json", *CLASSES, "--folds", "0", "--test-share", "0") == 0
+    content = read(ebhi, "other.json")
+    assert len(content["training"]) == 90 and not content["testing"] and "fold" not in content["training"][0]
+    assert (ebhi / "other_manifest.json").is_file() and len(PatchDatalist(ebhi, "other.json", fold=-1).training) == 90
+    assert run(ebhi, ebhi / "copy", *CLASSES, "--copy") == 2
+    assert "lies in the data set's own folder" in capsys.readouterr().err
+
+
+def test_two_folders_are_the_classes_and_groups_come_from_a_pattern(tmp_path):
+    root = tmp_path / "set"
+    for number in range(24):
+        save(root / ("HP" if number % 2 else "SSA") / f"slide{number // 4}" / f"{number}.jpg", number)
+    assert run(root, tmp_path / "list", "--group-by", r"/(slide\d)/", "--folds", "2", "--test-share", "0.3") == 0
+    content = read(tmp_path / "list")
+    assert content["classes"] == ["HP", "SSA"]
+    assert patients(content["training"]) | patients(content["testing"]) == {f"slide{row}" for row in range(6)}
+    assert Counter(e["patient"] for e in content["training"] + content["testing"]) == {f"slide{i}": 4 for i in range(6)}
+    # by default, without a dash in the names, every image is a patient of its own
+    assert run(root, tmp_path / "list", "--folds", "2") == 0
+    assert len(patients(read(tmp_path / "list")["training"])) > 15
+
+
+@pytest.fixture
+def official(tmp_path):
+    root, number = tmp_path / "set", 0
+    for top, count in (("train", 6), ("val", 2), ("test", 2)):
+        for name in ("HP", "SSA"):
+            for row in range(count):
+                save(root / top / name / f"{top}{row}-{name}.png", number)
+                number += 1
+    for top in ("train/spare", "test/spare", "more"):
+        save(root / top / f"{top[:4]}-0.png", number)
+        number += 1
+    return root
+
+
+def test_an_official_split_is_kept(official, tmp_path):
+    assert run(official, tmp_path / "list", "--unlabelled", "spare", "more") == 0
+    content = read(tmp_path / "list")
+    assert [len(content[part]) for part in ("training", "validation", "testing", "unlabelled")] == [12, 4, 4, 2]
+    assert "fold" not in content["training"][0] and read(tmp_path / "list", "manifest.json")["split"] == "official"
+    assert {Path(e["image"]).parts[-2] for e in content["unlabelled"]} == {"spare", "more"}  # none of test/spare
+    data = PatchDatalist(tmp_path / "list")
+    assert len(data.training) == 12 and len(data.validation) == 4
+
+
+def test_an_official_split_without_validation_gets_folds_and_can_be_drawn_anew(official, tmp_path):
+    (official / "val").rename(tmp_path / "away")
+    assert run(official, tmp_path / "list", "--unlabelled", "spare", "more", "--folds", "3") == 0
+    assert {e["fold"] for e in read(tmp_path / "list")["training"]} == {0, 1, 2}
+    arguments = ("--unlabelled", "spare", "more", "--resplit", "--folds", "2", "--test-share", "0.5")
+    assert run(official, tmp_path / "list", *arguments) == 0
+    tops = {Path(e["image"]).parts[-3] for e in read(tmp_path / "list")["testing"]}
+    assert tops == {"train", "test"}
+
+
+def test_an_official_split_that_patients_straddle_is_refused(official, tmp_path, capsys):
+    save(official / "test" / "HP" / "train3-again.png", 500)
+    assert run(official, tmp_path / "list", "--unlabelled", "spare", "more") == 2
+    error = capsys.readouterr().err
+    assert "train3: has patches in training and testing" in error and "--resplit" in error
+    assert not (tmp_path / "list").exists()
+    assert run(official, tmp_path / "list", "--unlabelled", "spare", "more", "--group-by", "none") == 0
+
+
+def test_copies_of_an_image_make_their_patients_one(ebhi, tmp_path, capsys):
+    original = ebhi / "Polyp" / "image" / "GT05-1-400-0.png"
+    Image.open(original).save(ebhi / "Polyp" / "image" / "GT07-1-400-9.png", compress_level=0)
+    Image.open(original).save(ebhi / "Polyp" / "image" / "GT98-1-400-0.tif")
+    assert run(ebhi, tmp_path / "list", *CLASSES) == 0
+    said = capsys.readouterr().out
+    assert "1 images are there more than once" in said and "GT07, GT98 shares an image with GT05" in said
+    content, manifest = read(tmp_path / "list"), read(tmp_path / "list", "manifest.json")
+    assert not {"GT07", "GT98"} & patients(content["training"] + content["testing"])
+    assert manifest["patients_merged_by_copies"] == {"GT05": ["GT07", "GT98"]}
+    assert len(manifest["copies_of_one_image"]) == 1 and len(manifest["copies_of_one_image"][0]) == 3
+    PatchDatalist(tmp_path / "list")
+
+
+def test_chains_of_copies_end_at_one_patient(ebhi, tmp_path):
+    for a, b in (("GT05", "GT07"), ("GT07", "GT09"), ("GT09", "GT03")):
+        image = Image.open(ebhi / "Polyp" / "image" / f"{a}-1-400-1.png")
+        image.save(ebhi / "Polyp" / "image" / f"{b}-{a}.png", compress_level=0)
+    assert run(ebhi, tmp_path / "list", *CLASSES) == 0
+    content = read(tmp_path / "list")
+    named = [e["patient"] for e in content["training"] + content["testing"] if e["patient"][:4] in ("GT03", "GT05")]
+    assert set(named) == {"GT03"} and len(named) == 2 + 4 + 3 + 2 + 3
+
+
+def test_every_problem_is_listed_and_nothing_is_written(ebhi, tmp_path, capsys):
+    image = ebhi / "Polyp" / "image"
+    (image / "GT05-1-400-0.png").write_bytes((image / "GT05-1-400-0.png").read_bytes()[:60])
+    save(image / "GT07-1-400-0.png", 1, (20, 9))
+    Image.open(image / "GT09-1-400-0.png").save(ebhi / "Low-grade IN" / "image" / "GT70-1.png")
+    assert run(ebhi, tmp_path / "list", *CLASSES) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 4 problems:") and not (tmp_path / "list").exists()
+    for text in (
+        "GT05-1-400-0.png: cannot be read",
+        "9 x 20 pixels",
+        "its mask has 9 x 8",
+        "the same image has labels",
+    ):
+        assert text in error, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name two classes, in the order of their labels, with --classes; its classes are Cancer, Low-grade IN"),
+        (["--classes", "Polyp"], "name two classes"),
+        (["--classes", "Polyp", "HP"], "no images of class 'HP'; its classes are Cancer, Low-grade IN, Polyp, Serr"),
+        ([*CLASSES, "--unlabelled", "SSA"], "no images of class 'SSA'"),
+        ([*CLASSES, "--group-by", r"^(P\d+)"], "does not fit 90 of 90 file names"),
+        ([*CLASSES, "--group-by", "(GT"], "is no regular expression"),
+        ([*CLASSES, "--group-by", "^GT"], "--test-share: label Low-grade IN is in 1 groups only"),
+        ([*CLASSES, "--folds", "40"], "--folds: label Low-grade IN is in"),
+        (["--classes", "Polyp", "Cancer", "--test-share", "0", "--folds", "0"], "has one image of class 'Cancer'"),
+    ],
+)
+def test_a_wrong_command_gets_one_clear_answer(ebhi, tmp_path, capsys, arguments, message):
+    assert run(ebhi, tmp_path / "list", *arguments) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "list").exists()
+
+
+def test_no_folder_and_no_images(tmp_path, capsys):
+    assert run(tmp_path / "none", tmp_path / "list") == 2
+    (tmp_path / "a").mkdir()
+    assert run(tmp_path, tmp_path / "list") == 2
+    assert run(tmp_path, tmp_path / "list", "--test-share", "0.5") == 2
+    error = capsys.readouterr().err
+    assert "no such folder" in error and "one folder per class is needed" in error
+    for wrong in (["--test-share", "1"], ["--folds", "1"], ["--seed", "-1"], ["--classes", "a", "a"]):
+        with pytest.raises(SystemExit):
+            run(tmp_path, tmp_path / "list", *wrong)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="EBHI-Seg is not there: put it into ../shared/data/ebhi_seg")
+def test_real_biopsies_are_split_by_case(tmp_path):
+    assert run(REAL, tmp_path, *CLASSES, *OTHER) == 0
+    content = read(tmp_path)
+    training, testing = content["training"], content["testing"]
+    assert len(training) + len(testing) == 406 and len(content["unlabelled"]) == 40
+    assert not patients(training) & patients(testing) and len(patients(training) | patients(testing)) == 76
+    assert all("mask" in entry for entry in training + testing)
+    for label, count in ((0, 207), (1, 199)):
+        share = sum(entry["label"] == label for entry in testing) / count
+        assert 0.1 < share < 0.3
+    data = PatchDatalist(tmp_path, check_pixels=False)
+    assert data.patch_size == (224, 224) and data.validation
+
+
+# --- MHIST ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("Image Name", "Majority Vote Label", "Number of Annotators who Selected SSA (Out of 7)", "Partition")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """60 images, 20 of them SSA, 18 in the test partition, in the publisher's layout."""
+    rows = []
+    for number in range(60):
+        ssa = number % 3 == 0
+        votes = 4 + number % 4 if ssa else number % 4
+        rows.append([f"MHIST_{number:03d}.png", "SSA" if ssa else "HP", votes, "test" if number % 10 > 6 else "train"])
+        save(tmp_path / "mhist" / "images" / f"MHIST_{number:03d}.png", number)
+    return tmp_path / "mhist", rows
+
+
+def write(folder, rows, columns=COLUMNS, delimiter=","):
+    with (folder / "annotations.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([columns, *rows])
+
+
+def run_mhist(published, output, *arguments, **options):
+    folder, rows = published
+    write(folder, rows, **options)
+    return mhist.main([str(folder), "--output", str(output), *arguments])
+
+
+def test_the_official_partition_and_the_votes(published, tmp_path):
+    assert run_mhist(published, tmp_path / "list") == 0
+    content = read(tmp_path / "list")
+    rows = {row[0]: row for row in published[1]}
+    assert content["name"] == "MHIST" and content["classes"] == ["HP", "SSA"]
+    assert len(content["training"]) == 42 and len(content["testing"]) == 18
+    for part, partition in (("training", "train"), ("testing", "test")):
+        for entry in content[part]:
+            name, label, votes, there = rows[Path(entry["image"]).name]
+            assert entry["image"] == f"../mhist/images/{name}" and entry["patient"] == Path(name).stem
+            assert there == partition and entry["label"] == (label == "SSA")
+            assert entry["soft_label"] == pytest.approx(votes / 7, abs=1e-4)
+    for fold in range(5):
+        share = [entry["label"] for entry in content["training"] if entry["fold"] == fold]
+        assert 8 <= len(share) <= 9 and 2 <= sum(share) <= 3
+    assert len(PatchDatalist(tmp_path / "list", fold=0).validation) in (8, 9)
+
+
+def test_the_papers_split_is_balanced_and_random(published, tmp_path, capsys):
+    parts = []
+    for seed in (0, 0, 1):
+        assert run_mhist(published, tmp_path / "list", "--split", "paper", "--seed", str(seed)) == 0
+        content = read(tmp_path / "list")
+        parts.append((patients(content["training"]), patients(content["testing"])))
+        assert Counter(entry["label"] for entry in content["training"]) == {0: 18, 1: 18}
+        assert Counter(entry["label"] for entry in content["testing"]) == {0: 2, 1: 2}
+    assert parts[0] == parts[1] != parts[2] and parts[0][0] | parts[0][1] != parts[2][0] | parts[2][1]
+    assert "dropped at random to balance the classes: 20 images" in capsys.readouterr().out
+    assert "balanced by dropping 20, 90:10" in read(tmp_path / "list", "manifest.json")["split"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("image_name", "majority vote label", "number of annotators who selected ssa", "PARTITION"),
+        (" Image Name ", "Label", "Votes", "Split"),
+    ],
+)
+def test_columns_may_be_written_in_other_ways(published, tmp_path, columns):
+    published[1][0][1:] = ["ssa", 6, "Training"]
+    assert run_mhist(published, tmp_path / "list", columns=columns, delimiter=";") == 0
+    assert len(read(tmp_path / "list")["training"]) == 42
+
+
+def test_columns_that_are_not_needed_may_be_missing(published, tmp_path):
+    rows = [row[:2] for row in published[1]]
+    assert run_mhist((published[0], rows), tmp_path / "a", "--split", "paper", "--no-votes", columns=COLUMNS[:2]) == 0
+    assert "soft_label" not in read(tmp_path / "a")["training"][0]
+
+
+def change(row, column, value):
+    def spoil(folder, rows):
+        rows[row][column] = value
+
+    return spoil
+
+
+BAD = {
+    "no table": (None, "no annotations.csv; give the folder"),
+    "label": (change(3, 1, "TA"), "MHIST_003.png: label must be HP or SSA, got 'TA'"),
+    "votes": (change(3, 2, 8), "MHIST_003.png: votes for SSA must be a number from 0 to 7, got '8'"),
+    "votes a word": (change(3, 2, "many"), "got 'many'"),
+    "partition": (change(3, 3, "dev"), "MHIST_003.png: partition must be train or test, got 'dev'"),
+    "no name": (change(3, 0, ""), "row 5: column 'Image Name' is empty"),
+    "image missing": (change(3, 0, "MHIST_999.png"), "1 of 60 images are not in"),
+    "twice": (change(3, 0, "MHIST_004.png"), "MHIST_004.png: appears in annotations.csv more than once"),
+    "truncated": (
+        lambda folder, rows: (folder / "images/MHIST_003.png").write_bytes(b"\x89PNG"),
+        "MHIST_003.png: cannot be read",
+    ),
+    "copy in two parts": (
+        lambda folder, rows: save(folder / "images/MHIST_007.png", 1),
+        "MHIST_001: has patches in training and testing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_mhist_is_told(published, tmp_path, capsys, name):
+    spoil, message = BAD[name]
+    write(*published)
+    if spoil is None:
+        (published[0] / "annotations.csv").unlink()
+    else:
+        spoil(*published)
+        write(*published)
+    assert mhist.main([str(published[0]), "--output", str(tmp_path / "list")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "list").exists()
+
+
+def test_all_missing_columns_are_named_at_once(published, tmp_path, capsys):
+    assert run_mhist(published, tmp_path / "list", columns=("Image Name", "diagnosis", "a", "b")) == 2
+    error = capsys.readouterr().err
+    assert "no column 'Majority Vote Label'; its columns are Image Name, diagnosis, a, b" in error
+    assert "no column 'Number of Annotators" in error and "no column 'Partition'" in error and "--no-votes" in error
+    assert mhist.main([str(tmp_path / "none"), "--output", str(tmp_path / "list")]) == 2
+    assert "no such folder" in capsys.readouterr().err

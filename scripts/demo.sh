@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install into .venv, make patients with a known answer, then train, evaluate, predict and explain: the real commands.
-#   bash scripts/demo.sh [BUNDLE]        BUNDLE: ircl_mvi (default)
+#   bash scripts/demo.sh [BUNDLE]        BUNDLE: ircl_mvi (default) or sscl_crc
 source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
 
 bundle="${1:-ircl_mvi}"
@@ -43,6 +43,17 @@ ircl_mvi)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference" --mask#steps 75
     monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
+    pictures="biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png"
+    ;;
+sscl_crc)
+    data=data/phantom_patches
+    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_patches.py --output "$data"
+    places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
+    monai train,cpu "${places[@]}"
+    monai train,cpu,evaluate --run_id evaluate "${places[@]}"
+    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
+    monai train,cpu,explain --run_id explain --truth planted "${places[@]}"
+    pictures="roc.png, calibration.png, confusion.png, gallery.png, randomisation.png"
     ;;
 *)
     die "the demo of $bundle is not written yet: see bundles/$bundle/docs/README.md"
@@ -54,6 +65,6 @@ cat <<END
 Done. What came of it:
   checkpoint   $ROOT/$models/model.pt
   table        $ROOT/$results/predictions.csv, metrics.json, localisation.json
-  pictures     $ROOT/$results: biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png
+  pictures     $ROOT/$results: $pictures
   new patients $ROOT/$results/inference
 END

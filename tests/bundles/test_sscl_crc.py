@@ -37,7 +37,8 @@ def patches(tmp_path_factory):
     """Forty patches to train on, twelve to test, eight without labels."""
     folder = tmp_path_factory.mktemp("patches") / "data"
     script = ROOT / "scripts/make_phantom_patches.py"
-    counts = ["--patches", "40", "--test-patches", "12", "--unlabelled", "8", "--folds", "2", "--size", "96", "--per-slide", "4"]
+    counts = ["--patches", "40", "--test-patches", "12", "--unlabelled", "8", "--folds", "2"]
+    counts += ["--size", "96", "--per-slide", "4"]
     subprocess.run([sys.executable, script, "--output", folder, *counts], check=True, capture_output=True)
     return folder
 
@@ -87,7 +88,8 @@ def trained(patches, tmp_path_factory):
 
 def test_training_leaves_checkpoints_tables_and_pictures(trained):
     assert {path.name for path in (trained / "models").iterdir()} == {"pretrain.pt", "model.pt", "model.json"}
-    assert {"pretrain_loss.csv", "pretrain_loss.png", "train_loss.csv"} <= {p.name for p in (trained / "eval").iterdir()}
+    expected = {"pretrain_loss.csv", "pretrain_loss.png", "train_loss.csv"}
+    assert expected <= {path.name for path in (trained / "eval").iterdir()}
     state = weights(trained / "models/model.pt")
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert state["head.weight"].shape == (2, 24)
@@ -134,9 +136,7 @@ def test_inference_of_a_plain_folder_needs_no_retyped_number_and_agrees(trained,
 
 
 def test_explanation_is_scored_beside_its_controls(trained, patches):
-    flow = workflow(
-        "train", "cpu", "explain", data=patches, out=trained, run_id="explain", truth="planted", **SMALL
-    )
+    flow = workflow("train", "cpu", "explain", data=patches, out=trained, run_id="explain", truth="planted", **SMALL)
     flow.run()
     summary = json.loads((trained / "eval/localisation.json").read_text())
     assert "Grad-CAM" in json.dumps(summary) and "darkness" in json.dumps(summary)

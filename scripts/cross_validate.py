@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Cross-validate a bundle, whatever its method: train and evaluate it in every fold, pool the patients, write a table.
 
-Folds that are done are not run again: an interrupted experiment goes on with the same command.
+Folds that are done are not run again: an interrupted experiment goes on with the same command. Of patches, those of a
+patient are left out together, a validation section joins the training section, and the testing section stays apart.
 
     python scripts/cross_validate.py ircl_mvi --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --config cpu
     python scripts/cross_validate.py --report EXPERIMENT [EXPERIMENT ...] --output comparison.md
@@ -28,7 +29,6 @@ from shared.io import atomic_path, write_json  # noqa: E402
 
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -71,42 +71,31 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def find_bundle(name: str) -> Path:
-    """Return the folder of a bundle, by its name under bundles/ or its path.
-
-    Raises:
-        DataError: no such bundle, with those that are.
-    """
-    for bundle in (ROOT / "bundles" / name, Path(name)):
-        if (bundle / "configs" / "train.json").is_file():
-            return bundle.resolve()
-    known = ", ".join(sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/train.json"))) or "none"
-    raise DataError(f"no bundle {name!r}: no configs/train.json in it, nor in bundles/{name} (there: {known})")
-
-
 def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path, overrides: dict) -> list:
     """Return a fold's two commands: train (stages with a checkpoint are skipped), then evaluate on the true labels."""
+    from shared.evaluation.processes import bundle_arguments
+
     commands = []
     for step, datalist in (("train", fold.training_datalist), ("evaluate", fold.datalist)):
-        files = [str(path.relative_to(cwd) if path.is_relative_to(cwd) else path) for path in configs[step]]
+        left_out = {"split": "validation"} if step == "evaluate" and fold.patients is not None else {}
         values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": fold.number, "seed": fold.seed}
-        values |= {"ckpt_dir": fold.checkpoints, "output_dir": fold.folder, "resume": step == "train", **overrides}
-        run_id = [] if step == "train" else ["--run_id", step]
-        options = [f"--{key}={value}" for key, value in values.items()]  # with "=": Fire reads a lone -1 as an option
-        commands.append((step, [*RUN_BUNDLE, *run_id, "--config_file", repr(files), *options]))
+        values |= {"ckpt_dir": fold.checkpoints, "output_dir": fold.folder, "resume": step == "train"}
+        values |= {**left_out, **overrides}
+        run_id = "run" if step == "train" else step
+        commands.append((step, [*RUN_BUNDLE, *bundle_arguments(configs[step], values, cwd=cwd, run_id=run_id)]))
     return commands
 
 
 def cross_validate(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
-    from shared.data.splits import stratified_folds
-    from shared.evaluation.bundle_config import config_digest, find_config, merge_configs, parse_overrides
+    from shared.evaluation.bundle_config import config_digest, find_bundle, find_config, merge_configs, parse_overrides
     from shared.evaluation.experiment import write_experiment, write_results
-    from shared.evaluation.folds import Fold, read_datalist, shuffle_labels, split_datalist
-    from shared.evaluation.processes import FoldRun, run_folds
+    from shared.evaluation.folds import Fold
+    from shared.evaluation.processes import FoldRun, run_environment, run_folds
+    from shared.evaluation.training_rows import TrainingRows, shuffle_labels
     from shared.metrics.report import RepeatedPredictions
 
-    bundle = find_bundle(args.bundle)
+    bundle = find_bundle(args.bundle, ROOT)
     configs = {"train": [find_config(bundle, name) for name in ("train", *args.config)]}
     configs["evaluate"] = [*configs["train"], find_config(bundle, "evaluate")]
     merged = merge_configs(configs["evaluate"])
@@ -115,14 +104,14 @@ def cross_validate(args: argparse.Namespace) -> Path:
     overrides = parse_overrides(args.set, merged, reserved=SET_HERE)
 
     args.dataset_dir = Path(args.dataset_dir).resolve()
-    datalist, labels = read_datalist(Path(args.datalist_file or args.dataset_dir / "datalist.json"))
-    fold_of = {seed: stratified_folds(list(labels), list(labels.values()), args.folds, seed) for seed in args.seeds}
+    rows = TrainingRows.read(Path(args.datalist_file or args.dataset_dir / "datalist.json"), args.dataset_dir)
+    fold_of = {seed: rows.folds(args.folds, seed) for seed in args.seeds}
 
     parts = [path.stem for path in configs["train"][1:]] + ["shuffled"] * args.shuffle_labels
     name = args.name or "_".join(parts) or "default"
     output = Path(args.output or bundle / "eval" / "cross_validation" / name).resolve()
     source = Path(args.reuse).resolve() if args.reuse else None
-    cases = [{key: value for key, value in case.items() if key != "fold"} for case in datalist["training"]]
+    cases = [{key: value for key, value in case.items() if key != "fold"} for case in rows.datalist["training"]]
     settings = {
         "bundle": bundle.name,
         "configs": {path.name: config_digest(path) for path in configs["evaluate"]},
@@ -138,23 +127,18 @@ def cross_validate(args: argparse.Namespace) -> Path:
     folds = []
     for seed, split in fold_of.items():
         for number in range(args.folds):
-            truth = {patient: labels[patient] for patient in labels if split[patient] == number}
-            fold = Fold(output, seed, number, truth, shuffled=args.shuffle_labels)
-            write_json(fold.datalist, split_datalist(datalist, split, labels))
+            truth = {row: label for row, label in rows.labels.items() if split[row] == number}
+            fold = Fold(output, seed, number, truth, args.shuffle_labels, rows.patients, args.dataset_dir)
+            write_json(fold.datalist, rows.split(split))
             if fold.shuffled:
-                shuffled = shuffle_labels(labels, split, fold=number, seed=seed)
-                write_json(fold.training_datalist, split_datalist(datalist, split, shuffled))
+                shuffled = shuffle_labels(rows.labels, split, fold=number, seed=seed)
+                write_json(fold.training_datalist, rows.split(split, shuffled))
             fold.folder.mkdir(exist_ok=True)
             folds.append(fold)
 
     # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
-    environment = {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        **dict.fromkeys(THREADS, str(args.threads)),
-    }
+    environment = run_environment(args.threads)
     waiting = [fold for fold in folds if not fold.done()]
 
     def runs() -> Iterator[FoldRun]:
@@ -175,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # also where a shell started this in the background, which leaves SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    from shared.evaluation.experiment import comparison_table
+    from shared.evaluation.comparison import comparison_table
     from shared.evaluation.processes import FoldError
 
     try:

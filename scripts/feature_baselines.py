@@ -154,8 +154,9 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from shared.data.splits import stratified_folds
-    from shared.evaluation.experiment import comparison_table, write_experiment, write_results
-    from shared.evaluation.folds import read_datalist
+    from shared.evaluation.comparison import comparison_table
+    from shared.evaluation.experiment import write_experiment, write_results
+    from shared.evaluation.training_rows import read_datalist
     from shared.metrics.report import RepeatedPredictions
 
     dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()

@@ -13,6 +13,19 @@ from typing import Any
 from shared.errors import DataError
 
 
+def find_bundle(name: str, root: Path) -> Path:
+    """Return the folder of a bundle, by its name under ``root/bundles`` or its path.
+
+    Raises:
+        DataError: no such bundle, with those that are.
+    """
+    for bundle in (root / "bundles" / name, Path(name)):
+        if (bundle / "configs" / "train.json").is_file():
+            return bundle.resolve()
+    known = ", ".join(sorted(path.parents[1].name for path in root.glob("bundles/*/configs/train.json"))) or "none"
+    raise DataError(f"no bundle {name!r}: no configs/train.json in it, nor in bundles/{name} (there: {known})")
+
+
 def find_config(bundle: Path, name: str) -> Path:
     """Return the config ``name`` of a bundle: a path, or a file of its ``configs`` folder with or without ``.json``.
 

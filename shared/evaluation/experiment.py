@@ -1,4 +1,4 @@
-"""The folder of an experiment: predictions of repeated cross-validation, their table and pictures, comparisons.
+"""The folder of an experiment: predictions of repeated cross-validation, their table and pictures.
 
 ``experiment.json`` says what was run, ``predictions.csv`` what came out; the rest of the folder is made from these two.
 """
@@ -9,15 +9,16 @@ import json
 import os
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from shared.errors import DataError
+from shared.evaluation.tables import interval_text, markdown_table, number_text
 from shared.io import atomic_path, write_csv, write_json
-from shared.metrics.report import METRICS, RepeatedPredictions, paired_auc_difference, summarise
+from shared.metrics.report import METRICS, RepeatedPredictions, summarise
 
 HOW = (
     "Every patient is predicted by the model of the fold that left the patient out. Metrics are computed over all "
@@ -25,6 +26,14 @@ HOW = (
     "of {bootstrap} replicates draws patients and takes each with the predictions of all seeds. sd: spread between "
     "seeds. Fold-wise AUC: mean over the single folds of all seeds."
 )
+HOW_PATCHES = (
+    "Every patch is predicted by the model of the fold that left its patient out. Metrics are computed over all "
+    "patches of one seed (threshold 0.5) and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
+    "of {bootstrap} replicates draws patients and takes each with all of its patches and the predictions of all seeds. "
+    "sd: spread between seeds. Fold-wise AUC: mean over the single folds of all seeds."
+)
+# of patients, and of patches, which are many enough for a balanced accuracy
+METRICS_OF = {False: METRICS, True: ("AUC", "BACC", "ACC", "F1", "PRE", "REC")}
 _PACKAGES = ("torch", "monai", "numpy", "scikit-learn")
 
 
@@ -69,7 +78,8 @@ def write_results(folder: str | os.PathLike, predictions: RepeatedPredictions, *
     """Write predictions.csv, results.csv, results.json, results.md, roc.png and calibration.png; return the summary."""
     folder = Path(folder)
     experiment = read_experiment(folder)
-    summary = summarise(predictions, bootstrap=bootstrap)
+    names = METRICS_OF[predictions.images is not None]
+    summary = summarise(predictions, names=names, bootstrap=bootstrap)
     write_csv(folder / "predictions.csv", predictions.rows())
     write_csv(folder / "results.csv", _csv_rows(summary))
     write_json(folder / "results.json", {"title": experiment["title"], "command": experiment["command"], **summary})
@@ -79,46 +89,10 @@ def write_results(folder: str | os.PathLike, predictions: RepeatedPredictions, *
     return summary
 
 
-def comparison_table(folders: Sequence[str | os.PathLike], *, bootstrap: int = 2000) -> str:
-    """Return a Markdown table, one experiment a row, each with its paired AUC difference to the first.
-
-    Raises:
-        DataError: for folders without results, all of them at once.
-    """
-    experiments, problems = [], []
-    for folder in folders:
-        try:
-            table = RepeatedPredictions.read(Path(folder) / "predictions.csv")
-            experiments.append((read_experiment(folder)["title"], table, summarise(table, bootstrap=bootstrap)))
-        except (DataError, OSError) as error:
-            problems.append(f"{folder}: no finished experiment ({error})")
-    if problems:
-        raise DataError(problems)
-    first = experiments[0][1]
-    lines = [
-        "| experiment | AUC | fold-wise AUC | sd | ACC | F1 | PRE | REC | AUC - first | p | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row, (title, table, summary) in enumerate(experiments):
-        difference = paired_auc_difference(first, table, bootstrap=bootstrap) if row else None
-        compared = ("", "") if not row else ("other patients", "") if difference is None else _difference(difference)
-        metrics = summary["metrics"]
-        cells = [title, _interval(metrics["AUC"]), _number(summary["fold_auc"]["value"]), _number(metrics["AUC"]["sd"])]
-        cells += [_number(metrics[name]["value"]) for name in ("ACC", "F1", "PRE", "REC")]
-        lines.append("| " + " | ".join([*cells, *compared, str(len(table.seeds))]) + " |")
-    summary = experiments[0][2]
-    note = f"{summary['patients']} patients, {summary['positive']} positive. {HOW.format(**summary)}"
-    note += (
-        " AUC - first: difference to the first row on the same drawn patients; p: two-sided, from the same replicates."
-    )
-    return "\n".join(lines) + f"\n\n{note}\n"
-
-
 def _csv_rows(summary: Mapping) -> list[dict]:
     """Return one row a metric, seeds as columns."""
     rows = []
-    for name in METRICS:
-        metric = summary["metrics"][name]
+    for name, metric in summary["metrics"].items():
         row = {"metric": name, **{key: metric[key] for key in ("value", "low", "high", "sd")}}
         rows.append({**row, **{f"seed_{s}": v for s, v in zip(summary["seeds"], metric["seeds"], strict=True)}})
     rows.append({"metric": "fold-wise AUC", "value": summary["fold_auc"]["value"], "sd": summary["fold_auc"]["sd"]})
@@ -127,20 +101,23 @@ def _csv_rows(summary: Mapping) -> list[dict]:
 
 def _markdown(experiment: Mapping, summary: Mapping) -> str:
     """Return the page of one experiment: table, how it was computed, the command."""
-    lines = [f"# {experiment['title']}", "", f"{summary['patients']} patients, {summary['positive']} positive.", ""]
-    lines += ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    metrics = summary["metrics"]
-    lines.append("| **mean over seeds** | " + " | ".join(_interval(metrics[name]) for name in METRICS) + " |")
-    lines.append("| sd | " + " | ".join(_number(metrics[name]["sd"]) for name in METRICS) + " |")
+    names, metrics = list(summary["metrics"]), summary["metrics"]
+    count = f"{summary['images']} patches of {summary['patients']}" if "images" in summary else summary["patients"]
+    rows = [["**mean over seeds**", *(interval_text(metrics[name]) for name in names)]]
+    rows += [["sd", *(number_text(metrics[name]["sd"]) for name in names)]]
     for position, seed in enumerate(summary["seeds"]):
-        lines.append(f"| seed {seed} | " + " | ".join(_number(metrics[n]["seeds"][position]) for n in METRICS) + " |")
+        rows.append([f"seed {seed}", *(number_text(metrics[name]["seeds"][position]) for name in names)])
+    lines = [f"# {experiment['title']}", "", f"{count} patients, {summary['positive']} positive.", ""]
+    lines += [markdown_table(["", *names], rows)]
     fold_auc = summary["fold_auc"]
+    mean, sd = number_text(fold_auc["value"]), number_text(fold_auc["sd"])
     lines += [
         "",
-        f"Fold-wise AUC: {_number(fold_auc['value'])} (sd {_number(fold_auc['sd'])}, {fold_auc['folds']} folds).",
+        f"Fold-wise AUC: {mean} (sd {sd}, {fold_auc['folds']} folds).",
         "",
     ]
-    return "\n".join([*lines, HOW.format(**summary), "", "```", experiment["command"], "```", ""])
+    how = (HOW_PATCHES if "images" in summary else HOW).format(**summary)
+    return "\n".join([*lines, how, "", "```", experiment["command"], "```", ""])
 
 
 def _pictures(folder: Path, predictions: RepeatedPredictions, title: str, bootstrap: int) -> None:
@@ -149,22 +126,10 @@ def _pictures(folder: Path, predictions: RepeatedPredictions, title: str, bootst
 
     seeds = zip(predictions.seeds, predictions.probability, strict=True)
     curves = {f"seed {seed}": (predictions.labels, probability) for seed, probability in seeds}
-    roc_curve_figure(curves, folder / "roc.png", title=textwrap.fill(title, 48), bootstrap=bootstrap)
-    calibration_figure(predictions.labels, predictions.probability.mean(axis=0), folder / "calibration.png")
-
-
-def _interval(metric: Mapping) -> str:
-    if metric["value"] is None:
-        return "-"
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
-
-
-def _difference(difference: Mapping) -> tuple[str, str]:
-    return f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]", f"{difference['p']:.3f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    title, groups = textwrap.fill(title, 48), predictions.groups
+    roc_curve_figure(curves, folder / "roc.png", title=title, bootstrap=bootstrap, groups=groups)
+    mean = predictions.probability.mean(axis=0)
+    calibration_figure(predictions.labels, mean, folder / "calibration.png", groups=groups)
 
 
 def _short(value: Any, limit: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""Runs the commands of many folds, some at a time, under one progress bar, and leaves no process behind."""
+"""Runs the commands of many folds or other runs, some at a time, under one progress bar; leaves no process behind."""
 
 from __future__ import annotations
 
@@ -9,15 +9,46 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 from shared.errors import DataError
-from shared.evaluation.folds import Fold
 
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 15
 _CHAINED = "\nThe above exception was the direct cause of the following exception:\n"
+
+
+class Job(Protocol):
+    """What is run: a fold, or one training among others."""
+
+    name: str
+    folder: Path
+
+    def rows(self) -> list[dict]:
+        """What it leaves; a :class:`DataError` while that is not complete."""
+
+
+def bundle_arguments(
+    configs: Sequence[Path], values: Mapping[str, Any], *, cwd: Path, run_id: str = "run"
+) -> list[str]:
+    """Arguments of ``python -m monai.bundle run``: these configs merged, these keys overridden.
+
+    Example:
+        >>> bundle_arguments([Path("/b/configs/train.json")], {"fold": -1}, cwd=Path("/b"), run_id="train_run")
+        ['--run_id', 'train_run', '--config_file', "['configs/train.json']", '--fold=-1']
+    """
+    files = [str(path.relative_to(cwd) if path.is_relative_to(cwd) else path) for path in configs]
+    options = [f"--{key}={value}" for key, value in values.items()]  # with "=": Fire reads a lone -1 as an option
+    return [*([] if run_id == "run" else ["--run_id", run_id]), "--config_file", repr(files), *options]
+
+
+def run_environment(threads: int) -> dict[str, str]:
+    """The environment of a run that may use so many CPU threads."""
+    own = {"PYTHONUNBUFFERED": "1", **dict.fromkeys(_THREADS, str(threads))}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **own}
 
 
 class FoldError(RuntimeError):
@@ -29,26 +60,30 @@ class FoldRun:
 
     Args:
         fold: the fold; an incomplete predictions.csv in it is removed.
-        commands: name and arguments of each, in order; the last leaves predictions.csv complete.
+        commands: name and arguments of each, in order; after the last the fold's rows are complete.
         cwd: where they run.
         environment: their environment.
+        ready: asked before the first command until it returns true; it may prepare what the commands need.
     """
 
     def __init__(
         self,
-        fold: Fold,
+        fold: Job,
         commands: Iterable[tuple[str, Sequence[str]]],
         *,
         cwd: Path,
         environment: Mapping[str, str] | None = None,
+        ready: Callable[[], bool] = lambda: True,
     ):
-        self.fold, self.cwd, self.environment = fold, cwd, environment
+        self.fold, self.cwd, self.environment, self.ready = fold, cwd, environment, ready
         self.waiting = deque(commands)
         self.step = ""
         self.process: subprocess.Popen | None = None
 
     def poll(self) -> bool:
-        """Start the next command when one has ended; True when all have and predictions.csv is complete."""
+        """Start the next command when one has ended; True when all have and the fold's rows are complete."""
+        if self.process is None and not self.ready():
+            return False
         code = 0 if self.process is None else self.process.poll()
         if code is None:
             return False
@@ -99,7 +134,9 @@ class FoldRun:
         return "\n".join([f"{self.fold.name}: {self.step} {what}; the end of {self._log}:", *tail])
 
 
-def run_folds(runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int = 1, name: str = "") -> None:
+def run_folds(
+    runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int = 1, name: str = "", unit: str = "fold"
+) -> None:
     """Run folds, ``jobs`` at a time; a failure or Ctrl-C ends every child, then goes on up.
 
     Args:
@@ -108,6 +145,7 @@ def run_folds(runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int =
         done: folds that were done before.
         jobs: how many at a time.
         name: what stands before the bar.
+        unit: what the bar counts.
 
     Raises:
         FoldError: the first command that failed.
@@ -116,7 +154,7 @@ def run_folds(runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int =
 
     active: list[FoldRun] = []
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, initial=done, desc=name, unit="fold", dynamic_ncols=True) as bar:
+    with tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) as bar:
         try:
             exhausted, shown = False, 0.0
             while active or not exhausted:

@@ -1,27 +1,28 @@
-"""Patient-level predictions of an evaluator as a table, with their metrics and pictures."""
+"""Predictions of an evaluator, of patients or of their patches, as a table with metrics and pictures."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from shared.io import write_csv, write_json
-
-logger = logging.getLogger(__name__)
+from shared.evaluation.predictions import patch_name, write_predictions
 
 
 class SavePredictions:
     """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png`` and ``calibration.png``.
+
+    Where the cases have a ``path`` they are patches: rows then begin with ``image``, intervals are over patients (whose
+    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too.
 
     Args:
         output_dir: where they go.
         class_names: names of the classes; the second is the positive one.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
+        dataset_dir: patches below it are named by their path from there.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -34,9 +35,10 @@ class SavePredictions:
         class_names: Sequence[str] = ("negative", "positive"),
         bootstrap: int = 2000,
         seed: int = 0,
+        dataset_dir: str | os.PathLike | None = None,
     ):
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
-        self.bootstrap, self.seed = bootstrap, seed
+        self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -53,34 +55,11 @@ class SavePredictions:
         """Keep the batch's probabilities."""
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
             label = case.get("label")
-            self.rows.append(
-                {
-                    "patient": case["patient"],
-                    "label": "" if label is None else int(label),
-                    "probability": float(output["pred"][1]),
-                }
-            )
+            row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
+            row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
+            self.rows.append(row | {"probability": float(output["pred"][1])})
 
     def write(self, engine: Engine) -> None:
         """Write table, metrics and pictures."""
-        write_csv(self.output_dir / "predictions.csv", self.rows)
-        known = [row for row in self.rows if row["label"] != ""]
-        if not known:
-            return
-        from shared.metrics import classification_metrics
-        from shared.visualize import calibration_figure, roc_curve_figure
-
-        labels = [row["label"] for row in known]
-        probability = [row["probability"] for row in known]
-        metrics = classification_metrics(labels, probability, bootstrap=self.bootstrap, seed=self.seed)
-        write_json(self.output_dir / "metrics.json", metrics)
-        for name in ("AUC", "ACC", "F1", "PRE", "REC"):
-            value = metrics[name]
-            logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
-        if len(set(labels)) > 1:
-            roc_curve_figure({"": (labels, probability)}, self.output_dir / "roc.png")
-            calibration_figure(labels, probability, self.output_dir / "calibration.png")
-
-
-def _text(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+        draws = {"bootstrap": self.bootstrap, "seed": self.seed}
+        write_predictions(self.output_dir, self.rows, class_names=self.class_names, **draws)

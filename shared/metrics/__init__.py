@@ -1,11 +1,12 @@
-"""Metrics of a method, one row per patient, with bootstrap intervals; needs NumPy only."""
+"""Metrics of a method, one row per patient or per patch, with bootstrap intervals over patients; needs NumPy only."""
 
-from shared.metrics.classification import (
-    classification_metrics,
-    foldwise_metrics,
-    paired_difference,
-    pooled,
-    read_predictions,
-)
+from shared.metrics.class_report import class_report
+from shared.metrics.classification import classification_metrics, paired_difference
+from shared.metrics.intervals import grouped_mean
 
-__all__ = ["classification_metrics", "foldwise_metrics", "paired_difference", "pooled", "read_predictions"]
+__all__ = [
+    "class_report",
+    "classification_metrics",
+    "grouped_mean",
+    "paired_difference",
+]

@@ -1,4 +1,4 @@
-"""Binary classification metrics of patients, with 95 % bootstrap intervals (IRCL section 4.1).
+"""Binary classification metrics of patients or their patches, with 95 % bootstrap intervals (IRCL section 4.1).
 
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals. Patients are drawn with
 replacement, not stratified by label, so that the interval includes the chance of how many positives there are; a draw
@@ -7,9 +7,7 @@ with one class only, on which no AUC exists, is drawn again.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +38,8 @@ def classification_metrics(
         bootstrap: draws; 0: no intervals.
         seed: seed of the draws.
         positive: the positive label.
-        groups: patient of each row, where a patient has several (repeated cross-validation): they are drawn together.
+        groups: patient of each row, where a patient has several (patches, repeated cross-validation): they are drawn
+            together.
 
     Shape:
         - labels, probability, groups: ``[n]``
@@ -70,13 +69,15 @@ def paired_difference(
     *,
     threshold: float = 0.5,
     bootstrap: int = 2000,
+    level: float = 0.95,
     seed: int = 0,
     positive: int = 1,
     groups: Sequence[Any] | None = None,
 ) -> dict[str, float | None]:
-    """Difference a - b of a metric between two predictions of the same patients, with its 95 % interval.
+    """Difference a - b of a metric between two predictions of the same rows, with its interval and p.
 
-    Both are scored on the same draws, which is far sharper than comparing two intervals.
+    Both are scored on the same draws, which is far sharper than comparing two intervals. Where a method was trained
+    with several seeds its metric is the mean over them.
 
     Args:
         labels: labels of two classes.
@@ -85,9 +86,15 @@ def paired_difference(
         metric: one of ACC, AUC, F1, PRE, REC, BACC, BRIER.
         threshold: decision threshold.
         bootstrap: draws.
+        level: of the interval.
         seed: seed of the draws.
         positive: the positive label.
         groups: patient of each row, where a patient has several.
+
+    Shape:
+        - labels, groups: ``[n]``; prob_a, prob_b: ``[n]`` or ``[seeds, n]``, each with seeds of its own
+        - returns: ``{"value", "low", "high", "p"}``; ``p`` is two-sided: twice the share of draws on the rarer side of
+          zero; None without draws
 
     Raises:
         DataError: see ``classification_metrics``; or an unknown metric.
@@ -98,91 +105,15 @@ def paired_difference(
     """
     if metric not in METRICS:
         raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {metric!r}.")
-    truth, prob_a = _check(labels, prob_a, positive)
-    both = np.stack([prob_a, _check(labels, prob_b, positive)[1]])
-    value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric][:, 0]
+    methods = [np.atleast_2d(to_numpy(probability)) for probability in (prob_a, prob_b)]
+    checked = [_check(labels, row, positive) for method in methods for row in method]
+    truth, both, split = checked[0][0], np.stack([row for _, row in checked]), len(methods[0])
+    value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
     drawn = _bootstrap(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
-    return _interval(value[0] - value[1], drawn[0] - drawn[1])
-
-
-def pooled(folds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
-    """Predictions of all folds as one table: each patient was predicted by the network that had not seen it.
-
-    Args:
-        folds: per fold ``{"patient", "label", "probability"}``, as ``read_predictions`` returns.
-
-    Shape:
-        - returns: ``{"patient", "label", "probability", "fold"}``, equally long
-
-    Raises:
-        DataError: a patient in two folds.
-
-    Example:
-        >>> one = {"patient": ["A"], "label": [0], "probability": [0.2]}
-        >>> two = {"patient": ["B"], "label": [1], "probability": [0.7]}
-        >>> pooled([one, two])["fold"]
-        [0, 1]
-    """
-    table: dict[str, list[Any]] = {"patient": [], "label": [], "probability": [], "fold": []}
-    for number, fold in enumerate(folds):
-        for name in ("patient", "label", "probability"):
-            table[name].extend(fold[name])
-        table["fold"].extend([number] * len(fold["patient"]))
-    seen: dict[Any, list[int]] = {}
-    for patient, number in zip(table["patient"], table["fold"], strict=True):
-        seen.setdefault(patient, []).append(number)
-    twice = [f"{patient}: predicted in folds {numbers}" for patient, numbers in seen.items() if len(numbers) > 1]
-    if twice:
-        raise DataError([f"{line}; every patient belongs to one fold: check the datalist." for line in twice])
-    return table
-
-
-def foldwise_metrics(
-    labels: Any, probability: Any, fold: Any, *, threshold: float = 0.5, positive: int = 1
-) -> dict[str, dict[str, Any]]:
-    """Metrics of each fold by itself: mean, standard deviation, values (None where a fold does not define one).
-
-    Example:
-        >>> foldwise_metrics([0, 1, 0, 1], [0.1, 0.9, 0.8, 0.3], [0, 0, 1, 1])["AUC"]
-        {'mean': 0.5, 'std': 0.7071067811865476, 'folds': [1.0, 0.0]}
-    """
-    labels, probability, fold = np.asarray(labels), np.asarray(probability), np.asarray(fold)
-    each = [
-        classification_metrics(
-            labels[fold == f], probability[fold == f], threshold=threshold, bootstrap=0, positive=positive
-        )
-        for f in np.unique(fold)
-    ]
-    result = {}
-    for name in METRICS:
-        values = [metrics[name]["value"] for metrics in each]
-        known = [value for value in values if value is not None]
-        result[name] = {
-            "mean": float(np.mean(known)) if known else None,
-            "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-            "folds": values,
-        }
-    return result
-
-
-def read_predictions(path: str | Path) -> dict[str, list[Any]]:
-    """Read a bundle's ``predictions.csv`` (columns patient, label, probability).
-
-    Raises:
-        DataError: a column is missing or a value is no number.
-    """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return {
-            "patient": [row["patient"] for row in rows],
-            "label": [int(row["label"]) for row in rows],
-            "probability": [float(row["probability"]) for row in rows],
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: predictions need the columns patient, label, probability in numbers ({error})."
-        ) from error
+    value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
+    sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    p = float(min(1.0, 2 * (1 + sides) / (bootstrap + 1))) if bootstrap and np.isfinite(drawn).any() else None
+    return _interval(value[0], drawn, (50 * (1 - level), 50 * (1 + level))) | {"p": p}
 
 
 def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
@@ -206,18 +137,20 @@ def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np
 
 def _bootstrap(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:
     """Metrics ``[methods, draws]`` over draws of patients."""
-    if draws <= 0:
-        return {name: np.empty((len(probability), 0)) for name in names}
+    parts = [_weighted(truth, probability, w, threshold, names) for w in drawn_weights(truth, groups, draws, seed)]
+    none = np.empty((len(probability), 0))
+    return {name: np.concatenate([none, *(part[name] for part in parts)], axis=1) for name in names}
+
+
+def drawn_weights(truth: np.ndarray, groups: Sequence[Any] | None, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row is in each draw of whole groups, ``[draws, n]`` in blocks that fit into memory."""
     if groups is not None and len(groups) != len(truth):
         raise DataError(f"One group per row is needed, got {len(groups)} for {len(truth)} rows.")
     code = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     random = np.random.default_rng(seed)
     step = max(1, _CELLS // len(truth))
-    parts = []
     for start in range(0, draws, step):
-        weights = _draw(random, min(step, draws - start), code, truth)
-        parts.append(_weighted(truth, probability, weights, threshold, names))
-    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
+        yield _draw(random, min(step, draws - start), code, truth)
 
 
 def _draw(random: np.random.Generator, draws: int, code: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -269,8 +202,15 @@ def _auc(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def _interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:
+def mean_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is defined; NaN where nothing is (precision without a positive call)."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+
+
+def _interval(value: float, drawn: np.ndarray, tails: Sequence[float] = (2.5, 97.5)) -> dict[str, float | None]:
     defined = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) and np.isfinite(value) else (None, None)
+    low, high = np.percentile(defined, tails) if len(defined) and np.isfinite(value) else (None, None)
     plain = [float(x) if x is not None and np.isfinite(x) else None for x in (value, low, high)]
     return dict(zip(("value", "low", "high"), plain, strict=True))

@@ -1,33 +1,35 @@
-"""Metrics of repeated cross-validation: pooled over the folds of a seed, averaged over seeds, with intervals.
+"""Metrics of predictions made with several seeds, pooled over the folds of each, averaged over seeds, with intervals.
 
-Every bootstrap replicate draws patients with replacement and takes each with the predictions of ALL seeds, so an
-interval speaks of the figure it stands beside (the mean over seeds), not of one seed or of an ensemble of seeds.
+Every bootstrap replicate draws patients with replacement and takes each with all of its patches and the predictions of
+ALL seeds, so an interval speaks of the figure it stands beside (the mean over seeds), not of one seed or an ensemble.
 """
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.classification import _draw, _weighted
+from shared.metrics.classification import _bootstrap, _interval, _weighted, mean_defined, paired_difference
 
 METRICS = ("ACC", "AUC", "F1", "PRE", "REC")
 COLUMNS = ("seed", "fold", "patient", "label", "probability")
+UNITS = ("image", "patient")
 
 
 @dataclass(frozen=True)
 class RepeatedPredictions:
-    """Out-of-fold predictions of every patient, once per seed.
+    """Predictions of every patient, or of every patch of the patients, once per seed.
 
     Shape:
-        - patients: ``P`` names, sorted; labels: ``[P]`` of 0 and 1; seeds: ``S`` numbers.
-        - folds: ``[S, P]``, the fold in which the patient was validated; probability: ``[S, P]`` of class 1.
+        - patients: the patient of each of ``n`` rows; labels: ``[n]`` of 0 and 1; seeds: ``S`` numbers.
+        - folds: ``[S, n]``, the fold in which the row was left out; probability: ``[S, n]`` of class 1.
+        - images: the name of each row's patch; None: a row is a patient. Rows are sorted by image, else by patient.
     """
 
     patients: tuple[str, ...]
@@ -35,13 +37,24 @@ class RepeatedPredictions:
     seeds: tuple[int, ...]
     folds: np.ndarray
     probability: np.ndarray
+    images: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the rows are called."""
+        return self.patients if self.images is None else self.images
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """What a bootstrap draws together, where that is more than a row."""
+        return None if self.images is None else self.patients
 
     @classmethod
     def from_rows(cls, rows: list[Mapping], *, source: str = "predictions") -> RepeatedPredictions:
-        """Collect rows of ``seed, fold, patient, label, probability``; every seed must hold every patient once.
+        """Collect rows of ``seed, fold, patient, label, probability``, and ``image`` where a row is a patch.
 
         Raises:
-            DataError: for a patient that is missing from a seed, stands in it twice, or has two labels.
+            DataError: for a patient (image) that is missing from a seed, stands in it twice, or has two labels.
 
         Example:
             >>> row = dict(fold=0, label=0, probability=0.5)
@@ -49,24 +62,29 @@ class RepeatedPredictions:
             >>> RepeatedPredictions.from_rows(rows).probability.shape
             (2, 4)
         """
-        labels = {row["patient"]: int(row["label"]) for row in rows}
-        patients, seeds = tuple(sorted(labels)), tuple(sorted({int(row["seed"]) for row in rows}))
-        column = {patient: i for i, patient in enumerate(patients)}
-        folds = np.full((len(seeds), len(patients)), -1)
-        probability = np.full((len(seeds), len(patients)), np.nan)
+        unit = next((unit for unit in UNITS if rows and unit in rows[0]), "patient")
+        labels = {row[unit]: int(row["label"]) for row in rows}
+        names, seeds = tuple(sorted(labels)), tuple(sorted({int(row["seed"]) for row in rows}))
+        column = {name: i for i, name in enumerate(names)}
+        patient = {row[unit]: row["patient"] for row in rows}
+        folds = np.full((len(seeds), len(names)), -1)
+        probability = np.full((len(seeds), len(names)), np.nan)
         problems = []
         for row in rows:
-            cell = seeds.index(int(row["seed"])), column[row["patient"]]
+            cell = seeds.index(int(row["seed"])), column[row[unit]]
             if not np.isnan(probability[cell]):
-                problems.append(f"{source}: patient {row['patient']} stands twice in seed {row['seed']}")
-            if int(row["label"]) != labels[row["patient"]]:
-                problems.append(f"{source}: patient {row['patient']} has two labels")
+                problems.append(f"{source}: {unit} {row[unit]} stands twice in seed {row['seed']}")
+            if int(row["label"]) != labels[row[unit]]:
+                problems.append(f"{source}: {unit} {row[unit]} has two labels")
+            if row["patient"] != patient[row[unit]]:
+                problems.append(f"{source}: image {row[unit]} is of two patients")
             folds[cell], probability[cell] = int(row["fold"]), float(row["probability"])
-        for seed, patient in np.argwhere(np.isnan(probability)):
-            problems.append(f"{source}: patient {patients[patient]} has no prediction in seed {seeds[seed]}")
+        for seed, name in np.argwhere(np.isnan(probability)):
+            problems.append(f"{source}: {unit} {names[name]} has no prediction in seed {seeds[seed]}")
         if problems or not rows:
             raise DataError(problems or f"{source}: no predictions")
-        return cls(patients, np.array([labels[p] for p in patients]), seeds, folds, probability)
+        patients, truth = tuple(patient[name] for name in names), np.array([labels[name] for name in names])
+        return cls(patients, truth, seeds, folds, probability, names if unit == "image" else None)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> RepeatedPredictions:
@@ -78,21 +96,37 @@ class RepeatedPredictions:
         return cls.from_rows(rows, source=str(path))
 
     def rows(self) -> list[dict]:
-        """Return one dictionary per seed and patient, ready for ``write_csv``."""
+        """Return one dictionary per seed and patient (image), ready for ``write_csv``."""
         rows = []
         for s, seed in enumerate(self.seeds):
-            for p, patient in enumerate(self.patients):
-                row = {"seed": seed, "fold": int(self.folds[s, p]), "patient": patient, "label": int(self.labels[p])}
-                rows.append({**row, "probability": float(self.probability[s, p])})
+            for i, name in enumerate(self.names):
+                row = {"seed": seed, "fold": int(self.folds[s, i])}
+                row |= {"patient": name} if self.images is None else {"image": name, "patient": self.patients[i]}
+                rows.append({**row, "label": int(self.labels[i]), "probability": float(self.probability[s, i])})
         return rows
 
 
-def summarise(predictions: RepeatedPredictions, *, bootstrap: int = 2000, level: float = 0.95, seed: int = 0) -> dict:
+def summarise(
+    predictions: RepeatedPredictions,
+    *,
+    names: Sequence[str] = METRICS,
+    bootstrap: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict:
     """Return the metrics pooled over folds, averaged over seeds: value, interval and spread; and the AUC fold by fold.
+
+    Args:
+        predictions: of all seeds.
+        names: which of the metrics of ``classification_metrics``.
+        bootstrap: replicates, over patients.
+        level: of the intervals.
+        seed: of the replicates.
 
     Returns:
         ``{"metrics": {name: {"value", "low", "high", "sd", "seeds": [S]}}, "fold_auc": {"value", "sd", "folds"}}``
-        and the counts; ``sd`` is the spread between seeds (between folds, in ``fold_auc``), None for a single one.
+        and the counts (``images`` where rows are patches); ``sd`` is the spread between seeds (between folds, in
+        ``fold_auc``), None for a single one.
 
     Example:
         >>> rows = [dict(seed=0, fold=i % 2, patient=f"{i}", label=i // 4, probability=i / 8) for i in range(8)]
@@ -101,54 +135,55 @@ def summarise(predictions: RepeatedPredictions, *, bootstrap: int = 2000, level:
         (1.0, 1.0, 8)
     """
     labels, probability = predictions.labels, predictions.probability
-    of_seeds = _metrics(labels, probability, np.ones((1, len(labels))))  # [S, 1]
-    samples = _metrics(labels, probability, _drawn_patients(labels, bootstrap, seed))  # [S, B]
-    metrics = {}
-    for name in METRICS:
-        values = of_seeds[name][:, 0]
-        low, high = _tails(_mean(samples[name]), level)
-        metrics[name] = {"value": _plain(_mean(values)), "low": low, "high": high, "sd": _spread(values)}
+    if len(set(labels.tolist())) < 2:
+        unit = "patients" if predictions.images is None else "images"
+        raise DataError(f"metrics need {unit} of both classes, all {len(labels)} have label {labels[0]}")
+    of_seeds = _metrics(labels, probability, names)
+    samples = _bootstrap(labels == 1, probability, predictions.groups, 0.5, bootstrap, seed, names)  # [S, B]
+    metrics, tails = {}, (50 * (1 - level), 50 * (1 + level))
+    for name in names:
+        values = of_seeds[name]
+        metrics[name] = _interval(mean_defined(values), mean_defined(samples[name]), tails) | {"sd": _spread(values)}
         metrics[name]["seeds"] = [_plain(value) for value in values]
     folds = _fold_aucs(predictions)
-    fold_auc = {"value": _plain(_mean(folds)), "sd": _spread(folds), "folds": len(folds)}
-    counts = {"patients": len(labels), "positive": int(labels.sum()), "seeds": list(predictions.seeds)}
+    fold_auc = {"value": _plain(mean_defined(folds)), "sd": _spread(folds), "folds": len(folds)}
+    images = {} if predictions.images is None else {"images": len(labels)}
+    counts = {"patients": len(set(predictions.patients)), **images, "positive": int(labels.sum())}
+    counts["seeds"] = list(predictions.seeds)
     return {**counts, "level": level, "bootstrap": bootstrap, "metrics": metrics, "fold_auc": fold_auc}
 
 
-def paired_auc_difference(
-    first: RepeatedPredictions, other: RepeatedPredictions, *, bootstrap: int = 2000, level: float = 0.95, seed: int = 0
+def paired_seed_difference(
+    first: RepeatedPredictions,
+    other: RepeatedPredictions,
+    metric: str = "AUC",
+    *,
+    bootstrap: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, float] | None:
-    """Return the AUC of ``other`` minus that of ``first``, both on the same drawn patients; None where patients differ.
+    """Return the metric of ``other`` minus that of ``first``, both on the same drawn patients; None where rows differ.
 
     Returns:
-        ``{"value", "low", "high", "p"}``; ``p`` is two-sided: twice the share of replicates on the rarer side of zero.
+        ``{"value", "low", "high", "p"}``, see :func:`shared.metrics.paired_difference`.
 
     Example:
         >>> rows = [dict(seed=0, fold=0, patient=f"{i}", label=i // 4, probability=i / 8) for i in range(8)]
         >>> same = RepeatedPredictions.from_rows(rows)
-        >>> paired_auc_difference(same, same, bootstrap=50)
+        >>> paired_seed_difference(same, same, bootstrap=50)
         {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0}
     """
-    if first.patients != other.patients or (first.labels != other.labels).any():
+    if (first.names, first.patients) != (other.names, other.patients) or (first.labels != other.labels).any():
         return None
-    weights = np.concatenate([np.ones((1, len(first.labels))), _drawn_patients(first.labels, bootstrap, seed)])
-    auc = [_metrics(table.labels, table.probability, weights)["AUC"].mean(axis=0) for table in (first, other)]
-    value, samples = (auc[1] - auc[0])[0], (auc[1] - auc[0])[1:]
-    low, high = _tails(samples, level)
-    p = min(1.0, 2 * (1 + min((samples <= 0).sum(), (samples >= 0).sum())) / (bootstrap + 1))
-    return {"value": float(value), "low": low, "high": high, "p": float(p)}
+    both = (other.probability, first.probability)
+    draws = {"bootstrap": bootstrap, "level": level, "seed": seed}
+    return paired_difference(first.labels, *both, metric, groups=first.groups, **draws)
 
 
-def _metrics(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics ``[S, B]`` of every seed, of patients counted ``weights [B, P]`` times."""
-    return _weighted(labels == 1, probability, weights, 0.5, METRICS)
-
-
-def _drawn_patients(labels: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """How often each patient is in each replicate, ``[B, P]``; every replicate has both classes."""
-    if len(set(labels.tolist())) < 2:
-        raise DataError(f"metrics need patients of both classes, all {len(labels)} have label {labels[0]}")
-    return _draw(np.random.default_rng(seed), replicates, np.arange(len(labels)), labels == 1)
+def _metrics(labels: np.ndarray, probability: np.ndarray, names: Sequence[str] = METRICS) -> dict[str, np.ndarray]:
+    """Metrics ``[S]`` of every seed."""
+    found = _weighted(labels == 1, probability, np.ones((1, len(labels))), 0.5, names)
+    return {name: values[:, 0] for name, values in found.items()}
 
 
 def _fold_aucs(predictions: RepeatedPredictions) -> np.ndarray:
@@ -159,24 +194,8 @@ def _fold_aucs(predictions: RepeatedPredictions) -> np.ndarray:
             inside = folds == fold
             labels = predictions.labels[inside]
             if 0 < labels.sum() < len(labels):
-                aucs.append(_metrics(labels, probability[None, inside], np.ones((1, len(labels))))["AUC"].item())
+                aucs.append(_metrics(labels, probability[None, inside], ("AUC",))["AUC"].item())
     return np.array(aucs)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is defined; NaN where nothing is (precision without a positive call)."""
-    defined = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
-
-
-def _tails(samples: np.ndarray, level: float) -> tuple[float | None, float | None]:
-    """The percentile interval of what is defined."""
-    defined = samples[np.isfinite(samples)]
-    if not len(defined):
-        return None, None
-    low, high = np.percentile(defined, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
 
 
 def _plain(value: float) -> float | None:

@@ -13,6 +13,7 @@ __all__, __getattr__ = lazy_exports(
         "loss_curve": "curves",
         "roc_curve_figure": "curves",
         "biomarker_gallery": "gallery",
+        "label_efficiency_figure": "label_efficiency",
         "overlay_grid": "overlay",
         "randomisation_figure": "randomisation",
         "shapley_distribution": "shapley",

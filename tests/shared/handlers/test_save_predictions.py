@@ -1,16 +1,19 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Activationsd
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from shared.data import collate_cases
-from shared.engines import PrepareCases
+from shared.data import PatchCache, PatchRows, collate_cases, collate_patches
+from shared.engines import PrepareCases, PreparePatches
 from shared.handlers import SavePredictions
-from shared.networks import IRCLClassifier
+from shared.metrics import classification_metrics
+from shared.networks import IRCLClassifier, SSCLClassifier
 from tests.tiny import cohort, lively_images, tiny_classifier
 
 
@@ -69,3 +72,61 @@ def test_a_second_evaluation_starts_anew(tmp_path):
     evaluator.state.epoch = evaluator.state.iteration = 0
     evaluator.run()
     assert len(table(tmp_path)) == 5
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """Entries of 12 patches of 4 patients; the last lies outside the dataset's folder."""
+    random, entries = np.random.default_rng(0), []
+    for i in range(12):
+        folder = tmp_path / ("elsewhere" if i == 11 else f"data/{'SSA' if i % 2 else 'HP'}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        entries.append({"image": str(folder / f"{i}.png"), "patient": f"P{i // 3}", "label": i % 2})
+    return entries
+
+
+def evaluate_patches(tmp_path, entries, name="out"):
+    torch.manual_seed(0)
+    settings = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8)}
+    network = SSCLClassifier(settings).eval()
+    rows = PatchRows(PatchCache(entries, progress=False), names=True)
+    options = {"class_names": ["HP", "SSA"], "bootstrap": 50, "dataset_dir": tmp_path / "data"}
+    saver = SavePredictions(tmp_path / name, **options)
+    SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(rows, batch_size=5, collate_fn=collate_patches),
+        network=network,
+        prepare_batch=PreparePatches(),
+        postprocessing=Activationsd("pred", softmax=True),
+        val_handlers=[saver],
+    ).run()
+    with torch.no_grad():
+        expected = network(rows.images / 255).softmax(dim=1)[:, 1]
+    return table(tmp_path / name), expected.tolist()
+
+
+def test_a_row_per_patch_with_intervals_over_patients(tmp_path, patches):
+    rows, expected = evaluate_patches(tmp_path, patches)
+    assert list(rows[0]) == ["image", "patient", "label", "probability"]
+    names = [f"{'SSA' if i % 2 else 'HP'}/{i}.png" for i in range(11)] + [str(tmp_path / "elsewhere/11.png")]
+    assert [row["image"] for row in rows] == names and [row["patient"] for row in rows[:4]] == ["P0"] * 3 + ["P1"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected, abs=1e-6)
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    labels = [row["label"] for row in patches]
+    found = [float(row["probability"]) for row in rows]
+    of_cases = classification_metrics(labels, found, bootstrap=50, groups=[row["patient"] for row in patches])
+    assert metrics["AUC"] == of_cases["AUC"] and metrics["n"] == 12 and metrics["patients"] == 4
+    called = np.array(found) >= 0.5
+    assert metrics["classes"]["SSA"]["support"] == 6
+    assert metrics["classes"]["HP"]["recall"]["value"] == pytest.approx(1 - called[::2].mean())
+    assert metrics["confusion"]["matrix"][1] == [int((~called[1::2]).sum()), int(called[1::2].sum())]
+    for picture in ("roc.png", "calibration.png", "confusion.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_patches_without_labels_are_predicted_without_metrics(tmp_path, patches):
+    entries = [{key: entry[key] for key in ("image", "patient")} for entry in patches]
+    rows, _ = evaluate_patches(tmp_path, entries)
+    assert [row["label"] for row in rows] == [""] * 12 and len({row["probability"] for row in rows}) > 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]

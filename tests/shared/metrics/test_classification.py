@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sk
 
 from shared.errors import DataError
-from shared.metrics import classification_metrics, foldwise_metrics, paired_difference, pooled, read_predictions
+from shared.metrics import classification_metrics, paired_difference
 from tests.references.ircl_explain import auc_by_pairs
 
 NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
@@ -119,11 +119,11 @@ def test_another_positive_label():
 def test_paired_difference():
     labels, good = _case(200)
     poor = np.random.default_rng(1).random(200)
-    assert paired_difference(labels, good, good) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert paired_difference(labels, good, good) == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     found = paired_difference(labels, good, poor)
     expected = sk.roc_auc_score(labels, good) - sk.roc_auc_score(labels, poor)
     assert found["value"] == pytest.approx(expected, abs=1e-12)
-    assert found["low"] < expected < found["high"]
+    assert found["low"] < expected < found["high"] and found["p"] < 0.05
     swapped = paired_difference(labels, poor, good)
     assert (swapped["value"], swapped["low"], swapped["high"]) == pytest.approx(
         (-found["value"], -found["high"], -found["low"]), abs=1e-12
@@ -145,26 +145,7 @@ def test_two_thousand_draws_of_64_patients_take_a_moment():
     assert time.process_time() - start < 0.3
 
 
-def test_pooled_and_foldwise(tmp_path):
-    folds = []
-    for fold in range(3):
-        labels, probability = _case(20, seed=fold)
-        path = tmp_path / f"{fold}.csv"
-        lines = [f"P{fold}_{i},{y},{p!r}" for i, (y, p) in enumerate(zip(labels, probability.tolist(), strict=True))]
-        path.write_text("patient,label,probability\n" + "\n".join(lines) + "\n")
-        folds.append(read_predictions(path))
-    table = pooled(folds)
-    assert len(table["patient"]) == len(set(table["patient"])) == 60 and table["fold"] == [0] * 20 + [1] * 20 + [2] * 20
-    each = foldwise_metrics(table["label"], table["probability"], table["fold"])["AUC"]
-    expected = [sk.roc_auc_score(*_case(20, seed=fold)) for fold in range(3)]
-    assert each["folds"] == pytest.approx(expected, abs=1e-12)
-    assert (each["mean"], each["std"]) == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
-    assert foldwise_metrics([1, 1, 0, 1], [0.6, 0.7, 0.2, 0.9], [0, 0, 1, 1])["AUC"]["folds"] == [None, 1.0]
-    with pytest.raises(DataError, match=r"P0_0: predicted in folds \[0, 1\]; every patient belongs to one fold"):
-        pooled([folds[0], {name: values[:1] for name, values in folds[0].items()}])
-
-
-def test_errors_say_what_arrived(tmp_path):
+def test_errors_say_what_arrived():
     with pytest.raises(DataError, match=r"got shapes \(3,\) and \(2,\)"):
         classification_metrics([0, 1, 1], [0.1, 0.2])
     with pytest.raises(DataError, match=r"at least one patient; got shapes \(0,\)"):
@@ -177,6 +158,3 @@ def test_errors_say_what_arrived(tmp_path):
         paired_difference([0, 1], [0.1, 0.2], [0.1, 0.2], "R2")
     with pytest.raises(DataError, match="One group per row is needed, got 1 for 2"):
         classification_metrics([0, 1], [0.1, 0.2], groups=["a"])
-    (tmp_path / "bad.csv").write_text("patient,label\nP1,0\n")
-    with pytest.raises(DataError, match=r"bad.csv: predictions need the columns patient, label, probability"):
-        read_predictions(tmp_path / "bad.csv")

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from shared.errors import DataError
-from shared.metrics.report import RepeatedPredictions, paired_auc_difference, summarise
+from shared.metrics.report import RepeatedPredictions, paired_seed_difference, summarise
 
 SCORES = {
     "ACC": lambda y, p: accuracy_score(y, p >= 0.5),
@@ -69,13 +69,70 @@ def test_more_seeds_of_the_same_patients_do_not_count_as_more_patients():
 
 def test_paired_difference():
     good, bad = make(noise=0.3), make(noise=3.0, random_state=4, seeds=(0,))
-    difference = paired_auc_difference(good, bad, bootstrap=500)
+    difference = paired_seed_difference(good, bad, bootstrap=500)
     mean = [np.mean([roc_auc_score(t.labels, p) for p in t.probability]) for t in (good, bad)]
     assert difference["value"] == pytest.approx(mean[1] - mean[0]) and difference["high"] < 0
     assert difference["p"] < 0.05
-    alike = paired_auc_difference(good, make(noise=0.3, random_state=9), bootstrap=500)
+    alike = paired_seed_difference(good, make(noise=0.3, random_state=9), bootstrap=500)
     assert alike["low"] <= 0 <= alike["high"] and alike["p"] > 0.05
-    assert paired_auc_difference(good, make(patients=41)) is None
+    assert paired_seed_difference(good, make(patients=41)) is None
+
+
+def patches(patients=20, each=4, seeds=(0, 1), random_state=0):
+    """Patches whose patients differ more than the patches of one."""
+    random = np.random.default_rng(random_state)
+    rows = []
+    for seed in seeds:
+        for number in range(patients):
+            of_patient = random.normal()
+            for k in range(each):
+                score = 1 / (1 + np.exp(-(number % 2 - 0.5 + 1.5 * of_patient + 0.3 * random.normal())))
+                row = {"seed": seed, "fold": 0, "image": f"{k}/{number}.png", "patient": f"{number:02}"}
+                rows.append({**row, "label": number % 2, "probability": score})
+    return rows
+
+
+def test_patches_are_drawn_with_their_patient():
+    rows = patches()
+    table = RepeatedPredictions.from_rows(rows)
+    assert table.rows() == sorted(rows, key=lambda row: (row["seed"], row["image"]))
+    summary = summarise(table, names=("AUC", "BACC"), bootstrap=2000)
+    assert (summary["images"], summary["patients"], summary["positive"]) == (80, 20, 40)
+    assert set(summary["metrics"]) == {"AUC", "BACC"}
+    random, members = (
+        np.random.default_rng(3),
+        [np.flatnonzero(np.array(table.patients) == f"{n:02}") for n in range(20)],
+    )
+    samples = []
+    for pick in random.integers(0, 20, (300, 20)):
+        drawn = np.concatenate([members[i] for i in pick])
+        samples.append(np.mean([roc_auc_score(table.labels[drawn], p[drawn]) for p in table.probability]))
+    found = summary["metrics"]["AUC"]
+    assert (found["low"], found["high"]) == pytest.approx(np.percentile(samples, [2.5, 97.5]), abs=0.03)
+    alone = [{key: row[key] for key in row if key != "image"} | {"patient": row["image"]} for row in rows]
+    naive = summarise(RepeatedPredictions.from_rows(alone))["metrics"]["AUC"]
+    assert naive["value"] == pytest.approx(found["value"])
+    assert naive["high"] - naive["low"] < 0.7 * (found["high"] - found["low"])
+
+
+def test_paired_difference_of_patches():
+    first, other = (RepeatedPredictions.from_rows(patches(random_state=i)) for i in range(2))
+    for metric, score in (("AUC", roc_auc_score), ("BACC", lambda y, p: np.mean([SCORES["REC"](y, p), tnr(y, p)]))):
+        found = paired_seed_difference(first, other, metric, bootstrap=300)
+        mean = [np.mean([score(t.labels, p) for p in t.probability]) for t in (first, other)]
+        assert found["value"] == pytest.approx(mean[1] - mean[0]) and found["low"] < found["value"] < found["high"]
+    moved = [row | {"patient": "x" if row["image"] == "0/3.png" else row["patient"]} for row in patches()]
+    assert paired_seed_difference(first, RepeatedPredictions.from_rows(moved)) is None
+
+
+def tnr(labels, probability):
+    return recall_score(labels, probability >= 0.5, pos_label=0)
+
+
+def test_an_image_of_two_patients_is_refused():
+    rows = patches(4, 1)
+    with pytest.raises(DataError, match=r"image 0/1.png is of two patients"):
+        RepeatedPredictions.from_rows([row | {"patient": f"{row['patient']}{row['seed']}"} for row in rows])
 
 
 def test_nobody_called_positive_has_no_precision_and_stays_json():

@@ -12,6 +12,7 @@ from shared.visualize import (
     biomarker_gallery,
     calibration_figure,
     confusion_figure,
+    label_efficiency_figure,
     loss_curve,
     overlay_grid,
     roc_curve_figure,
@@ -39,6 +40,16 @@ def _table(images):
     return biomarker_table(np.arange(count) % 2, similarity, patients, np.arange(count) % 2, num_biomarkers=3)
 
 
+def _efficiency():
+    random = np.random.default_rng(0)
+    return [
+        {"fraction": f, "labelled_patients": 60 * f, "arm": arm, "AUC": random.random(), "BACC": random.random()}
+        for f in (0.05, 0.25, 1.0)
+        for arm in ("pretrained", "scratch", "random forest")
+        for _ in range(3)
+    ]
+
+
 def _draw_overlay(path, mask=None, **settings):
     images = _images()
     mask = np.zeros_like(images) if mask is None else mask
@@ -56,6 +67,7 @@ DRAWERS = {
     "calibration of patches": lambda path: calibration_figure(
         *_predictions(), path, groups=np.arange(40) // 4, class_names=["HP", "SSA"]
     ),
+    "label efficiency": lambda path: label_efficiency_figure(_efficiency(), path),
     "loss": lambda path: loss_curve({"train": [3, 2, 1], "validation": [3, None, 2]}, path, mark=3),
     "distribution": lambda path: shapley_distribution(_images(1, 40)[0][:, :6] - 0.5, np.arange(40) % 2, path),
     "bars": lambda path: shapley_patient_bars(

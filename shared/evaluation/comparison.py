@@ -1,0 +1,132 @@
+"""Experiments side by side: cross-validated ones, or runs with several seeds that were tested on one common part."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared.errors import DataError
+from shared.evaluation.experiment import HOW, HOW_PATCHES, METRICS_OF, read_experiment
+from shared.evaluation.tables import difference_text, interval_text, markdown_table, number_text
+from shared.metrics.report import RepeatedPredictions, paired_seed_difference, summarise
+
+NO_FOLD = -1
+TESTED = (
+    "Metrics are computed over all {rows} of the part tested on (threshold 0.5), per seed, and averaged over the "
+    "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws patients and takes each "
+    "with {all}the predictions of all seeds. sd: spread between seeds."
+)
+
+
+def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
+    """Predictions of an experiment: its own predictions.csv with seeds, or one of each of its ``seed<k>`` folders.
+
+    A folder whose predictions.csv has no column ``seed`` is one run, of seed 0.
+
+    Raises:
+        DataError: nothing there, or predictions that are incomplete.
+    """
+    folder = Path(folder)
+    runs = {}
+    for path in sorted(folder.glob("seed*/predictions.csv")):
+        if found := re.fullmatch(r"seed(\d+)", path.parent.name):
+            runs[int(found[1])] = path
+    own = folder / "predictions.csv"
+    if own.is_file():
+        with own.open(newline="", encoding="utf-8") as file:
+            if "seed" in next(csv.reader(file), []):
+                return RepeatedPredictions.read(own)
+        runs = runs or {0: own}
+    if not runs:
+        raise DataError(f"{folder}: no finished experiment (no predictions.csv in it or in its folders seed<k>)")
+    rows = []
+    for seed, path in runs.items():
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
+        if not found:
+            raise DataError(f"{folder}: no finished experiment ({path} is empty)")
+        rows += found
+    try:
+        return RepeatedPredictions.from_rows(rows, source=str(folder))
+    except DataError as error:
+        more = f"; and {len(error.problems) - 3} more" if len(error.problems) > 3 else ""
+        raise DataError(f"{folder}: no finished experiment ({'; '.join(error.problems[:3])}{more})") from error
+    except (KeyError, ValueError) as error:
+        columns = "columns patient, label, probability are needed"
+        raise DataError(f"{folder}: no finished experiment ({columns}: {error!r})") from error
+
+
+def comparison_table(
+    folders: Sequence[str | os.PathLike], *, titles: Sequence[str | None] | None = None, bootstrap: int = 2000
+) -> str:
+    """Return a Markdown table, one experiment a row, each with its paired difference to the first.
+
+    Args:
+        folders: of the experiments, see :func:`read_runs`.
+        titles: of the rows; where None the experiment's own or the folder's name.
+        bootstrap: replicates of the intervals.
+
+    Raises:
+        DataError: for folders without results, all of them at once.
+    """
+    experiments, problems = [], []
+    for folder, title in zip(folders, titles or [None] * len(folders), strict=True):
+        try:
+            table = read_runs(folder)
+            names = METRICS_OF[table.images is not None]
+            experiments.append((title or _title(folder), table, summarise(table, names=names, bootstrap=bootstrap)))
+        except (DataError, OSError) as error:
+            text = str(error)
+            problems.append(text if "no finished experiment" in text else f"{folder}: no finished experiment ({text})")
+    if problems:
+        raise DataError(problems)
+    first = experiments[0][1]
+    patches, folds = first.images is not None, bool((first.folds != NO_FOLD).any())
+    compared = ("AUC", "BACC") if patches else ("AUC",)
+    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", "ACC", "F1", "PRE", "REC"]
+    header += [cell for name in compared for cell in (f"{name} - first", "p")]
+    rows = [_row(title, table, summary, first, compared, folds, bootstrap) for title, table, summary in experiments]
+    summary = experiments[0][2]
+    unit = "patches" if patches else "patients"
+    count = f"{summary['images']} patches of {summary['patients']}" if patches else f"{summary['patients']}"
+    how = (HOW_PATCHES if patches else HOW) if folds else TESTED
+    note = f"{count} patients, {summary['positive']} positive. "
+    note += how.format(**summary, rows=unit, all="all of its patches and " if patches else "")
+    note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
+    note += " patients; p: two-sided, from the same replicates."
+    return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
+
+
+def _row(
+    title: str,
+    table: RepeatedPredictions,
+    summary: Mapping,
+    first: RepeatedPredictions,
+    compared: Sequence[str],
+    folds: bool,
+    bootstrap: int,
+) -> list[str]:
+    metrics = summary["metrics"]
+    cells = [title, *(interval_text(metrics[name]) if name in metrics else "" for name in compared)]
+    cells += [number_text(summary["fold_auc"]["value"])] if folds else []
+    cells += [
+        number_text(metrics["AUC"]["sd"]),
+        *(number_text(metrics[n]["value"]) for n in ("ACC", "F1", "PRE", "REC")),
+    ]
+    for name in compared:
+        if table is first:
+            cells += ["", ""]
+            continue
+        found = paired_seed_difference(first, table, name, bootstrap=bootstrap)
+        unit = "patches" if first.images is not None else "patients"
+        cells += [f"other {unit}", ""] if found is None else [difference_text(found), number_text(found["p"])]
+    return [*cells, str(len(table.seeds))]
+
+
+def _title(folder: str | os.PathLike) -> str:
+    if (Path(folder) / "experiment.json").is_file():
+        return read_experiment(folder)["title"]
+    return Path(folder).resolve().name

@@ -1,0 +1,84 @@
+"""The files that every evaluation leaves: predictions.csv, and where labels are known their metrics and pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.io import write_csv, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def patch_name(path: str | os.PathLike, dataset_dir: str | os.PathLike | None) -> str:
+    """A patch's name in tables: its path below ``dataset_dir`` where it lies there, else as it is.
+
+    Example:
+        >>> patch_name("/data/crc/SSA/a.png", "/data/crc"), patch_name("/other/a.png", "/data/crc")
+        ('SSA/a.png', '/other/a.png')
+    """
+    path = Path(path)
+    if dataset_dir is None:
+        return str(path)
+    root = Path(dataset_dir)
+    for folder in (root, root.absolute(), root.resolve()):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return str(path)
+
+
+def write_predictions(
+    folder: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    class_names: Sequence[str] = ("negative", "positive"),
+    bootstrap: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """Write predictions.csv, metrics.json, roc.png and calibration.png; of patches also the classes and confusion.png.
+
+    Args:
+        folder: where they go.
+        rows: ``patient, label, probability``, and ``image`` before them where a row is a patch; the label is ``""``
+            where it is not known. The patches of a patient are drawn together.
+        class_names: of class 0 and 1.
+        bootstrap: draws of the 95 % intervals, over patients.
+        seed: of the draws.
+
+    Returns:
+        what metrics.json holds; None where no label is known.
+    """
+    folder = Path(folder)
+    patches = bool(rows) and "image" in rows[0]
+    write_csv(folder / "predictions.csv", rows)
+    known = [row for row in rows if row["label"] != ""]
+    if not known:
+        return None
+    from shared.metrics import class_report, classification_metrics
+    from shared.visualize import calibration_figure, confusion_figure, roc_curve_figure
+
+    labels = [row["label"] for row in known]
+    probability = [row["probability"] for row in known]
+    groups = [row["patient"] for row in known] if patches else None
+    draws = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
+    metrics = classification_metrics(labels, probability, **draws)
+    if patches:
+        metrics |= {"patients": len(set(groups))}
+        metrics |= class_report(labels, probability, class_names=class_names, **draws)
+        confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
+    write_json(folder / "metrics.json", metrics)
+    for name in ("AUC", "ACC", *(("BACC",) if patches else ()), "F1", "PRE", "REC"):
+        value = metrics[name]
+        logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
+    if len(set(labels)) > 1:
+        names = {"class_names": class_names} if patches else {}
+        roc_curve_figure({"": (labels, probability)}, folder / "roc.png", **draws)
+        calibration_figure(labels, probability, folder / "calibration.png", groups=groups, **names)
+    return metrics
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

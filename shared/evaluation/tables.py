@@ -1,0 +1,48 @@
+"""Numbers with their intervals as text, and Markdown tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Example:
+        >>> print(markdown_table(["a", "b"], [["1", "2"]]))
+        | a | b |
+        |---|---|
+        | 1 | 2 |
+    """
+    return "\n".join(
+        ["| " + " | ".join(row) + " |" if row else "|---" * len(header) + "|" for row in [header, [], *rows]]
+    )
+
+
+def interval_text(metric: Mapping, digits: int = 3) -> str:
+    """``value [low, high]``; a dash where the value is None.
+
+    Example:
+        >>> interval_text({"value": 0.5, "low": 0.25, "high": 0.75}, 2), interval_text({"value": None})
+        ('0.50 [0.25, 0.75]', '-')
+    """
+    if metric["value"] is None:
+        return "-"
+    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+
+
+def difference_text(difference: Mapping) -> str:
+    """``+value [low, high]``, each with its sign; a dash where the value is None."""
+    if difference["value"] is None:
+        return "-"
+    return f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+
+
+def number_text(value: float | None) -> str:
+    """Three digits; a dash for None.
+
+    Example:
+        >>> number_text(0.12345), number_text(None)
+        ('0.123', '-')
+    """
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,109 @@
+import csv
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from shared.errors import DataError
+from shared.evaluation.comparison import comparison_table, read_runs
+from shared.evaluation.experiment import write_experiment, write_results
+from shared.evaluation.predictions import patch_name, write_predictions
+from shared.io import write_csv
+from shared.metrics.report import RepeatedPredictions
+
+
+def rows_of(seed, noise, patients=14, each=4):
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(patients):
+        shift = 0.4 * random.normal()
+        for k in range(each):
+            score = 1 / (1 + np.exp(-(2.5 * (number % 2) - 1.2 + shift + noise * random.normal())))
+            row = {"image": f"{k}/{number}.png", "patient": f"P{number:02}", "label": number % 2}
+            rows.append({**row, "probability": float(score)})
+    return rows
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, seeds, noise in (("good", (0, 1, 2), 0.5), ("poor", (0, 7), 3.0)):
+        for seed in seeds:
+            write_csv(tmp_path / name / f"seed{seed}" / "predictions.csv", rows_of(seed, noise))
+    write_csv(tmp_path / "alone" / "predictions.csv", rows_of(11, 1.0))
+    return tmp_path
+
+
+def cells(table, title):
+    header, line = table.splitlines()[0], next(x for x in table.splitlines() if x.startswith(f"| {title} |"))
+    split = [[cell.strip() for cell in text.strip("|").split("|")] for text in (header, line)]
+    names = [f"p {i}" if name == "p" else name for i, name in enumerate(split[0])]
+    return dict(zip(names, split[1], strict=True))
+
+
+def test_means_over_seeds_and_differences_to_the_first(runs):
+    table = comparison_table([runs / "good", runs / "poor", runs / "alone"], titles=["SSCL", None, None], bootstrap=200)
+    mean = {}
+    for name, seeds, noise in (("SSCL", (0, 1, 2), 0.5), ("poor", (0, 7), 3.0), ("alone", (11,), 1.0)):
+        found, of_seeds = cells(table, name), [rows_of(seed, noise) for seed in seeds]
+        pairs = [([r["label"] for r in rows], np.array([r["probability"] for r in rows])) for rows in of_seeds]
+        auc = np.mean([roc_auc_score(y, p) for y, p in pairs])
+        bacc = np.mean([balanced_accuracy_score(y, p >= 0.5) for y, p in pairs])
+        assert float(found["AUC"].split()[0]) == pytest.approx(auc, abs=6e-4)
+        assert float(found["BACC"].split()[0]) == pytest.approx(bacc, abs=6e-4)
+        assert found["seeds"] == str(len(seeds)) and "fold-wise AUC" not in found
+        mean[name] = auc, bacc
+    poor = cells(table, "poor")
+    assert float(poor["AUC - first"].split()[0]) == pytest.approx(mean["poor"][0] - mean["SSCL"][0], abs=2e-3)
+    assert float(poor["BACC - first"].split()[0]) == pytest.approx(mean["poor"][1] - mean["SSCL"][1], abs=2e-3)
+    assert cells(table, "SSCL")["AUC - first"] == ""
+    assert "56 patches of 14 patients, 28 positive" in table and "with all of its patches" in table
+    assert "left" not in table.split("\n\n")[1]  # nothing was cross-validated
+
+
+def test_runs_on_other_patches_are_not_subtracted(runs):
+    write_csv(runs / "other" / "seed0" / "predictions.csv", rows_of(0, 1.0)[4:])
+    table = comparison_table([runs / "good", runs / "other"], bootstrap=50)
+    assert cells(table, "other")["AUC - first"] == "other patches"
+
+
+def test_cross_validated_patches(runs):
+    rows = [{"seed": 0, "fold": int(r["patient"][1:]) // 5, **r} for r in rows_of(0, 0.5)]
+    folder = runs / "cv"
+    write_experiment(folder, title="Cross-validated", command="c", settings={})
+    summary = write_results(folder, RepeatedPredictions.from_rows(rows), bootstrap=100)
+    text = (folder / "results.md").read_text()
+    assert "56 patches of 14 patients" in text and "left its patient out" in text
+    assert f"{summary['metrics']['BACC']['value']:.3f} [" in text and (folder / "calibration.png").exists()
+    with (folder / "results.csv").open(newline="") as file:
+        assert [row["metric"] for row in csv.DictReader(file)][:2] == ["AUC", "BACC"]
+    table = comparison_table([folder, runs / "good"], bootstrap=50)
+    found = cells(table, "Cross-validated")
+    assert float(found["fold-wise AUC"]) > 0.5 and float(found["AUC"].split()[0]) > 0.5
+
+
+def test_patients_of_a_test_part_have_no_images(tmp_path):
+    rows = [{key: row[key] for key in ("patient", "label", "probability")} for row in rows_of(0, 1.0, 30, 1)]
+    write_predictions(tmp_path / "a" / "seed4", rows, bootstrap=10)
+    assert not (tmp_path / "a/seed4/confusion.png").exists()
+    runs = read_runs(tmp_path / "a")
+    assert runs.images is None and runs.seeds == (4,) and len(runs.patients) == 30
+    table = comparison_table([tmp_path / "a"], bootstrap=50)
+    assert "| experiment | AUC | sd | ACC |" in table and "BACC" not in table and "30 patients" in table
+
+
+def test_all_folders_without_results_are_named(runs):
+    (runs / "good/seed1/predictions.csv").write_text("image,patient\n")
+    (runs / "poor/seed7/predictions.csv").write_text("image,patient,label,probability\n0/0.png,P00,0,0.5\n")
+    (runs / "alone" / "predictions.csv").write_text("name,probability\nx,0.5\n")
+    found = r"4 problems:\n.*none: no finished.*\n.*good: no .*seed1.*is empty.*\n.*poor: .*in seed 7; and 52 more.*\n"
+    with pytest.raises(DataError, match=found):
+        comparison_table([runs / "none", runs / "good", runs / "poor", runs / "alone"])
+
+
+def test_names_of_patches(tmp_path):
+    assert patch_name(tmp_path / "a/b.png", tmp_path) == "a/b.png"
+    assert patch_name(tmp_path / "a/b.png", tmp_path / "c") == str(tmp_path / "a/b.png")
+    assert patch_name("a/b.png", None) == "a/b.png"
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    assert patch_name(tmp_path / "real" / "x.png", tmp_path / "link") == "x.png"

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from shared.errors import DataError
+from shared.evaluation.folds import Fold
+from shared.evaluation.training_rows import TrainingRows, shuffle_labels
+
+
+@pytest.fixture
+def datalist(tmp_path):
+    cases = [
+        {"image": f"{'SSA' if i % 2 else 'HP'}/{i}.png", "patient": f"P{i // 4}", "label": i % 2, "soft_label": i / 40}
+        for i in range(40)
+    ]
+    content = {"training": cases[:32], "validation": cases[32:], "testing": [{"image": "t.png"}]}
+    content["training"][0]["image"] = str(tmp_path / "elsewhere.png")
+    path = tmp_path / "data" / "datalist.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_patches_of_a_patient_share_a_fold_and_validation_joins(datalist):
+    rows = TrainingRows.read(datalist, datalist.parent)
+    assert len(rows.labels) == 40 and "validation" not in rows.datalist
+    fold_of = rows.folds(3, seed=0)
+    assert set(fold_of.values()) == {0, 1, 2} and fold_of != rows.folds(3, seed=1)
+    of_patient = {}
+    for name, fold in fold_of.items():
+        assert of_patient.setdefault(rows.patients[name], fold) == fold
+    split = rows.split(fold_of)
+    assert split["testing"] == [{"image": "t.png"}]
+    for case in split["training"]:
+        assert case["fold"] == of_patient[case["patient"]] and "soft_label" in case
+    assert str(datalist.parent.parent / "elsewhere.png") in fold_of and "SSA/1.png" in fold_of
+
+
+def test_shuffled_labels_take_the_votes_with_them(datalist):
+    rows = TrainingRows.read(datalist, datalist.parent)
+    fold_of = rows.folds(2, seed=0)
+    labels = shuffle_labels(rows.labels, fold_of, fold=0, seed=0)
+    cases = rows.split(fold_of, labels)["training"]
+    changed = [case for case in cases if case["label"] != rows.labels[rows.name_of(case)]]
+    assert changed and all(case["fold"] == 1 for case in changed)
+    assert not any("soft_label" in case for case in cases)
+
+
+def test_volumes_go_by_patient(tmp_path):
+    cases = [{"image": [f"{i}.nii.gz"], "patient": f"P{i}", "label": i % 2} for i in range(8)]
+    (tmp_path / "d.json").write_text(json.dumps({"training": cases}))
+    rows = TrainingRows.read(tmp_path / "d.json", tmp_path)
+    assert rows.patients is None and set(rows.labels) == {f"P{i}" for i in range(8)}
+    assert sorted(rows.folds(2, 0).values()) == [0] * 4 + [1] * 4
+
+
+def test_all_that_is_wrong_is_named(datalist):
+    content = json.loads(datalist.read_text())
+    content["training"][1]["label"] = 2
+    content["training"][2]["patient"] = ""
+    content["training"].append(content["training"][3])
+    datalist.write_text(json.dumps(content))
+    problems = (
+        r"3 problems:\n(?s:.)*SSA/1.png has label 2(?s:.)*HP/2.png has no patient(?s:.)*SSA/3.png stands in it twice"
+    )
+    with pytest.raises(DataError, match=problems):
+        TrainingRows.read(datalist, datalist.parent)
+    with pytest.raises(DataError, match=r"no datalist at .*prepare_image_folder.py"):
+        TrainingRows.read(datalist.parent / "none.json", datalist.parent)
+    datalist.write_text("[]")
+    with pytest.raises(DataError, match="must be a JSON object, found a list"):
+        TrainingRows.read(datalist, datalist.parent)
+
+
+def test_predictions_of_a_fold_are_those_of_its_images(datalist, tmp_path):
+    rows = TrainingRows.read(datalist, datalist.parent)
+    fold_of = rows.folds(2, seed=0)
+    truth = {name: label for name, label in rows.labels.items() if fold_of[name] == 0}
+    fold = Fold(tmp_path / "run", 3, 0, truth, False, rows.patients, datalist.parent)
+    fold.folder.mkdir(parents=True)
+    # absolute paths are named as relative ones
+    lines = [f"{datalist.parent / name},{rows.patients[name]},{label},0.25" for name, label in truth.items()]
+    table = fold.folder / "predictions.csv"
+    table.write_text("\n".join(["image,patient,label,probability", *lines]))
+    found = fold.rows()
+    assert {row["image"] for row in found} == set(truth) and found[0]["seed"] == 3
+    assert all(row["patient"] == rows.patients[row["image"]] for row in found)
+    table.write_text("\n".join(["image,patient,label,probability", *lines[1:]]))
+    assert not fold.done()
+    with pytest.raises(DataError, match=rf"each of the fold's {len(truth)} images once"):
+        fold.rows()

@@ -49,10 +49,10 @@ sscl_crc)
     data=data/phantom_patches
     [ -f "$data/datalist.json" ] || run python scripts/make_phantom_patches.py --output "$data"
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
-    monai train,cpu "${places[@]}"
-    monai train,cpu,evaluate --run_id evaluate "${places[@]}"
+    monai train,cpu,phantom "${places[@]}"
+    monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
-    monai train,cpu,explain --run_id explain --truth planted "${places[@]}"
+    monai train,cpu,phantom,explain --run_id explain --truth planted "${places[@]}"
     pictures="roc.png, calibration.png, confusion.png, gallery.png, randomisation.png"
     ;;
 *)

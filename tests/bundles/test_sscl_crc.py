@@ -19,6 +19,7 @@ CONFIGS = ROOT / "bundles/sscl_crc/configs"
 SMALL = {
     "cache_size": 64,
     "size": 64,
+    "train#size": 64,
     "network_def#encoder#channels": [4, 8, 8, 16],
     "pretrain#size": 48,
     "pretrain#projection": [16, 8],

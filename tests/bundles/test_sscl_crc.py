@@ -1,21 +1,19 @@
 """The SSCL bundle from PNG files to explained predictions, on a few phantom patches and tiny networks."""
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from shared.errors import CheckpointError, DataError
+from tests.bundle_runs import bundle_workflow, cause, rows
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "bundles/sscl_crc/configs"
 SMALL = {
     "cache_size": 64,
     "size": 64,
@@ -44,33 +42,7 @@ def patches(tmp_path_factory):
     return folder
 
 
-def workflow(*configs, data, out, run_id="run", kind="train", **overrides):
-    """An initialised workflow of the bundle."""
-    places = {"bundle_root": str(ROOT / "bundles/sscl_crc"), "dataset_dir": str(data)}
-    places |= {"ckpt_dir": str(out / "models"), "output_dir": str(out / "eval"), "device": "$torch.device('cpu')"}
-    places |= overrides
-    flow = ConfigWorkflow(
-        config_file=[str(CONFIGS / f"{name}.json") for name in configs],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        run_id=run_id,
-        workflow_type=kind,
-        **places,
-    )
-    flow.initialize()
-    return flow
-
-
-def cause(error):
-    """The project's own error behind those MONAI wraps it in."""
-    while error is not None and not isinstance(error, (DataError, CheckpointError)):
-        error = error.__cause__
-    return error
-
-
-def rows(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+workflow = partial(bundle_workflow, "sscl_crc")
 
 
 def weights(path):

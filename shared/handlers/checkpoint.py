@@ -82,6 +82,8 @@ class StageCheckpoint:
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         torch.set_rng_state(state["generators"]["torch"])
+        if "cuda" in state["generators"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["generators"]["cuda"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
         logger.info("%s: going on after epoch %d.", self.partial, state["epoch"])
@@ -105,6 +107,7 @@ class StageCheckpoint:
             "network": self.network.state_dict(),
             "epoch": engine.state.epoch,
             "generators": {"torch": torch.get_rng_state()}
+            | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
             | {name: generator.get_state() for name, generator in self.generators.items()},
         }
         content |= {name: part.state_dict() for name, part in self.state.items()}

@@ -458,3 +458,12 @@ def test_a_constant_region_is_refused(tmp_path):
 def test_unknown_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ROISlicesd(3, **settings)
+
+
+@pytest.mark.parametrize("shift", [-125.0, -1000.0])
+def test_values_below_zero_are_not_scaled_by_the_organ(tmp_path, shift):
+    case = write_case(tmp_path)
+    save(case["image"][0], texture() + np.float32(shift))
+    with pytest.raises(DataError, match=r"P1: modality 0 has values below 0.*--roi#normalise roi"):
+        one_to_one(case, normalise="organ")
+    assert one_to_one(case, normalise="roi")["image"].max() == 1

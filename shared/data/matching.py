@@ -81,7 +81,13 @@ def files_of_patients(folder: Path, known: list[str] | None, modalities: Sequenc
 
 
 def match_files(
-    patient: str, files: list[Path], folder: Path, patterns: Mapping[str, str | None], mask_pattern: str | None
+    patient: str,
+    files: list[Path],
+    folder: Path,
+    patterns: Mapping[str, str | None],
+    mask_pattern: str | None,
+    *,
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, Path], Path | None, list[str]]:
     """Which file is which modality and which the mask.
 
@@ -91,10 +97,15 @@ def match_files(
         folder: of the cohort.
         patterns: per modality a shell pattern for the file name, or None to go by whole words.
         mask_pattern: shell pattern of the mask, None to go by whole words, "none" where there are no masks.
+        words: per modality the words that stand for it (`t1c` and `t1ce`), of which the longest in a name counts; None:
+            its name alone.
 
     Returns:
         files by modality, the mask or None, and the problems.
     """
+
+    names = {modality: (words or {}).get(modality, (modality,)) for modality in patterns}
+    standing = [(modality, word) for modality, many in names.items() for word in many]
 
     def inner(path: Path) -> str:
         """Path inside the patient's folder."""
@@ -111,8 +122,8 @@ def match_files(
 
     def modality_of(path: Path) -> str | None:
         """The modality whose words the path holds; of `t1` and `t1 post` the longer."""
-        fitting = [modality for modality in patterns if has_words(name_of(path), modality)]
-        return max(fitting, key=len, default=None)
+        fitting = {word: modality for modality, word in standing if has_words(name_of(path), word)}
+        return fitting.get(max(fitting, key=len, default=""))
 
     def shown(paths: list[Path]) -> str:
         return ", ".join(path.relative_to(folder).as_posix() for path in paths)
@@ -137,7 +148,7 @@ def match_files(
             hits = [path for path in rest if modality_of(path) == modality]
             if not hits and len(patterns) == 1:
                 hits = rest
-        rule = f"pattern {pattern!r}" if pattern else f"the word {modality!r} in the name"
+        rule = f"pattern {pattern!r}" if pattern else f"the word {' or '.join(map(repr, names[modality]))} in the name"
         if len(hits) == 1:
             chosen[modality] = hits[0]
         elif hits:

@@ -87,7 +87,13 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def save_nifti(
-    path: str | os.PathLike, array: Any, affine: Any, *, description: str = "", compresslevel: int = 6
+    path: str | os.PathLike,
+    array: Any,
+    affine: Any,
+    *,
+    description: str = "",
+    compresslevel: int = 6,
+    slope: float | None = None,
 ) -> None:
     """Write a NIfTI-1 file atomically; the same array gives the same bytes (no time stamp in the gzip header).
 
@@ -97,12 +103,15 @@ def save_nifti(
         affine: voxel to world (RAS, mm), ``[4, 4]``.
         description: the header's ``descrip`` field, at most 79 ASCII characters.
         compresslevel: of gzip.
+        slope: what a reader multiplies whole numbers by.
     """
     import nibabel as nib
 
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii")[:79]
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0.0)
     content = image.to_bytes()
     if str(path).endswith(".gz"):
         content = gzip.compress(content, compresslevel, mtime=0)

@@ -5,6 +5,7 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "BrainRows": "brain_rows",
         "CaseDataset": "cases",
         "collate_cases": "cases",
         "Datalist": "datalist",
@@ -24,5 +25,7 @@ __all__, __getattr__ = lazy_exports(
         "grouped_folds": "splits",
         "split_off_groups": "splits",
         "stratified_folds": "splits",
+        "TractAtlas": "atlas",
+        "read_streamlines": "streamlines",
     },
 )

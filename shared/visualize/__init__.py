@@ -16,6 +16,7 @@ __all__, __getattr__ = lazy_exports(
         "label_efficiency_figure": "label_efficiency",
         "overlay_grid": "overlay",
         "randomisation_figure": "randomisation",
+        "registration_picture": "registration",
         "shapley_distribution": "shapley",
         "shapley_patient_bars": "shapley",
     },

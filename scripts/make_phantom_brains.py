@@ -1,0 +1,204 @@
+"""Make synthetic glioma patients whose genotype shows in three ways: demo data, and the tests' truth.
+
+On the anatomy of nilearn's MNI152 template (without nilearn: of ellipsoids), four sequences at 2 mm, a tumour, and three
+signs, each of which agrees with the genotype with a probability of its own, independently of the others:
+
+    shape      wild type: 10-14 spicules (planted map: 1)                    mutant: a smooth ellipsoid
+    intensity  wild type: enhancing rim on T1c around a dark core (3)        mutant: T2 bright, FLAIR dark within (2)
+    tracts     wild type: spreads along tracts beyond its mask, bright on    mutant: does not
+               T2 and FLAIR, FA lowered (4)
+
+Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Volume, place and
+scanner (brightness, drift, noise) say nothing. Age and grade differ between the genotypes by --covariate-effect. The
+AUC of the best possible reader of each sign, and of all, follows exactly: manifest.json. Tracts come from --atlas
+(scripts/build_tract_atlas.py), or are made and written beside the images as atlas.npz.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from shared.data import phantom_anatomy, phantom_brains
+from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, bayes_auc, draw_patients, paint_patient
+from shared.data.prepare import (
+    DATALIST,
+    phantom_is_there,
+    positive_int,
+    run_script,
+    save_nifti,
+    script_parser,
+    sha256,
+    write_datalist,
+    write_manifest,
+)
+from shared.data.splits import assign_folds
+from shared.io import write_csv
+
+CLASSES = ["IDH wild type", "IDH mutant"]
+ATLAS = "atlas.npz"
+
+
+def make_cohort(
+    output: Path,
+    *,
+    patients: int,
+    test_patients: int,
+    strengths: dict[str, float],
+    covariate_effect: float,
+    anatomy: str,
+    atlas: Path | None,
+    tracts: int,
+    fa: bool,
+    folds: int,
+    seed: int,
+) -> dict:
+    """Write the cohort into ``output``; the same arguments give the same files. Returns the manifest."""
+    import importlib.util
+
+    if anatomy == "auto":
+        anatomy = "template" if importlib.util.find_spec("nilearn") else "ellipsoid"
+    recipe = {
+        "patients": patients,
+        "test_patients": test_patients,
+        "strengths": strengths,
+        "covariate_effect": covariate_effect,
+        "anatomy": anatomy,
+        "atlas": sha256(atlas)[:16] if atlas else "made",
+        "infiltrated_tracts": tracts,
+        "fa": fa,
+        "folds": folds,
+        "seed": seed,
+        "generator": [sha256(path)[:16] for path in (phantom_anatomy.__file__, phantom_brains.__file__, __file__)],
+    }
+    if phantom_is_there(output, recipe):
+        print(f"{output}: this cohort is there already")
+        return {}
+    import numpy as np
+    from tqdm import tqdm
+
+    from shared.data.atlas import TractAtlas
+    from shared.data.mni import MNI_SHAPE, mni_affine
+
+    brain = phantom_anatomy.choose_anatomy(anatomy)
+    (output / DATALIST).unlink(missing_ok=True)
+    write_manifest(output, phantom={"unfinished": True})
+    if atlas is None:
+        network = phantom_anatomy.phantom_tracts(brain, seed=seed)
+        network.save(output / ATLAS)
+    else:
+        network = TractAtlas.load(atlas)
+        network.check_grid(MNI_SHAPE, mni_affine(), what="the phantom's grid")
+
+    rng = np.random.default_rng([seed, 0])
+    rows = []
+    for section, count in (("training", patients), ("testing", test_patients)):
+        rows += [{"section": section, **row} for row in draw_patients(count, strengths, covariate_effect, rng)]
+    rows = [{"patient": f"G{number:03d}", **row} for number, row in enumerate(rows, 1)]
+    cases = []
+    for number, row in enumerate(tqdm(rows, desc="phantom patients", unit="patient"), 1):
+        name = row["patient"]
+        painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), tracts=tracts)
+        volumes = {sequence.lower(): array for sequence, array in painted["images"].items()}
+        volumes |= {"mask": painted["mask"], "planted": painted["planted"]} | ({"fa": painted["fa"]} if fa else {})
+        for kind, array in volumes.items():
+            save_nifti(
+                output / name / f"{kind}.nii.gz",
+                array,
+                mni_affine(),
+                description="synthetic phantom, not a patient",
+                slope=0.004 if kind == "fa" else None,
+            )
+        row |= {"tracts_infiltrated": " ".join(map(str, painted["tracts"])), "centre_mm": painted["centre_mm"]}
+        cases.append(
+            {
+                "patient": name,
+                "image": [f"{name}/{sequence.lower()}.nii.gz" for sequence in SEQUENCES],
+                "mask": f"{name}/mask.nii.gz",
+                "planted": f"{name}/planted.nii.gz",
+                **({"fa": f"{name}/fa.nii.gz"} if fa else {}),
+                "label": row["label"],
+                "covariates": {"age": float(row["age"]), "grade": float(row["grade"])},
+            }
+        )
+    write_csv(output / "signs.csv", rows)
+    manifest = write_manifest(
+        output,
+        phantom=recipe,
+        planted_codes=PLANTED,
+        anatomy=brain.name,
+        atlas=network.summary(),
+        auc_best_reader={**{sign: bayes_auc({sign: strengths[sign]}) for sign in SIGNS}, "all": bayes_auc(strengths)},
+        auc_drawn={
+            section: drawn_aucs([r for r in rows if r["section"] == section]) for section in ("training", "testing")
+        },
+    )
+    write_datalist(
+        output,
+        name="phantom gliomas",
+        modalities=SEQUENCES,
+        classes=CLASSES,
+        training=assign_folds(cases[:patients], folds, seed) if folds else cases[:patients],
+        testing=cases[patients:],
+        planted_codes=PLANTED,
+    )
+    return manifest
+
+
+def drawn_aucs(rows: list[dict]) -> dict[str, float]:
+    """AUC of each sign, of size and of the covariates in the patients as drawn; high is mutant."""
+    from sklearn.metrics import roc_auc_score
+
+    labels = [row["label"] for row in rows]
+    if len(set(labels)) < 2:
+        return {}
+    signs = {"age": -1, "grade": -1, "diameter_mm": 1} | dict.fromkeys(SIGNS, 1)
+    found = {key: roc_auc_score(labels, [sign * row[key] for row in rows]) for key, sign in signs.items()}
+    found["all signs"] = roc_auc_score(labels, [sum(row[sign] for sign in SIGNS) for row in rows])
+    return {key: round(float(value), 3) for key, value in found.items()}
+
+
+def report(manifest: dict, output: Path) -> None:
+    """Print what was made and how hard it is."""
+    if manifest:
+        recipe = manifest["phantom"]
+        print(f"{output}: {recipe['patients']} + {recipe['test_patients']} patients on {manifest['anatomy']}")
+        print(f"AUC of the best reader: {manifest['auc_best_reader']}")
+        print(f"AUC in the patients drawn: {manifest['auc_drawn']}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and make the cohort."""
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="new or empty folder, or one this script made")
+    add("--patients", type=positive_int, default=60, help="for training and cross-validation (60)")
+    add("--test-patients", type=int, default=24, help="in the testing section (24)")
+    for sign in SIGNS:
+        add(f"--{sign}", type=float, default=0.9, help=f"probability that {sign} agrees with the genotype (0.9)")
+    add("--covariate-effect", type=float, default=0.8, help="of genotype on age and grade, standard deviations (0.8)")
+    add(
+        "--anatomy",
+        choices=("auto", "template", "ellipsoid"),
+        default="auto",
+        help="auto: template if nilearn is there",
+    )
+    add("--atlas", type=Path, help="tract atlas (.npz) on the MNI152 2 mm grid; else one is made")
+    add("--infiltrated-tracts", type=positive_int, default=4, dest="tracts_count", help="per patient who has them (4)")
+    add("--fa", action="store_true", help="write FA maps, too")
+    add("--folds", type=int, default=5, help="stratified folds of the training patients (5)")
+    add("--seed", type=int, default=0, help="of everything drawn (0)")
+    options = vars(parser.parse_args(arguments))
+    options["strengths"] = {sign: options.pop(sign) for sign in SIGNS}
+    options["tracts"] = options.pop("tracts_count")
+    if not all(0.5 <= value <= 1 for value in options["strengths"].values()):
+        parser.error("--shape, --intensity and --tracts must lie between 0.5 (says nothing) and 1")
+    if options["test_patients"] < 0 or options["seed"] < 0:
+        parser.error("--test-patients and --seed must be at least 0")
+    return run_script(lambda: report(make_cohort(**options), options["output"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from shared.data import BrainRows, collate_patches
+from shared.engines import PrepareRegions, PrepareTracts
+from shared.errors import DataError
+from shared.losses import EdgeContrastiveLoss, InfoNCELoss
+from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder
+from shared.transforms import RegionSampler, TractSampler
+from tests.tiny_brain import tiny_atlas, tiny_cases
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return tiny_atlas()
+
+
+def test_rows_are_those_of_the_sampler_patient_by_patient(atlas):
+    cases, sampler = tiny_cases(3), TractSampler(atlas, num_voxels=7)
+    rows = BrainRows(cases, sampler, fa_key="fa")
+    assert len(rows) == 15 and rows.patients == ["P0", "P1", "P2"] and rows.num_units == 5
+    batch = rows.__getitems__(range(15))
+    assert batch["patient"].tolist() == [0] * 5 + [1] * 5 + [2] * 5 and batch["unit"].tolist() == [0, 1, 2, 3, 4] * 3
+    assert torch.equal(batch["rows"], torch.cat([sampler(case["image"]) for case in cases]))
+    assert torch.equal(batch["fa_rows"], torch.cat([sampler(case["fa"]) for case in cases]))
+
+
+def test_a_batch_equals_each_row_alone_in_any_order(atlas):
+    rows = BrainRows(tiny_cases(2, fa=False), RegionSampler(atlas, num_voxels=11))
+    picked = [7, 0, 7, 3]
+    batch = rows.__getitems__(picked)
+    assert set(batch) == {"rows", "patient", "unit"} and batch["rows"].shape == (4, 44)
+    for k, index in enumerate(picked):
+        assert all(torch.equal(rows[index][key], batch[key][k]) for key in batch)
+
+
+def test_only_the_listed_voxels_are_kept(atlas):
+    sampler = RegionSampler(atlas, num_voxels=6)
+    rows = BrainRows(tiny_cases(2, fa=False), sampler)
+    assert rows._voxels["rows"].shape == (2, 4, len(sampler.index.unique()))
+
+
+def test_problems_of_all_patients_are_told_at_once(atlas):
+    cases = tiny_cases(6)
+    cases[0]["fa"] = None
+    cases[1]["image"] = torch.zeros(4, 5, 5, 5)
+    cases[2]["image"] = cases[2]["image"][:3]
+    cases[3]["fa"] = cases[3]["fa"] * float("nan")
+    cases[4]["affine"] = torch.eye(4)
+    with pytest.raises(DataError) as error:
+        BrainRows(cases, TractSampler(atlas, num_voxels=7), fa_key="fa")
+    problems = error.value.problems
+    assert problems[0].startswith("P0: has no 'fa'; leave the patient out of this stage")
+    assert "P1 must lie on the atlas's grid 14 x 16 x 12" in problems[1] and "5 x 5 x 5" in problems[1]
+    assert "P2: every patient has 4 volumes under 'image', this one 3" in problems[2]
+    assert problems[3].startswith("P3: 'fa' has") and "NaN or Inf" in problems[3]
+    assert problems[4].startswith("P4 must lie on the atlas's grid, but its voxels lie elsewhere")
+    with pytest.raises(DataError, match="there is no patient to take rows from"):
+        BrainRows([], TractSampler(atlas, num_voxels=7))
+
+
+def test_the_same_tract_of_other_patients_is_excluded(atlas):
+    rows = BrainRows(tiny_cases(3), TractSampler(atlas, num_voxels=7), fa_key="fa")
+    picked = [0, 5, 1, 11, 4]  # tracts 0, 0, 1, 1, 4
+    mri, exclude, (fa,), more = PrepareTracts()(rows.__getitems__(picked))
+    assert mri.shape == (5, 28) and fa.shape == (5, 7) and more == {} and exclude.dtype == torch.bool
+    assert exclude.tolist() == [[(a % 5) == (b % 5) for b in picked] for a in picked]
+
+
+def trained(dataset, network, loss, prepare, optimiser, epochs):
+    """Losses of a SupervisedTrainer as the bundle builds it."""
+    losses = []
+    loader = DataLoader(
+        dataset, 10, shuffle=True, collate_fn=collate_patches, generator=torch.Generator().manual_seed(0)
+    )
+    trainer = SupervisedTrainer("cpu", epochs, loader, network, optimiser, loss, prepare_batch=prepare, decollate=False)
+    trainer.add_event_handler("iteration_completed", lambda engine: losses.append(float(engine.state.output["loss"])))
+    trainer.run()
+    per_epoch = len(loader)
+    return [sum(losses[i : i + per_epoch]) / per_epoch for i in range(0, len(losses), per_epoch)]
+
+
+def smooth(cases):
+    """Volumes of a few planted patterns instead of noise, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(5)
+    patterns = torch.randn(3, *cases[0]["image"].shape, generator=generator)
+    for case in cases:
+        weight = torch.randn(3, generator=generator)
+        case["image"] = torch.einsum("k,kcxyz->cxyz", weight, patterns)
+        case["fa"] = case["image"].mean(0, keepdim=True).sigmoid()
+    return cases
+
+
+def test_a_trainer_trains_the_node_autoencoder(atlas):
+    rows = BrainRows(smooth(tiny_cases(8)), RegionSampler(atlas, num_voxels=10))
+    torch.manual_seed(0)
+    network = NodeAutoencoder(40, widths=(32, 8))
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3, weight_decay=5e-4)
+    losses = trained(rows, network, nn.MSELoss(), PrepareRegions(), optimiser, 25)
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_a_trainer_trains_the_edge_encoders(atlas):
+    rows = BrainRows(smooth(tiny_cases(8)), TractSampler(atlas, num_voxels=10), fa_key="fa")
+    torch.manual_seed(0)
+    network = EdgeContrast(EdgeEncoder(40, widths=(32, 8), head=(8, 8)), EdgeEncoder(10, widths=(16, 8), head=(8, 8)))
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = trained(rows, network, EdgeContrastiveLoss(InfoNCELoss(0.1)), PrepareTracts(), optimiser, 25)
+    assert losses[-1] < losses[0] - 1.0
+    # the MRI of a tract finds its own FA among those of the other tracts
+    network.eval()
+    batch = rows.__getitems__(range(5))
+    with torch.no_grad():
+        z, z_fa = network(batch["rows"], batch["fa_rows"])
+    nearest = nn.functional.cosine_similarity(z[:, None], z_fa[None], dim=2).argmax(dim=1)
+    assert (nearest == torch.arange(5)).float().mean() >= 0.8

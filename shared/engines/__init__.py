@@ -15,6 +15,8 @@ __all__, __getattr__ = lazy_exports(
         "PrepareImages": "prepare_batch",
         "PreparePatches": "prepare_views",
         "PrepareRows": "prepare_batch",
+        "PrepareRegions": "prepare_brain",
+        "PrepareTracts": "prepare_brain",
         "PrepareViews": "prepare_views",
         "bf16_is_fast": "inferers",
     },

@@ -6,6 +6,9 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "ViewsLoss": "sscl",
+        "BiLevelContrastiveLoss": "bilevel",
+        "EdgeContrastiveLoss": "bilevel",
+        "InfoNCELoss": "bilevel",
         "IRCLPretrainLoss": "ircl",
         "balanced_class_weights": "ircl",
         "MemoryBank": "memory_bank",

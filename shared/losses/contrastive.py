@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.errors import DataError
 _ROWS = 128  # rows of similarities handled together on a CPU, so that they stay in its cache
 _TILE = 1 << 26  # similarities handled together on an accelerator
 _RANGE = 100.0  # 2^+-100, summed over any batch, stays inside float32
+VIEWS = ("view_a", "view_b")  # what messages call the two halves of a batch
 _BITS = 1 / math.log(2)  # torch.exp2 takes 0.4 of torch.exp's time on a CPU
 
 
@@ -221,7 +223,7 @@ def _gather(rows: Tensor) -> Tensor:
     return everyone
 
 
-def _agree(view: Tensor, norm: Tensor) -> None:
+def _agree(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
     """Raise in every process what is wrong in any: a process alone would leave the others waiting for its rows."""
     own = torch.tensor([[*view.shape, norm.element_size()]], device=norm.device)
     finite = norm.sum().isfinite().long().view(1, 1)
@@ -235,15 +237,15 @@ def _agree(view: Tensor, norm: Tensor) -> None:
         )
     if broken := [rank for rank, row in enumerate(found) if not row[3]]:
         problems.append(
-            _not_finite(norm) if dist.get_rank() in broken else f"embeddings of ranks {broken} are not finite"
+            _not_finite(norm, names) if dist.get_rank() in broken else f"embeddings of ranks {broken} are not finite"
         )
     if problems:
         raise DataError(problems)
 
 
-def _not_finite(norm: Tensor) -> str:
+def _not_finite(norm: Tensor, names: Sequence[str] = VIEWS) -> str:
     bad, half = torch.nonzero(~norm.flatten().isfinite()).flatten().tolist(), len(norm) // 2
-    where = ", ".join(f"view_{'ab'[row // half]}[{row % half}]" for row in bad[:5])
+    where = ", ".join(f"{names[row // half]}[{row % half}]" for row in bad[:5])
     return (
         f"embeddings must be finite with a finite length; {len(bad)} of {len(norm)} are not (first: {where}). Lower "
         "the learning rate or switch bf16 off, and look for NaN in the images"

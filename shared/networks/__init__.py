@@ -5,7 +5,16 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "BrainNetworkEncoder": "brain_features",
+        "EdgeContrast": "brain_features",
+        "EdgeEncoder": "brain_features",
+        "NodeAutoencoder": "brain_features",
+        "BrainEncoder": "brain_encoder",
         "ContrastiveNetwork": "sscl",
+        "GeometricEncoder": "geometric_encoder",
+        "GliomaNetwork": "glioma",
+        "GliomaOutput": "glioma",
+        "ImageEncoder": "image_encoder",
         "IRCLAutoencoder": "ircl",
         "IRCLClassifier": "ircl",
         "IRCLEncoder": "ircl",
@@ -13,6 +22,7 @@ __all__, __getattr__ = lazy_exports(
         "PrototypeAttention": "prototype_attention",
         "PrototypeTransformer": "prototype_attention",
         "SSCLClassifier": "sscl",
+        "edge_attention": "brain_encoder",
         "load_imagenet_weights": "sscl",
     },
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def turned(x: Tensor, view: int) -> Tensor:
@@ -18,3 +21,29 @@ def turned(x: Tensor, view: int) -> Tensor:
     """
     x = torch.rot90(x, view % 4, [2, 3])
     return x.flip(3) if view >= 4 else x
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths, the input's first, with a ReLU between any two.
+
+    Shape:
+        - x: ``[*, widths[0]]`` -> ``[*, widths[-1]]``
+
+    Example:
+        >>> [type(layer).__name__ for layer in mlp((8, 4, 2))]
+        ['Linear', 'ReLU', 'Linear']
+    """
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The same in float32 at least, also under autocast: for softmax, similarities and what a loss gets.
+
+    Example:
+        >>> full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype, full_precision(torch.ones(1).double()).dtype
+        (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))

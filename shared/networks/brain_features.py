@@ -1,0 +1,160 @@
+"""Node and edge attributes of the brain network, learnt without labels from the voxels of regions and tracts.
+
+Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), sections 3.2 and 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shared.networks.blocks import mlp
+
+WIDTHS = (2048, 1024, 512, 128, 32, 16)
+FA_WIDTHS = (1024, 512, 128, 32, 16)
+
+
+def perceptron(widths: Sequence[int], *, batch_norm: bool = False) -> nn.Sequential:
+    """Linear layers from each of ``widths`` to the next, with ReLU between them (He initialisation, so that the deep
+    stack neither dies out nor blows up).
+
+    Args:
+        widths: of the input and of every layer.
+        batch_norm: BatchNorm before every ReLU.
+
+    Example:
+        >>> [type(layer).__name__ for layer in perceptron([4, 3, 2])]
+        ['Linear', 'ReLU', 'Linear']
+    """
+    layers = list(mlp(widths))
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if i == len(layers) - 1 else "relu")
+            nn.init.zeros_(layer.bias)
+        elif batch_norm:
+            layers[i] = nn.Sequential(nn.BatchNorm1d(layers[i - 1].out_features), layer)
+    return nn.Sequential(*layers)
+
+
+class NodeAutoencoder(nn.Module):
+    """Autoencoder of a region's voxels; its bottleneck is the node's attributes v^N.
+
+    Args:
+        num_inputs: voxels per region times sequences (1,000 x 4 in the paper).
+        widths: of the encoder's layers, the bottleneck last; the decoder is their mirror.
+        batch_norm: BatchNorm before every ReLU.
+
+    Shape:
+        - rows: ``[B, num_inputs]`` -> ``[B, num_inputs]``; :meth:`encode`: ``[..., num_inputs]`` -> ``[..., F]``
+
+    Example:
+        >>> net = NodeAutoencoder(12, widths=(8, 3))
+        >>> net(torch.rand(5, 12)).shape, net.encode(torch.rand(2, 5, 12)).shape
+        (torch.Size([5, 12]), torch.Size([2, 5, 3]))
+    """
+
+    def __init__(self, num_inputs: int = 4000, *, widths: Sequence[int] = WIDTHS, batch_norm: bool = False):
+        super().__init__()
+        self.encoder = perceptron([num_inputs, *widths], batch_norm=batch_norm)
+        self.decoder = perceptron([*widths[::-1], num_inputs], batch_norm=batch_norm)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Node attributes."""
+        return _rowwise(self.encoder, rows)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The rows, reconstructed."""
+        return self.decoder(self.encoder(rows))
+
+
+class EdgeEncoder(nn.Module):
+    """Encoder of a tract's voxels, its output the edge's attributes v^E, and the head that projects them for Eq. 1.
+
+    Args:
+        num_inputs: voxels per tract times sequences (1,000 x 4 in the paper; 1,000 for FA, with ``widths=FA_WIDTHS``).
+        widths: of the encoder's layers, the attributes last.
+        head: of the projection head's layers.
+        batch_norm: BatchNorm before every ReLU.
+
+    Shape:
+        - rows: ``[B, num_inputs]`` -> projections ``[B, D]``; :meth:`encode`: ``[..., num_inputs]`` -> ``[..., F]``
+
+    Example:
+        >>> net = EdgeEncoder(6, widths=(8, 3), head=(4, 5))
+        >>> net(torch.rand(2, 6)).shape, net.encode(torch.rand(2, 7, 6)).shape
+        (torch.Size([2, 5]), torch.Size([2, 7, 3]))
+    """
+
+    def __init__(
+        self,
+        num_inputs: int = 4000,
+        *,
+        widths: Sequence[int] = WIDTHS,
+        head: Sequence[int] = (32, 64, 128),
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        self.encoder = perceptron([num_inputs, *widths], batch_norm=batch_norm)
+        self.head = perceptron([widths[-1], *head], batch_norm=batch_norm)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Edge attributes."""
+        return _rowwise(self.encoder, rows)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Projections for the contrastive loss."""
+        return self.head(self.encoder(rows))
+
+
+class EdgeContrast(nn.Module):
+    """The two encoders of Eq. 1 side by side: MRI is the query, FA the key. Only ``mri`` is needed afterwards.
+
+    Args:
+        mri: encoder of the sequences' voxels.
+        fa: encoder of the FA map's voxels, with a head of the same last width.
+
+    Shape:
+        - mri_rows: ``[B, C * V]``, fa_rows: ``[B, V]`` -> two ``[B, D]``
+    """
+
+    def __init__(self, mri: EdgeEncoder, fa: EdgeEncoder):
+        super().__init__()
+        self.mri, self.fa = mri, fa
+
+    def forward(self, mri_rows: Tensor, fa_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Projections of both."""
+        return self.mri(mri_rows), self.fa(fa_rows)
+
+
+class BrainNetworkEncoder(nn.Module):
+    """Attributes of all nodes and edges of a brain network, by the trained and frozen encoders.
+
+    Args:
+        nodes: the trained autoencoder.
+        edges: the trained MRI edge encoder.
+
+    Shape:
+        - region_rows: ``[B, R, C * V]``, tract_rows: ``[B, E, C * V]``
+        - returns: nodes ``[B, R, F]``, edges ``[B, E, F]``
+    """
+
+    def __init__(self, nodes: NodeAutoencoder, edges: EdgeEncoder):
+        super().__init__()
+        self.nodes, self.edges = nodes, edges
+
+    @torch.no_grad()
+    def forward(self, region_rows: Tensor, tract_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes and edges, as in evaluation whatever the mode."""
+        training = self.training
+        self.eval()
+        try:
+            return self.nodes.encode(region_rows), self.edges.encode(tract_rows)
+        finally:
+            self.train(training)
+
+
+def _rowwise(layers: nn.Sequential, rows: Tensor) -> Tensor:
+    """Apply to rows of any leading shape (BatchNorm takes two axes only)."""
+    return layers(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])

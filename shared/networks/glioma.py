@@ -1,0 +1,202 @@
+"""The multi-modal network of glioma genotype: three encoders joined by hierarchical attention, and projection heads.
+
+Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), section 3.3 and Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared.networks.blocks import mlp
+from shared.networks.brain_encoder import EDGE_ATTENTION, BrainEncoder, edge_attention
+from shared.networks.geometric_encoder import GeometricEncoder
+from shared.networks.image_encoder import ImageEncoder
+from shared.transforms.point_graph import PointGraph
+
+ENCODERS = ("image", "points", "brain")
+OBJECTIVES = ("contrastive", "multitask")
+
+
+class GliomaOutput(NamedTuple):
+    """What the network gives for each patient; None where the part that gives it was left out.
+
+    Attributes:
+        u_image: embedding of the tumour image ``[B, D]``.
+        u_points: embedding of the tumour's surface ``[B, D]``.
+        u_tumour: ``<u_image, u_points>`` ``[B, 2 D]``, or the one of them there is.
+        u_brain: embedding of the brain network ``[B, D]``.
+        z_image: projection g_I ``[B, Z]``, where there is an image and a surface to align.
+        z_points: projection g_P, likewise.
+        z_tumour: projection g_T ``[B, Z]``, where there is a tumour and a brain to align.
+        z_brain: projection g_B, likewise.
+        logits: of the positive class ``[B]``, with ``objective="multitask"``.
+        point_attention: a^P ``[B, P]``, 1 being average.
+        node_attention: a^N ``[B, R]``.
+    """
+
+    u_image: Tensor | None = None
+    u_points: Tensor | None = None
+    u_tumour: Tensor | None = None
+    u_brain: Tensor | None = None
+    z_image: Tensor | None = None
+    z_points: Tensor | None = None
+    z_tumour: Tensor | None = None
+    z_brain: Tensor | None = None
+    logits: Tensor | None = None
+    point_attention: Tensor | None = None
+    node_attention: Tensor | None = None
+
+
+class GliomaNetwork(nn.Module):
+    """Image, geometric and brain encoder with hierarchical attention, their projection heads, and a classifier.
+
+    Args:
+        edge_index: the pairs of regions joined by a tract, ``[2, E]``; needed with the brain encoder.
+        in_channels: sequences of the MRI.
+        size: side of the tumour's crop.
+        encoders: which there are: ``"image"``, ``"points"``, ``"brain"``; the ablations leave some out.
+        edge_attention: ``"residual"``, ``"literal"`` or ``"none"``, see :func:`edge_attention`.
+        objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
+        embedding_dim: D, width of each embedding.
+        projection: widths of the heads, the latent space the last of them.
+        hidden: widths of the classifier between embeddings and logit.
+        image: further settings of :class:`ImageEncoder`.
+        points: further settings of :class:`GeometricEncoder`.
+        brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
+
+    Shape:
+        - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``, graph: the batch's PointGraph or None (made here)
+        - nodes: ``[B, R, F]``, edges: ``[B, E, F]``, incidence: ``[B, P, T]`` long, -1 padded: the tracts that cross
+          each point, as it lies in the brain
+        - edge_mask: ``[B, E]``, ``[E]`` or None: factor on what a tract carries, for explanations
+        - returns: :class:`GliomaOutput`
+
+    Raises:
+        ValueError: an unknown setting, a single encoder to train by contrast, or an input an encoder needs is missing.
+
+    Example:
+        >>> net = GliomaNetwork(
+        ...     [[0, 1], [1, 2]],
+        ...     size=8,
+        ...     image={"channels": (4, 4, 4)},
+        ...     points={"channels": (4, 8), "radii": (10, 20)},
+        ...     brain={"num_regions": 3, "channels": (8, 8)},
+        ... )
+        >>> out = net(torch.rand(2, 4, 8, 8, 8), torch.randn(2, 16, 3), nodes=torch.randn(2, 3, 16),
+        ...           edges=torch.randn(2, 2, 16), incidence=torch.zeros(2, 16, 1, dtype=torch.long))
+        >>> out.u_tumour.shape, out.u_brain.shape, out.z_brain.shape, out.node_attention.shape
+        (torch.Size([2, 64]), torch.Size([2, 32]), torch.Size([2, 128]), torch.Size([2, 3]))
+    """
+
+    def __init__(
+        self,
+        edge_index: Any = None,
+        *,
+        in_channels: int = 4,
+        size: int = 64,
+        encoders: Sequence[str] = ENCODERS,
+        edge_attention: str = "residual",
+        objective: str = "contrastive",
+        embedding_dim: int = 32,
+        projection: Sequence[int] = (64, 128, 128),
+        hidden: Sequence[int] = (64,),
+        image: Mapping[str, Any] | None = None,
+        points: Mapping[str, Any] | None = None,
+        brain: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.encoders = tuple(name for name in ENCODERS if name in encoders)
+        if len(self.encoders) != len(list(encoders)) or not self.encoders:
+            raise ValueError(f"encoders must be some of {ENCODERS}, each at most once, got {list(encoders)}.")
+        if objective not in OBJECTIVES or edge_attention not in (*EDGE_ATTENTION, "none"):
+            raise ValueError(
+                f"objective must be one of {OBJECTIVES} and edge_attention one of {(*EDGE_ATTENTION, 'none')}, got "
+                f"{objective!r} and {edge_attention!r}."
+            )
+        if objective == "contrastive" and len(self.encoders) == 1:
+            raise ValueError(f"One encoder alone ({self.encoders[0]}) has no contrast; use objective 'multitask'.")
+        self.edge_attention = edge_attention
+        self.image_encoder = self.geometric_encoder = self.brain_encoder = self.classifier = None
+        if "image" in self.encoders:
+            self.image_encoder = ImageEncoder(in_channels, size, embedding_dim=embedding_dim, **(image or {}))
+        if "points" in self.encoders:
+            self.geometric_encoder = GeometricEncoder(embedding_dim=embedding_dim, **(points or {}))
+        tumour_dim = embedding_dim * len({"image", "points"} & set(self.encoders))
+        if "brain" in self.encoders:
+            if edge_index is None:
+                raise ValueError("The brain encoder needs edge_index, the pairs of regions of the tract atlas.")
+            settings = {} if tumour_dim else {"node_attention": "none"}
+            settings = {"embedding_dim": embedding_dim, **(brain or {}), **settings}
+            self.brain_encoder = BrainEncoder(
+                edge_index, **{"projection": (32, *projection[:-2], projection[-1]), **settings}
+            )
+        within, across = tumour_dim == 2 * embedding_dim, tumour_dim > 0 and self.brain_encoder is not None
+        # g_I, g_P, g_T, g_B of Fig. 1; those no pair needs would be dead weights
+        self.project_image = mlp([embedding_dim, *projection]) if within else None
+        self.project_points = mlp([embedding_dim, *projection]) if within else None
+        self.project_tumour = mlp([tumour_dim, *projection]) if across else None
+        self.project_brain = mlp([embedding_dim, *projection]) if across else None
+        if objective == "multitask":
+            known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
+            self.classifier = mlp([known, *hidden, 1])
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        points: Tensor | None = None,
+        graph: PointGraph | None = None,
+        nodes: Tensor | None = None,
+        edges: Tensor | None = None,
+        incidence: Tensor | None = None,
+        edge_mask: Tensor | None = None,
+    ) -> GliomaOutput:
+        """Embeddings, projections and attention of each patient."""
+        self._check(image=image, points=points, nodes=nodes, edges=edges, incidence=incidence)
+        u_image = u_points = u_brain = point_attention = node_attention = None
+        if self.image_encoder is not None:
+            u_image = self.image_encoder(image)
+        if self.geometric_encoder is not None:
+            u_points, point_attention = self.geometric_encoder(points, graph)
+        parts = [u for u in (u_image, u_points) if u is not None]
+        u_tumour = torch.cat(parts, dim=1) if parts else None
+        z_tumour = None if self.project_tumour is None else self.project_tumour(u_tumour)
+        if self.brain_encoder is not None:
+            factor = None
+            if self._attends_edges():
+                factor = edge_attention(point_attention, incidence, edges.shape[1], self.edge_attention)
+            u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
+        logits = None
+        if self.classifier is not None:
+            known = [u for u in (u_tumour, u_brain) if u is not None]
+            logits = self.classifier(torch.cat(known, dim=1))[:, 0]
+        return GliomaOutput(
+            u_image,
+            u_points,
+            u_tumour,
+            u_brain,
+            None if self.project_image is None else self.project_image(u_image),
+            None if self.project_points is None else self.project_points(u_points),
+            z_tumour,
+            None if self.project_brain is None else self.project_brain(u_brain),
+            logits,
+            point_attention,
+            node_attention,
+        )
+
+    def _attends_edges(self) -> bool:
+        return self.edge_attention != "none" and {"points", "brain"} <= set(self.encoders)
+
+    def _check(self, **given: Tensor | None) -> None:
+        needed = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}
+        wanted = [name for encoder in self.encoders for name in needed[encoder]]
+        wanted += ["incidence"] if self._attends_edges() else []
+        missing = [name for name in wanted if given[name] is None]
+        if missing:
+            raise ValueError(
+                f"The network's encoders ({', '.join(self.encoders)}) need {', '.join(wanted)}; missing: "
+                f"{', '.join(missing)}."
+            )

@@ -1,0 +1,286 @@
+"""The population graph: patients as nodes, joined where their features correlate, classified by graph attention.
+
+Glioma IDH paper, section 3.4: Eq. 8 (edges) and Table 1 (which embedding gives nodes, which gives edges); section 4.3
+(theta, layers). A new patient is joined to the bank (the training cohort) only, so that one prediction does not depend
+on who else is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.errors import DataError
+from shared.networks.dense_gat import DenseGATConv
+from shared.networks.population_edges import GraphReport, correlation_edges, graph_report
+
+GRAPHS = ("correlation", "none", "random")
+PAPER = {"hidden": (64, 128, 128, 128), "residual": False, "dropout": 0.0, "members": 1}
+_BANK = ("bank_nodes", "bank_edges")
+
+
+class PopulationPrediction(NamedTuple):
+    """Predictions of new patients: probability ``[B]``, out_of_cohort ``[B]`` bool, neighbours in the bank ``[B]``."""
+
+    probability: Tensor
+    out_of_cohort: Tensor
+    neighbours: Tensor
+
+
+class PopulationGraphClassifier(nn.Module):
+    """Graph attention on the cohort's correlation graph, for patients of the bank and for new ones.
+
+    The bank's embeddings, their mean and SD are buffers: the state dict is enough to predict. A new patient listens to
+    bank patients, whose hidden states do not depend on new ones. A new patient without a neighbour is answered from
+    its own features, by the same layers where these are residual, else by an MLP, and is flagged ``out_of_cohort``.
+
+    ``PopulationGraphClassifier(in_dim, **PAPER)`` is the paper's network.
+
+    Args:
+        in_dim: width of the node features.
+        edge_features: width of the features that are correlated; None: the nodes' are.
+        hidden: width of each graph attention layer.
+        residual: a linear map of the node past each layer.
+        dropout: on the layers' inputs but the first, and before the head.
+        num_covariates: clinical covariates joined at the head.
+        theta: threshold of Eq. 8.
+        graph: ``"correlation"``; or a control: ``"none"`` has no edge, ``"random"`` the same graph with the bank's
+            places in it dealt out anew.
+        members: networks with starting weights of their own, whose logits are averaged.
+        graph_seed: of the random graph.
+
+    Shape:
+        - nodes: ``[B, in_dim]``, edges: ``[B, edge_features]`` or None (nodes), covariates: ``[B, C]`` or None (taken
+          as the bank's mean; so is a NaN)
+        - returns: logits ``[B, 1]``
+
+    Raises:
+        ValueError: an unknown ``graph``, a threshold outside [-1, 1].
+        DataError: there is no bank yet, features of another width, or values that are not finite.
+
+    Example:
+        >>> net = PopulationGraphClassifier(8)
+        >>> net.set_bank(torch.randn(20, 8))
+        >>> net.eval()(torch.randn(3, 8)).shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        edge_features: int | None = None,
+        hidden: Sequence[int] = (64, 64),
+        residual: bool = True,
+        dropout: float = 0.5,
+        num_covariates: int = 0,
+        theta: float = 0.5,
+        graph: str = "correlation",
+        members: int = 1,
+        graph_seed: int = 0,
+    ):
+        super().__init__()
+        if graph not in GRAPHS:
+            raise ValueError(f"graph must be one of {', '.join(GRAPHS)}, got {graph!r}.")
+        if not -1 <= theta <= 1:
+            raise ValueError(f"theta is a correlation, from -1 to 1, got {theta}.")
+        self.in_dim, self.edge_features = in_dim, edge_features or in_dim
+        self.num_covariates, self.theta, self.graph, self.graph_seed = num_covariates, theta, graph, graph_seed
+        self.members = nn.ModuleList(
+            [_Member(in_dim, hidden, num_covariates, residual, dropout) for _ in range(members)]
+        )
+        for name, width in (("node", in_dim), ("edge", self.edge_features), ("covariate", num_covariates)):
+            self.register_buffer(f"{name}_mean", torch.zeros(width))
+            self.register_buffer(f"{name}_std", torch.ones(width))
+        self.register_buffer("bank_nodes", torch.zeros(0, in_dim))
+        self.register_buffer("bank_edges", torch.zeros(0, self.edge_features))
+
+    @torch.no_grad()
+    def set_bank(self, nodes: Tensor, edges: Tensor | None = None, covariates: Tensor | None = None) -> None:
+        """Take a cohort as the bank, and its means and standard deviations as the scale of all features.
+
+        Args:
+            nodes: ``[N, in_dim]``.
+            edges: ``[N, edge_features]`` or None (nodes).
+            covariates: ``[N, C]`` or None; NaN where unknown.
+        """
+        edges = self._checked(nodes, edges)
+        if len(nodes) < 2:
+            raise DataError(f"A bank needs at least 2 patients, got {len(nodes)}.")
+        for name, x in (("node", nodes), ("edge", edges), ("covariate", covariates)):
+            if x is None:
+                continue
+            x = x.double()  # radiomic features reach 1e10
+            known = x.isfinite()
+            count = known.sum(dim=0).clamp(min=1)
+            mean = x.where(known, 0.0).sum(dim=0) / count
+            spread = ((x - mean).where(known, 0.0).square().sum(dim=0) / (count - 1).clamp(min=1)).sqrt()
+            getattr(self, f"{name}_mean").copy_(mean)
+            # a constant feature says nothing: it becomes 0, not 0 / 0
+            getattr(self, f"{name}_std").copy_(spread.where(spread > 1e-6 * mean.abs(), 1.0))
+        self.bank_nodes, self.bank_edges = nodes.to(self.node_mean), edges.to(self.edge_mean)
+
+    @torch.no_grad()
+    def fit_covariates(self, covariates: Tensor, labels: Tensor) -> None:
+        """Start the covariates' weights at their logistic regression's; :meth:`set_bank` has seen them before."""
+        from sklearn.linear_model import LogisticRegression
+
+        known = self._covariates(covariates, len(labels)).cpu().numpy()
+        fit = LogisticRegression().fit(known, labels.cpu().numpy())
+        for member in self.members:
+            member.head.weight[:, -self.num_covariates :] = torch.as_tensor(fit.coef_).to(member.head.weight)
+            member.head.bias.copy_(torch.as_tensor(fit.intercept_))
+
+    def bank_graph(self) -> tuple[Tensor, Tensor]:
+        """Weights and mask ``[N, N]`` of the bank's own graph."""
+        weight, mask = correlation_edges(self._bank_edges(), theta=self.theta)
+        return (weight, mask) if self.graph != "none" else (weight * 0, mask & False)
+
+    def report(self, labels: Tensor | None = None, *, log: bool = True) -> GraphReport:
+        """Density, isolated share and label homophily of the bank's graph, see :func:`graph_report`."""
+        return graph_report(self.bank_graph()[1], labels, log=log)
+
+    def query_graph(self, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and mask ``[B, N]`` of the edges from the bank to new patients."""
+        weight, mask = correlation_edges((edges - self.edge_mean) / self.edge_std, self._bank_edges(), theta=self.theta)
+        return (weight, mask) if self.graph != "none" else (weight * 0, mask & False)
+
+    def bank_logits(
+        self, rows: Tensor | None = None, covariates: Tensor | None = None, graph: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of the bank's patients on their own graph, as trained on.
+
+        Args:
+            rows: the patients of an induced subgraph (node sampling); None: all.
+            covariates: ``[R, C]`` of these patients.
+            graph: what :meth:`bank_graph` gives, where it has been computed before.
+
+        Returns:
+            ``[members, R]`` of the graph; and of the MLP for patients that stand alone, None where residual layers
+            answer them.
+        """
+        weight, mask = graph or self.bank_graph()
+        x = self._standard(self.bank_nodes)
+        if rows is not None:
+            x, weight, mask = x[rows], weight[rows][:, rows], mask[rows][:, rows]
+        known = self._covariates(covariates, len(x))
+        joined = torch.stack([m.head_of(m.hidden(x, weight, mask)[-1], known) for m in self.members])
+        alone = [m.own(x, known) for m in self.members if m.alone is not None]
+        return joined, torch.stack(alone) if alone else None
+
+    def forward(self, nodes: Tensor, edges: Tensor | None = None, covariates: Tensor | None = None) -> Tensor:
+        """Logits ``[B, 1]`` of new patients."""
+        return self._answer(nodes, edges, covariates)[0]
+
+    @torch.no_grad()
+    def predict(
+        self, nodes: Tensor, edges: Tensor | None = None, covariates: Tensor | None = None
+    ) -> PopulationPrediction:
+        """Probabilities of new patients, who has no neighbour in the bank, and how many each has."""
+        logits, neighbours = self._answer(nodes, edges, covariates)
+        return PopulationPrediction(logits[:, 0].sigmoid(), neighbours == 0, neighbours)
+
+    def _answer(self, nodes: Tensor, edges: Tensor | None, covariates: Tensor | None) -> tuple[Tensor, Tensor]:
+        edges = self._checked(nodes, edges)
+        if len(self.bank_nodes) == 0:
+            raise DataError("The population graph has no bank: train it, or load a checkpoint of its stage.")
+        own_graph, (weight, mask) = self.bank_graph(), self.query_graph(edges)
+        bank, x = self._standard(self.bank_nodes), self._standard(nodes)
+        known = self._covariates(covariates, len(nodes))
+        neighbours = mask.sum(dim=1)
+        logits = []
+        for member in self.members:
+            sources = member.hidden(bank, *own_graph)
+            connected = member.head_of(member.query(x, weight, mask, sources), known)
+            logits.append(torch.where(neighbours > 0, connected, member.own(x, known)))
+        return torch.stack(logits).mean(dim=0).unsqueeze(1), neighbours
+
+    def _standard(self, nodes: Tensor) -> Tensor:
+        return (nodes - self.node_mean) / self.node_std
+
+    def _bank_edges(self) -> Tensor:
+        edges = (self.bank_edges - self.edge_mean) / self.edge_std
+        if self.graph == "random":
+            generator = torch.Generator().manual_seed(self.graph_seed)
+            edges = edges[torch.randperm(len(edges), generator=generator).to(edges.device)]
+        return edges
+
+    def _covariates(self, covariates: Tensor | None, count: int) -> Tensor:
+        if covariates is None:
+            return self.covariate_mean.new_zeros(count, self.num_covariates)
+        if covariates.shape != (count, self.num_covariates):
+            raise DataError(
+                f"{self.num_covariates} covariates of each of {count} patients are needed, got "
+                f"{tuple(covariates.shape)}."
+            )
+        return ((covariates - self.covariate_mean) / self.covariate_std).nan_to_num(nan=0.0)
+
+    def _checked(self, nodes: Tensor, edges: Tensor | None) -> Tensor:
+        edges = nodes if edges is None else edges
+        problems = []
+        for name, x, width in (("node", nodes, self.in_dim), ("edge", edges, self.edge_features)):
+            if x.dim() != 2 or x.shape[1] != width or len(x) != len(nodes):
+                problems.append(f"{name} features must be [{len(nodes)}, {width}], got {list(x.shape)}")
+            elif not bool(x.isfinite().all()):
+                bad = (~x.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+                problems.append(f"{name} features must be finite; those of row {bad[0]} (of {len(bad)} rows) are not")
+        if problems:
+            raise DataError(problems)
+        return edges
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Make room for a bank of the size in the file."""
+        for name in _BANK:
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape[1:] == getattr(self, name).shape[1:]:
+                setattr(self, name, getattr(self, name).new_zeros(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _Member(nn.Module):
+    """The layers and the head of one network."""
+
+    def __init__(self, in_dim: int, hidden: Sequence[int], num_covariates: int, residual: bool, dropout: float):
+        super().__init__()
+        widths = [in_dim, *hidden]
+        self.layers = nn.ModuleList([DenseGATConv(a, b, edge_dim=1, residual=residual) for a, b in pairwise(widths)])
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1] + num_covariates, 1)
+        # without a residual the layers never learn to read a patient that stands alone
+        own = [nn.Linear(in_dim, hidden[0]), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden[0], widths[-1])]
+        self.alone = None if residual else nn.Sequential(*own)
+        self.alone_head = None if residual else nn.Linear(widths[-1] + num_covariates, 1)
+
+    def hidden(self, x: Tensor, weight: Tensor, mask: Tensor) -> list[Tensor]:
+        """The input of every layer, then the last one's output."""
+        states = [x]
+        for layer in self.layers:
+            states.append(functional.elu(layer(self._dropped(states), mask, weight)))
+        return states
+
+    def query(self, x: Tensor, weight: Tensor, mask: Tensor, sources: list[Tensor]) -> Tensor:
+        """Last state of new patients, who listen to the bank's states."""
+        states = [x]
+        for layer, bank in zip(self.layers, sources, strict=False):
+            states.append(functional.elu(layer(self._dropped(states), mask, weight, bank)))
+        return states[-1]
+
+    def own(self, x: Tensor, known: Tensor) -> Tensor:
+        """Logits ``[B]`` from patients' own features."""
+        if self.alone is not None:
+            return self.alone_head(torch.cat([self.alone(x), known], dim=1))[:, 0]
+        nobody = x.new_zeros(len(x), 0)
+        none = [x.new_zeros(0, layer.lin.in_features) for layer in self.layers]
+        return self.head_of(self.query(x, nobody, nobody.bool(), none), known)
+
+    def head_of(self, state: Tensor, known: Tensor) -> Tensor:
+        """Logits ``[B]``."""
+        return self.head(torch.cat([self.dropout(state), known], dim=1))[:, 0]
+
+    def _dropped(self, states: list[Tensor]) -> Tensor:
+        return states[-1] if len(states) == 1 else self.dropout(states[-1])

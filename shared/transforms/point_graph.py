@@ -1,0 +1,193 @@
+"""Graphs of a point cloud, made once per patient: farthest points, neighbours within a radius, nearest survivors.
+
+Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), section 4.3: the geometric
+encoder's graph for each convolution and its farthest point sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# mm; a factor of about sqrt(2) from level to level keeps the neighbours of a surface whose points are halved
+RADII = (8.0, 11.0, 16.0, 22.0, 32.0)
+MAX_NEIGHBOURS = 16
+
+
+class PointGraph(NamedTuple):
+    """What the geometric encoder needs of a cloud besides its coordinates; a rigid motion changes none of it.
+
+    Level 0 is the whole cloud, level l + 1 holds the survivors of level l. A batch has a leading ``B`` everywhere.
+
+    Attributes:
+        neighbours: of each level ``[P_l, k]`` long, indices into the same level, the nearest first, -1 where none.
+        distances: of each level ``[P_l, k]``, mm, 0 where there is no neighbour.
+        survivors: of each level ``[P_(l+1)]`` long, indices into level l.
+        nearest: ``[P]`` long, for each original point the nearest of the last survivors.
+    """
+
+    neighbours: tuple[Tensor, ...]
+    distances: tuple[Tensor, ...]
+    survivors: tuple[Tensor, ...]
+    nearest: Tensor
+
+    def to(self, *args, **kwargs) -> PointGraph:
+        """The same graph elsewhere, with the arguments of ``Tensor.to`` that keep the data type."""
+        moved = [tuple(part.to(*args, **kwargs) for part in parts) for parts in self[:3]]
+        return PointGraph(*moved, self.nearest.to(*args, **kwargs))
+
+
+def farthest_point_sampling(points: Tensor, count: int, *, start: int | None = None) -> Tensor:
+    """Indices of points each of which is the farthest from all before it; the first n are what asking for n gives.
+
+    Args:
+        points: one cloud or a batch of them.
+        count: points to take.
+        start: index of the first; None: the point farthest from the cloud's mean, so that the order of the points does
+            not matter.
+
+    Shape:
+        - points: ``[N, 3]`` or ``[B, N, 3]``
+        - returns: ``[count]`` or ``[B, count]`` long
+
+    Raises:
+        ValueError: more points are asked for than there are.
+
+    Example:
+        >>> line = torch.tensor([[0.0, 0, 0], [1, 0, 0], [4, 0, 0], [10, 0, 0]])
+        >>> farthest_point_sampling(line, 3).tolist()
+        [3, 0, 2]
+    """
+    if points.ndim == 2:
+        return farthest_point_sampling(points[None], count, start=start)[0]
+    batch, number, _ = points.shape
+    if not 1 <= count <= number:
+        raise ValueError(f"Of {number} points {count} were asked for; count must be between 1 and {number}.")
+    # one contiguous row per axis and buffers that are reused: several times faster than sums over a last axis of three
+    axes = points.detach().movedim(2, 0).contiguous()
+    if start is None:
+        last = (axes - axes.mean(dim=2, keepdim=True)).square().sum(dim=0).argmax(dim=1, keepdim=True)
+    else:
+        last = torch.full((batch, 1), start, dtype=torch.long, device=points.device)
+    chosen = torch.empty(count, batch, dtype=torch.long, device=points.device)
+    nearest = torch.full((batch, number), math.inf, dtype=points.dtype, device=points.device)
+    apart, part = torch.empty_like(nearest), torch.empty_like(nearest)
+    for step in range(count):
+        chosen[step] = last[:, 0]
+        for axis, row in enumerate(axes):
+            target = apart if axis == 0 else part
+            torch.sub(row, row.gather(1, last), out=target)
+            target.mul_(target)
+            if axis:
+                apart.add_(part)
+        torch.minimum(nearest, apart, out=nearest)
+        last = nearest.argmax(dim=1, keepdim=True)
+    return chosen.t().contiguous()
+
+
+def radius_neighbours(points: Tensor, radius: float, max_neighbours: int) -> tuple[Tensor, Tensor]:
+    """The nearest others of each point, at most so many and none farther than the radius.
+
+    Args:
+        points: clouds.
+        radius: mm.
+        max_neighbours: k; a smaller cloud gives as many columns as it has other points.
+
+    Shape:
+        - points: ``[B, P, 3]``
+        - returns: indices ``[B, P, k]`` long (-1: none), distances ``[B, P, k]`` (0 there)
+
+    Example:
+        >>> index, distance = radius_neighbours(torch.tensor([[[0.0, 0, 0], [3, 0, 0], [9, 0, 0]]]), 5, 2)
+        >>> index.tolist(), distance.tolist()
+        ([[[1, -1], [0, -1], [-1, -1]]], [[[3.0, 0.0], [3.0, 0.0], [0.0, 0.0]]])
+    """
+    apart = _distances(points, points)
+    apart.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    distance, index = apart.topk(min(max_neighbours, points.shape[1] - 1), dim=2, largest=False)
+    outside = distance > radius
+    return index.masked_fill(outside, -1), distance.masked_fill(outside, 0.0)
+
+
+def build_point_graph(
+    points: Tensor, *, radii: Sequence[float] = RADII, max_neighbours: int = MAX_NEIGHBOURS, ratio: float = 0.5
+) -> PointGraph:
+    """Graph and survivors of every level of a cloud, one level for each radius.
+
+    Args:
+        points: one cloud or a batch of them, mm.
+        radii: of each level's graph, mm.
+        max_neighbours: nearest neighbours kept within a radius.
+        ratio: share of a level's points that survive it.
+
+    Shape:
+        - points: ``[P, 3]`` or ``[B, P, 3]``
+
+    Raises:
+        ValueError: fewer than two points at some level, or a setting out of range.
+
+    Example:
+        >>> graph = build_point_graph(torch.rand(64, 3) * 20, radii=(8, 12))
+        >>> [tuple(index.shape) for index in graph.neighbours], [len(index) for index in graph.survivors]
+        ([(64, 16), (32, 16)], [32, 16])
+    """
+    if points.ndim == 2:
+        graph = build_point_graph(points[None], radii=radii, max_neighbours=max_neighbours, ratio=ratio)
+        return PointGraph(*(tuple(part[0] for part in parts) for parts in graph[:3]), graph.nearest[0])
+    if not 0 < ratio <= 1 or max_neighbours < 1 or not radii or min(radii) <= 0:
+        raise ValueError(
+            "A point graph needs radii above 0, max_neighbours of at least 1 and a ratio in (0, 1], got radii "
+            f"{list(radii)}, max_neighbours {max_neighbours}, ratio {ratio}."
+        )
+    counts = [points.shape[1]]
+    for _ in radii:
+        counts.append(math.ceil(counts[-1] * ratio))
+    if counts[len(radii) - 1] < 2:
+        raise ValueError(
+            f"Every level needs at least two points; {counts[0]} points give levels of {counts}. Take more points or "
+            "fewer radii."
+        )
+    points = points.detach()
+    # the farthest points of a level are the first of its farthest points: one sampling serves all levels
+    order = farthest_point_sampling(points, counts[1])
+    neighbours, distances, survivors, level = [], [], [], points
+    for number, radius in enumerate(radii):
+        index, distance = radius_neighbours(level, radius, max_neighbours)
+        neighbours.append(index)
+        distances.append(distance)
+        first = torch.arange(counts[number + 1], device=points.device).expand(len(points), -1)
+        survivors.append(order if number == 0 else first)
+        level = take_points(level, survivors[-1])
+    nearest = _distances(points, level).argmin(dim=2)
+    return PointGraph(tuple(neighbours), tuple(distances), tuple(survivors), nearest)
+
+
+def take_points(values: Tensor, index: Tensor) -> Tensor:
+    """The rows of each cloud that the indices name.
+
+    Shape:
+        - values: ``[B, P, D]``, index: ``[B, M]`` -> ``[B, M, D]``
+    """
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+
+
+def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
+    """The batch of several patients' graphs, which have the same levels.
+
+    Example:
+        >>> graph = build_point_graph(torch.rand(16, 3), radii=(8,))
+        >>> collate_point_graphs([graph, graph]).nearest.shape
+        torch.Size([2, 16])
+    """
+    *fields, nearest = zip(*graphs, strict=True)
+    levels = [tuple(torch.stack(parts) for parts in zip(*field, strict=True)) for field in fields]
+    return PointGraph(*levels, torch.stack(nearest))
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # the matrix-product form loses the digits that decide who is nearest
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,0 +1,108 @@
+import csv
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from shared.data.population import PopulationTable
+from shared.errors import DataError
+from shared.evaluation.population import Cohort, Method, population_methods, predict_fold
+from shared.evaluation.population_report import strata, subset, write_population_report
+from shared.metrics.report import RepeatedPredictions
+
+
+def table(count=60, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    features = random.normal(size=(count, 5))
+    features[:, 0] += 3 * labels
+    age = np.stack([random.normal(50, 10, count)], axis=1)
+    patients = tuple(f"P{i:02}" for i in range(count))
+    names = ("u_T0", "u_T1", "u_B0", "u_B1", "u_B2")
+    return PopulationTable(patients, features, names, labels, age, ("age",), np.where(np.arange(count) < 30, 4.0, 2.0))
+
+
+def predictions(strength, count=60):
+    labels, rows = np.arange(count) % 2, []
+    for seed in (0, 1):
+        random = np.random.default_rng(seed)
+        scores = 1 / (1 + np.exp(-(strength * (labels - 0.5) + random.normal(size=count))))
+        rows += [
+            {"seed": seed, "fold": i % 3, "patient": f"P{i:02}", "label": int(labels[i]), "probability": scores[i]}
+            for i in range(count)
+        ]
+    return RepeatedPredictions.from_rows(rows)
+
+
+def test_every_method_predicts_and_what_sees_nothing_knows_nothing():
+    cohort, train, test = Cohort(table()), np.arange(40), np.arange(40, 60)
+    found = {}
+    for name, method in population_methods(("age",)).items():
+        p = predict_fold(cohort, method, train, test, training={"epochs": 20, "learning_rate": 0.01})
+        assert p.shape == (20,) and ((p >= 0) & (p <= 1)).all()
+        found[name] = roc_auc_score(cohort.table.labels[test], p)
+    assert min(found[name] for name in ("gat", "gat_no_edges", "logistic", "svm", "gat_covariates")) > 0.85
+    assert found["covariates"] < 0.8
+
+
+@pytest.mark.parametrize("model", ["gat", "logistic"])
+def test_nothing_is_learnt_from_who_is_left_out(model):
+    """Labels of the test rows and the other test rows change no prediction."""
+    plain, train = table(), np.arange(40)
+    method, options = Method("x", model, ("age",)), {"training": {"epochs": 3}}
+    wanted = predict_fold(Cohort(plain), method, train, np.arange(40, 60), **options)
+    flipped = table()
+    flipped.labels[40:] = 1 - flipped.labels[40:]
+    np.testing.assert_array_equal(predict_fold(Cohort(flipped), method, train, np.arange(40, 60), **options), wanted)
+    flipped.features[50:] = 1e3
+    found = predict_fold(Cohort(flipped), method, train, np.arange(40, 60), **options)
+    np.testing.assert_allclose(found[:10], wanted[:10], atol=1e-6)
+
+
+def test_graphs_of_table_1_take_their_parts_by_prefix():
+    cohort = Cohort(table(), "u_T", "u_B")
+    methods = population_methods(("age",), variant="both-brain", variants=True)
+    assert methods["gat"].variant == methods["gat_paper"].variant == "both-brain"
+    assert {f"gat_{n}" for n in ("tumour-brain", "brain-tumour", "both-tumour", "both-both")} <= set(methods)
+    nodes, edges, covariates = cohort.inputs(methods["gat_brain-tumour"])
+    assert nodes.shape == (60, 3) and edges.shape == (60, 2) and covariates is None
+    assert predict_fold(cohort, methods["gat"], np.arange(40), np.arange(40, 60), training={"epochs": 2}).shape == (20,)
+    with pytest.raises(DataError, match="both-brain needs the prefixes"):
+        Cohort(table()).inputs(methods["gat"])
+
+
+def test_without_grade_or_covariates_these_methods_are_not_there():
+    assert "grade_covariates" not in population_methods(("age",), grade=False)
+    assert not [name for name in population_methods((), grade=False) if "covariates" in name]
+
+
+def test_strata_are_those_with_both_labels():
+    everything = predictions(1)
+    grade = {name: 4.0 if int(name[1:]) % 2 else 3.0 for name in everything.patients}  # grade is the label
+    assert list(strata(grade, everything)) == ["all"]
+    parts = strata({**grade, "P00": 4.0}, everything)
+    assert list(parts) == ["all", "grade 4"] and parts["grade 4"].sum() == 31
+    cut = subset(everything, parts["grade 4"])
+    assert cut.probability.shape == (2, 31) and cut.patients[0] == "P00"
+
+
+def test_report_has_every_comparison_and_says_what_edges_add(tmp_path):
+    found = {"gat": predictions(3), "gat_no_edges": predictions(0.2), "gat_random_edges": predictions(3)}
+    found["logistic"] = predictions(2)
+    grade = dict(zip(found["gat"].patients, table().grade, strict=True))
+    titles = {name: name.upper() for name in found}
+    text = write_population_report(tmp_path, found, titles, grade, heading=["Seen."], command="x", bootstrap=200)
+    assert "against no edges: +0." in text and ": a gain shown." in text
+    assert "against random edges: +0.000 [+0.000, +0.000]: no difference shown." in text
+    with (tmp_path / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3 and {row["stratum"] for row in rows} == {"all", "grade 4", "grade 2-3"}
+    row = next(row for row in rows if row["method"] == "gat" and row["stratum"] == "grade 4")
+    inside, seeds = np.arange(60) < 30, found["gat"].probability
+    wanted = np.mean([roc_auc_score((np.arange(60) % 2)[inside], p[inside]) for p in seeds])
+    assert float(row["AUC_value"]) == pytest.approx(wanted) and row["patients"] == "30"
+    with (tmp_path / "differences.csv").open() as file:
+        differences = list(csv.DictReader(file))
+    assert [d["minus"] for d in differences[::3]] == ["gat_no_edges", "gat_random_edges", "logistic"]
+    assert float(differences[0]["value"]) > 0.2 and float(differences[0]["low"]) > 0
+    assert (tmp_path / "comparison.md").read_text() == text and (tmp_path / "roc.png").stat().st_size > 1000

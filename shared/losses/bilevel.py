@@ -74,7 +74,7 @@ class InfoNCELoss(nn.Module):
             query, key = unit_rows(query), unit_rows(key)
             columns = _GatherRows.apply(key) if shared else key
             first = dist.get_rank() * len(key) if shared else 0
-            scores = query @ columns.t() / self.temperature
+            scores = _Scores.apply(query, columns) / self.temperature
             positives = scores.diagonal(first)
             own = torch.zeros_like(scores, dtype=torch.bool)
             own.diagonal(first).fill_(True)
@@ -216,6 +216,23 @@ def unit_rows(z: Tensor) -> Tensor:
 
 def _precision(z: Tensor) -> torch.dtype:
     return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+class _Scores(torch.autograd.Function):
+    """Inner products of all queries and keys; their gradient keeps its precision in a backward pass under autocast."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        """Return ``[B, K]``."""
+        ctx.save_for_backward(query, key)
+        return query @ key.t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Two products in the precision of the forward pass."""
+        query, key = ctx.saved_tensors
+        with torch.autocast(gradient.device.type, enabled=False):
+            return gradient @ key, gradient.t() @ query
 
 
 class _GatherRows(torch.autograd.Function):

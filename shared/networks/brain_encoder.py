@@ -220,7 +220,8 @@ def checked_pairs(edge_index: Any, num_regions: int) -> Tensor:
         >>> checked_pairs([[0, 1], [2, 0]], 3).tolist()
         [[0, 1], [2, 0]]
     """
-    pairs = torch.as_tensor(edge_index)
+    # checked on the CPU, also where a network is made on another device, or on "meta" for its shapes
+    pairs = torch.as_tensor(edge_index, device="cpu")
     if pairs.ndim != 2 or pairs.shape[0] != 2 or pairs.is_floating_point() or not pairs.numel():
         raise DataError(f"The pairs of regions must be integers [2, E], got {pairs.dtype} {list(pairs.shape)}.")
     pairs = pairs.long().clone()
@@ -233,7 +234,7 @@ def checked_pairs(edge_index: Any, num_regions: int) -> Tensor:
         problems.append(f"every pair of regions is there once, in one direction; {repeated} are there again")
     if problems:
         raise DataError([f"tract atlas: {problem}. Build the atlas again." for problem in problems])
-    return pairs
+    return torch.as_tensor(pairs)
 
 
 def _both_ways(values: Tensor, edge_index: Tensor, number: int) -> Tensor:

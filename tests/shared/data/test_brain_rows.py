@@ -1,5 +1,6 @@
 import pytest
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -77,7 +78,9 @@ def trained(dataset, network, loss, prepare, optimiser, epochs):
         dataset, 10, shuffle=True, collate_fn=collate_patches, generator=torch.Generator().manual_seed(0)
     )
     trainer = SupervisedTrainer("cpu", epochs, loader, network, optimiser, loss, prepare_batch=prepare, decollate=False)
-    trainer.add_event_handler("iteration_completed", lambda engine: losses.append(float(engine.state.output["loss"])))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"].detach()))
+    )
     trainer.run()
     per_epoch = len(loader)
     return [sum(losses[i : i + per_epoch]) / per_epoch for i in range(0, len(losses), per_epoch)]

@@ -1,7 +1,8 @@
 """Does a map point at the truth: pointing game, energy inside, overlap; and the same of control maps.
 
 Pointing game: Zhang et al., Top-down Neural Attention by Excitation Backprop (2018). Energy inside: Wang et al.,
-Score-CAM (2020). Every score is one number per map; maps and truths are ``[B, 1, H, W]``, NumPy or torch.
+Score-CAM (2020). Every score is one number per map; maps and truths are ``[B, 1, H, W]``, NumPy or torch; what needs
+no box takes volumes ``[B, 1, D, H, W]``, too.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ def pointing_game(maps: Any, truth: Any, *, tolerance: float = 0.0) -> np.ndarra
     maps, truth = _pair(maps, truth)
     if tolerance > 0:
         truth = np.stack([distance_transform_edt(~region) <= tolerance for region in truth])
-    peak = maps.max(axis=(1, 2), keepdims=True)
+    axes = _axes(maps)
+    peak = maps.max(axis=axes, keepdims=True)
     tied = (maps == peak) & (peak > 0)
-    return (tied & truth).sum(axis=(1, 2)) / np.maximum(tied.sum(axis=(1, 2)), 1)
+    return (tied & truth).sum(axis=axes) / np.maximum(tied.sum(axis=axes), 1)
 
 
 def energy_inside(maps: Any, truth: Any) -> np.ndarray:
@@ -60,8 +62,8 @@ def energy_inside(maps: Any, truth: Any) -> np.ndarray:
         [0.75]
     """
     maps, truth = _pair(maps, truth)
-    mass = maps.sum(axis=(1, 2))
-    return (maps * truth).sum(axis=(1, 2)) / np.where(mass > 0, mass, 1.0)
+    mass = maps.sum(axis=_axes(maps))
+    return (maps * truth).sum(axis=_axes(maps)) / np.where(mass > 0, mass, 1.0)
 
 
 def energy_ratio(maps: Any, truth: Any, *, region: Any = None) -> np.ndarray:
@@ -77,15 +79,16 @@ def energy_ratio(maps: Any, truth: Any, *, region: Any = None) -> np.ndarray:
         [1.5]
     """
     maps, truth = _pair(maps, truth)
+    axes = _axes(maps)
     if region is not None:
         inside = _boolean(region, truth.shape)
         maps, truth = maps * inside, truth & inside
         _not_empty(truth, "has no pixel inside the region")
-        share = truth.sum(axis=(1, 2)) / inside.sum(axis=(1, 2))
+        share = truth.sum(axis=axes) / inside.sum(axis=axes)
     else:
-        share = truth.mean(axis=(1, 2))
-    mass = maps.sum(axis=(1, 2))
-    return (maps * truth).sum(axis=(1, 2)) / np.where(mass > 0, mass, 1.0) / share
+        share = truth.mean(axis=axes)
+    mass = maps.sum(axis=axes)
+    return (maps * truth).sum(axis=axes) / np.where(mass > 0, mass, 1.0) / share
 
 
 def intersection_over_union(maps: Any, truth: Any, *, threshold: float = 0.5, relative: bool = False) -> np.ndarray:
@@ -102,9 +105,9 @@ def intersection_over_union(maps: Any, truth: Any, *, threshold: float = 0.5, re
         [0.5]
     """
     maps, truth = _pair(maps, truth)
-    level = threshold * maps.max(axis=(1, 2), keepdims=True) if relative else threshold
+    level = threshold * maps.max(axis=_axes(maps), keepdims=True) if relative else threshold
     found = (maps >= level) & (maps > 0)
-    return (found & truth).sum(axis=(1, 2)) / (found | truth).sum(axis=(1, 2))
+    return (found & truth).sum(axis=_axes(maps)) / (found | truth).sum(axis=_axes(maps))
 
 
 def localisation_scores(
@@ -217,9 +220,13 @@ def _min_max(maps: np.ndarray) -> np.ndarray:
     return np.where(high > low, (maps - low) / np.where(high > low, high - low, 1), high > 0)
 
 
-def _boolean(truth: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def _axes(maps: np.ndarray) -> tuple[int, ...]:
+    return tuple(range(1, maps.ndim))
+
+
+def _boolean(truth: Any, shape: tuple[int, ...]) -> np.ndarray:
     truth = to_numpy(truth) != 0
-    if truth.ndim != 4 or truth.shape[1] != 1 or truth[:, 0].shape != shape:
+    if truth.ndim < 4 or truth.shape[1] != 1 or truth[:, 0].shape != shape:
         raise DataError(
             f"Maps, truths and regions must have one shape [B, 1, H, W]; got {truth.shape} beside maps of "
             f"{(shape[0], 1, *shape[1:])}."
@@ -228,15 +235,15 @@ def _boolean(truth: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _not_empty(truth: np.ndarray, what: str) -> None:
-    empty = np.flatnonzero(~truth.any(axis=(1, 2))).tolist()
+    empty = np.flatnonzero(~truth.any(axis=_axes(truth))).tolist()
     if empty:
         raise DataError(f"A map can only be scored against a truth that is there; the one at position {empty} {what}.")
 
 
 def _pair(maps: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     maps = to_numpy(maps).astype(np.float64)
-    if maps.ndim != 4 or maps.shape[1] != 1:
-        raise DataError(f"Maps must be [B, 1, H, W], got {maps.shape}.")
+    if maps.ndim not in (4, 5) or maps.shape[1] != 1:
+        raise DataError(f"Maps must be [B, 1, H, W] or [B, 1, D, H, W], got {maps.shape}.")
     if not np.isfinite(maps).all() or (maps < 0).any():
         raise DataError("Maps must be finite and not negative: take the absolute value or clip before scoring.")
     truth = _boolean(truth, (maps.shape[0], *maps.shape[2:]))

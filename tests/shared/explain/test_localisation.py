@@ -96,3 +96,14 @@ def test_errors_say_what_arrived():
         energy_ratio(np.ones((1, 1, 8, 8)), _truth(), region=np.eye(8)[None, None] * np.eye(8)[7])
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 0"):
         centred_box_map((1, 1, 4, 4), share=0)
+
+
+def test_a_volume_scores_as_its_unrolled_picture():
+    rng = np.random.default_rng(0)
+    maps, truth = rng.random((3, 1, 4, 5, 6)), rng.random((3, 1, 4, 5, 6)) > 0.7
+    region = rng.random((3, 1, 4, 5, 6)) > 0.3
+    flat = [x.reshape(3, 1, 4, 30) for x in (maps, truth, region)]
+    volume = localisation_scores(maps, truth, region=region)
+    for name, expected in localisation_scores(flat[0], flat[1], region=flat[2]).items():
+        np.testing.assert_allclose(volume[name], expected, err_msg=name)
+    assert pointing_game(maps, truth, tolerance=9.0).tolist() == [1.0, 1.0, 1.0]

@@ -91,11 +91,14 @@ class PatchEncoder(ResNet):
         """Representation h of the chosen stages."""
         image = image if self.input_mean is None else image - self.input_mean
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
+        # one by one: TorchScript loops over no modules of different kinds
+        maps = [self.layer1(x)]
+        maps.append(self.layer2(maps[-1]))
+        maps.append(self.layer3(maps[-1]))
+        maps.append(self.layer4(maps[-1]))
         pooled = []
-        for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
-            x = stage(x)
-            if number in self.stages:
-                pooled.append(self.avgpool(x).flatten(1))
+        for stage in self.stages:
+            pooled.append(self.avgpool(maps[stage - 1]).flatten(1))
         return torch.cat(pooled, dim=1)
 
 

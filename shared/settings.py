@@ -119,4 +119,7 @@ def _parser(config: str | os.PathLike) -> Any:
 
     parser = ConfigParser()
     parser.read_config(str(config))
+    # its default is right from few folders only
+    if "bundle_root" in parser and Path(config).parent.name == "configs":
+        parser["bundle_root"] = str(Path(config).parents[1])
     return parser

@@ -14,6 +14,8 @@ __all__, __getattr__ = lazy_exports(
         "LoadCased": "roi_slices",
         "PointCloudd": "point_cloud",
         "PointGraph": "point_graph",
+        "BiomarkerAnswerd": "served",
+        "RequestedCased": "served",
         "ROISlicesd": "roi_slices",
         "TumourCropd": "tumour_crop",
         "TumourRotation": "tumour_crop",
@@ -25,5 +27,7 @@ __all__, __getattr__ = lazy_exports(
         "masks_to_volume": "roi_slices",
         "radiological": "roi_slices",
         "source_slices": "roi_slices",
+        "LoadGliomad": "glioma_cases",
+        "PrepareGliomad": "glioma_cases",
     },
 )

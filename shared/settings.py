@@ -24,20 +24,24 @@ def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
     write_json(Path(ckpt_dir) / MODEL_FILE, sections)
 
 
-def trained_settings(ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, section: str) -> Any:
+def trained_settings(
+    ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, section: str, default: Any = None
+) -> Any:
     """A section of the trained model's ``model.json``, else of the training configuration.
 
     Args:
         ckpt_dir: folder of ``model.pt`` and the ``model.json`` written with it.
         train_config: ``train.json``, read when no model was trained yet.
         section: name of the section.
+        default: where no model was trained, for what training finds in its data and no configuration says.
 
     Raises:
         CheckpointError: ``model.json`` is not readable or lacks the section.
     """
     path = Path(ckpt_dir) / MODEL_FILE
     if not path.is_file():
-        return _parser(train_config).get_parsed_content(section)
+        parser = _parser(train_config)
+        return parser.get_parsed_content(section) if section in parser or default is None else default
     try:
         return json.loads(path.read_text(encoding="utf-8"))[section]
     except (ValueError, KeyError, TypeError) as error:

@@ -42,7 +42,7 @@ def check_vendored(bundle_root: str | os.PathLike) -> str:
     both copies are the same, and wrong results or obscure errors where they are not.
 
     Args:
-        bundle_root: the bundle's folder. One without a ``shared`` of its own, as in the repository, takes what there is.
+        bundle_root: the bundle's folder; without a ``shared`` of its own, as in the repository, it takes what there is.
 
     Returns:
         the folder of the ``shared`` in use.
@@ -57,9 +57,9 @@ def check_vendored(bundle_root: str | os.PathLike) -> str:
     own, used = Path(bundle_root).resolve() / "shared", _imported()
     if (own / "__init__.py").is_file() and own != used and shared_digest(own) != shared_digest(used):
         raise DataError(
-            f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another version of "
-            f"it from {used}. Run each bundle in a process of its own, started outside of folders that hold a 'shared', "
-            "or package both bundles from one version of the repository."
+            f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another version "
+            f"of it from {used}. Run each bundle in a process of its own, or package both bundles from one version of "
+            "the repository."
         )
     return str(used)
 

@@ -1,7 +1,7 @@
 """Make synthetic glioma patients whose genotype shows in three ways: demo data, and the tests' truth.
 
-On the anatomy of nilearn's MNI152 template (without nilearn: of ellipsoids), four sequences at 2 mm, a tumour, and three
-signs, each of which agrees with the genotype with a probability of its own, independently of the others:
+On the anatomy of nilearn's MNI152 template (without nilearn: of ellipsoids), four sequences at 2 mm, a tumour, and
+three signs, each of which agrees with the genotype with a probability of its own, independently of the others:
 
     shape      wild type: 10-14 spicules (planted map: 1)                    mutant: a smooth ellipsoid
     intensity  wild type: enhancing rim on T1c around a dark core (3)        mutant: T2 bright, FLAIR dark within (2)

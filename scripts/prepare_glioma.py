@@ -8,7 +8,8 @@ kept where there are any.
 Steps, in the paper's order: co-registration to T1c where grids differ, skull strip (images come stripped, or with brain
 masks, or by --strip-command), N4, histogram matching to one patient's brightness, edge-preserving smoothing,
 registration to MNI152 with the tumour left out of the metric (antspyx; without it SimpleITK's affine, which says so).
---no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy). A patient who is done is not done again.
+--no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy). A patient who is
+done is not done again.
 
     python scripts/prepare_glioma.py /data/brats labels.csv --output data/glioma_idh --jobs 4 --test-fraction 0.2
     python scripts/prepare_glioma.py /data/new --inference --output data/new \\

@@ -139,8 +139,8 @@ class ROISlicesd(MapTransform):
         mask_background: zero what lies outside the tumour mask.
         mask_margin_mm: grow the mask by this much before zeroing, to keep the peritumoral rim.
         normalise: ``"roi"``: minimum and maximum of the region of interest become 0 and 1; ``"organ"``: the mean of the
-            image's foreground becomes ``1 / organ_range``, clipped to [0, 1], which keeps contrast between patients; for
-            images whose values are positive.
+            image's foreground becomes ``1 / organ_range``, clipped to [0, 1], which keeps contrast between patients;
+            for images whose values are positive.
         organ_range: multiples of the organ's mean that fit into [0, 1].
         slice_axis: ``"auto"`` (the axis of the thickest voxels, the third where none stands out) or 0, 1, 2 in RAS.
         image_key: key of the volumes ``[C, X, Y, Z]``.
@@ -152,8 +152,8 @@ class ROISlicesd(MapTransform):
         - ``data["geometry"]``: what :func:`masks_to_volume` needs to undo it
 
     Raises:
-        DataError: fewer tumour slices than ``num_slices``, a region of interest that is constant, or, scaled by the organ,
-            one with values below 0.
+        DataError: fewer tumour slices than ``num_slices``, a region of interest that is constant, or, scaled by the
+            organ, one with values below 0.
         ValueError: an unknown ``roi``, ``normalise`` or ``slice_axis``.
     """
 
@@ -281,8 +281,8 @@ class ROISlicesd(MapTransform):
         mean = float(organ.mean()) if len(organ) else 0.0
         if mean <= 0 or float((region < 0).float().mean()) > 0.05:
             raise DataError(
-                f"{patient}: modality {channel} has values below 0 in the region of interest ({low:g} to {high:g}), as after "
-                'standardisation or in CT; scaling by the organ\'s mean would lose them. Set normalise to "roi" '
+                f"{patient}: modality {channel} has values below 0 in the region of interest ({low:g} to {high:g}), as "
+                'after standardisation or in CT; scaling by the organ\'s mean would lose them. Set normalise to "roi" '
                 "(--roi#normalise roi), or give the images before standardisation."
             )
         return (cut / (mean * self.organ_range)).clamp(0, 1)

@@ -83,7 +83,7 @@ def test_a_template_file_is_masked_and_brought_to_the_grid(tmp_path):
 def test_without_nilearn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
     monkeypatch.setitem(sys.modules, "nilearn", None)
-    with pytest.raises(DataError, match="pip install nilearn, or give .* --template FILE"):
+    with pytest.raises(DataError, match=r"pip install nilearn, or give .* --template FILE"):
         load_template()
 
 

@@ -51,8 +51,8 @@ def explain_edges(
 
     .. math:: \min_M -\log P(\hat y \mid A \odot \sigma(M)) + c_s \sum_e \sigma(M_e) + c_e \overline{H(\sigma(M))}
 
-    torch_geometric's own optimiser drives it: its masks reach ``logit`` as the factor on what each edge carries. An edge
-    without any influence (no gradient at the start) has mask 0.
+    torch_geometric's own optimiser drives it: its masks reach ``logit`` as the factor on what each edge carries. An
+    edge without any influence (no gradient at the start) has mask 0.
 
     Args:
         logit: the positive class's logit ``[1]`` given a factor for each edge ``[E]``, or None (all count fully).
@@ -105,10 +105,13 @@ def _masked(logit: Logit) -> nn.Module:
     """A model as torch_geometric expects it: its explainers leave their masks in a message passing layer."""
     from torch_geometric.nn import MessagePassing
 
+    class Tap(MessagePassing):
+        """A class of its own: torch_geometric compiles an instance's methods into its class, for all that inherit."""
+
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
-            self.tap = MessagePassing()
+            self.tap = Tap()
 
         def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
             mask = self.tap._edge_mask

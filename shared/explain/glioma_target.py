@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from shared.errors import DataError
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
-from shared.networks.population_edges import graph_inputs
-from shared.networks.population_graph import PopulationGraphClassifier
 
 # (embeddings, case) -> logits [B] of the positive class
 Target = Callable[[GliomaOutput, Mapping[str, Any]], Tensor]
@@ -49,38 +47,28 @@ class ClassifierLogit(nn.Module):
         return self.classifier(torch.cat(known, dim=1))[:, 0]
 
 
-class PopulationLogit(nn.Module):
-    """The population graph's logit of a new patient, as a function of its embeddings; the bank is fixed.
+class AnswerLogit(nn.Module):
+    """The logit of the whole answer, the population graph's as a rule, as a function of the patient's embeddings.
 
-    Who is joined to the patient is fixed, too (a threshold has no derivative); the weights of these edges, correlations
-    of its embedding with the bank's, are part of the answer and therefore of its gradient.
+    The bank is fixed, and so is who is joined to the patient (a threshold has no derivative); the weights of these
+    edges, correlations of its embedding with the bank's, are part of the answer and therefore of its gradient.
 
     Args:
-        population: trained, with its bank.
-        variant: which embeddings are nodes and which make edges, see :data:`shared.networks.VARIANTS`.
-        fixed_weights: take the edges' weights as constants instead.
+        classifier: has ``classify(embeddings, covariates) -> logits [B]``, such as
+            :class:`shared.networks.GliomaClassifier`.
 
     Shape:
         - returns: ``[B]``
-
-    Example:
-        >>> graph = PopulationGraphClassifier(6, edge_features=2)
-        >>> graph.set_bank(torch.randn(9, 6), torch.randn(9, 2))
-        >>> out = GliomaOutput(u_tumour=torch.randn(3, 4), u_brain=torch.randn(3, 2))
-        >>> PopulationLogit(graph.eval())(out, {}).shape
-        torch.Size([3])
     """
 
-    def __init__(
-        self, population: PopulationGraphClassifier, variant: str = "both-brain", *, fixed_weights: bool = False
-    ):
+    def __init__(self, classifier: nn.Module):
         super().__init__()
-        self.population, self.variant, self.fixed_weights = population, variant, fixed_weights
+        self.answer = classifier
 
     def forward(self, output: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
-        """Logits of the embeddings; covariates where the graph takes some (``case["covariates"]``, else the mean)."""
-        nodes, edges = graph_inputs(output.u_tumour, output.u_brain, self.variant)
-        covariates = case.get("covariates") if self.population.num_covariates else None
+        """Logits of the embeddings, with the case's covariates where it has some."""
+        covariates = case.get("covariates")
         if covariates is not None:
-            covariates = torch.as_tensor(covariates).to(nodes).reshape(1, -1).expand(len(nodes), -1)
-        return self.population(nodes, edges.detach() if self.fixed_weights else edges, covariates)[:, 0]
+            first = next(u for u in (output.u_tumour, output.u_brain) if u is not None)
+            covariates = torch.as_tensor(covariates).to(first).reshape(1, -1)
+        return self.answer.classify(output, covariates)

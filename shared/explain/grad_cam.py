@@ -48,6 +48,9 @@ class GradCAM:
         network: gives logits ``[B, K]``. A single logit (K = 1) is explained as it is, whatever its sign.
         target_layer: dotted name of the layer whose output is A, a feature map, e.g. ``"encoder.layer4"``.
         normalise: min-max of each upsampled map to [0, 1]; else the map is Eq. 2, upsampled.
+        local: weigh every place of a feature map by the positive part of its own gradient instead of the gradient's
+            mean (LayerCAM, Jiang et al., IEEE TIP 2021, Eq. 6-7). Where the head flattens instead of pooling, a channel
+            means different things in different places; and early layers become usable, whose maps are finer.
         forward: ``(network, x) -> logits`` for networks that take more than the image; None: ``network(x)``.
 
     Shape:
@@ -72,10 +75,11 @@ class GradCAM:
         target_layer: str,
         *,
         normalise: bool = True,
+        local: bool = False,
         forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
     ):
         self.network, self.target_layer = network, target_layer
-        self.normalise, self.forward = normalise, forward
+        self.normalise, self.local, self.forward = normalise, local, forward
         self._layer = _find(network, target_layer)
 
     def __call__(self, x: Tensor, class_idx: int | Tensor | None = None) -> Tensor:
@@ -105,7 +109,7 @@ class GradCAM:
         if gradient is None:
             raise self._unused()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            raw = _weighted_sum(activation.detach(), gradient)
+            raw = _weighted_sum(activation.detach(), gradient, self.local)
             bad = (~raw.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
             if bad:
                 raise DataError(
@@ -190,10 +194,12 @@ def resize_cam(raw: Tensor, size: Sequence[int], *, normalise: bool = True) -> T
     return torch.where(flat, (high > 0).to(maps.dtype), scaled.clamp(0, 1))
 
 
-def _weighted_sum(activation: Tensor, gradient: Tensor) -> Tensor:
+def _weighted_sum(activation: Tensor, gradient: Tensor, local: bool) -> Tensor:
     """Eq. 1 and 2, in float32 or better."""
     kind = torch.promote_types(activation.dtype, torch.float32)
     activation, gradient = activation.to(kind), gradient.to(kind)
+    if local:
+        return (gradient.relu() * activation).sum(dim=1, keepdim=True).relu()
     alpha = gradient.flatten(2).mean(dim=2)
     summed = torch.matmul(alpha[:, None], activation.flatten(2))
     return summed.reshape(len(activation), 1, *activation.shape[2:]).relu()

@@ -280,3 +280,16 @@ def test_errors_say_what_arrived():
     x[[1, 3], 0, 0, 0] = float("nan")
     with pytest.raises(DataError, match=r"NaN or Inf for the images at position \[1, 3\]"):
         cam(x)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_weights_are_each_places_own_gradient(dims):
+    """LayerCAM written out."""
+    network = lively(dims)
+    x = torch.rand((2, 3, 24, 20) if dims == 2 else (2, 1, 12, 10, 8), dtype=torch.float64)
+    activation = network.encoder(x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(network.top(activation.clone())[:, 1].sum(), activation)
+    expected = (gradient.clamp(min=0) * activation.detach()).sum(dim=1, keepdim=True).clamp(min=0)
+    found = GradCAM(network, "encoder", local=True).explain(x, 1)
+    torch.testing.assert_close(found.raw, expected)
+    assert found.raw.any() and not torch.allclose(found.raw, GradCAM(network, "encoder").explain(x, 1).raw)

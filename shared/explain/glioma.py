@@ -1,0 +1,215 @@
+"""Why the glioma network answers as it does for a patient: Grad-CAM, the points' attention, tracts and regions.
+
+Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), section 3.5 and Fig. 7-9.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.explain.frozen import frozen
+from shared.explain.glioma_edges import EdgeExplanation, explain_edges
+from shared.explain.glioma_target import Target
+from shared.explain.grad_cam import GradCAM, resize_cam
+from shared.networks.brain_encoder import edge_attention
+from shared.networks.glioma import GliomaNetwork, GliomaOutput
+from shared.transforms.point_graph import PointGraph, collate_point_graphs
+
+
+@dataclass(frozen=True)
+class GliomaExplanation:
+    """A patient's explanation; None where the network has no such part.
+
+    Attributes:
+        patient: its name.
+        logit: of the positive class.
+        predicted: 1 where the logit is above 0; all maps explain this class.
+        cam: Grad-CAM ``[S, S, S]`` in [0, 1] on the tumour's crop, hot = important, 0 where the crop is empty.
+        cam_grid: voxels of the layer it comes from, a side.
+        point_attention: a^P ``[P]``, 1 being average.
+        point_cam: Grad-CAM at the points ``[P]``.
+        edges: mask of the tracts.
+        edge_factor: the edge attention's factor ``[E]``.
+        node_attention: a^N ``[R]``.
+    """
+
+    patient: str
+    logit: float
+    predicted: int
+    cam: np.ndarray | None = None
+    cam_grid: int = 0
+    point_attention: np.ndarray | None = None
+    point_cam: np.ndarray | None = None
+    edges: EdgeExplanation | None = None
+    edge_factor: np.ndarray | None = None
+    node_attention: np.ndarray | None = None
+
+    @property
+    def probability(self) -> float:
+        """Of the positive class."""
+        return float(torch.tensor(self.logit, dtype=torch.float64).sigmoid())
+
+
+class GliomaExplainer:
+    """Explain patients, one at a time, so that no patient's explanation depends on another.
+
+    The class explained is the predicted one. Grad-CAM follows the tumour image's own way to the logit: the brain's
+    attention to the tumour passes no gradient (Eq. 3), in training as here.
+
+    Args:
+        network: trained.
+        target: ``(embeddings, case) -> logit``: :class:`AnswerLogit` or :class:`ClassifierLogit`.
+        attributes: ``(region_rows, tract_rows) -> (nodes, edges)``, where cases hold rows; None: they hold the latter.
+        block: of the image encoder, counted from 0, whose output gives the map; -1 is the last. Each block halves the
+            side, five of them leave a crop of 64 only 2 voxels.
+        local: weigh each voxel of a channel by its own gradient (LayerCAM), see :class:`GradCAM`.
+        spacing: mm of a voxel of the crop.
+        edges: settings of :func:`explain_edges`; None: no mask of the tracts.
+        device: where to compute.
+
+    Shape:
+        - a case: ``image [C, S, S, S]`` (the tumour's crop), ``points [P, 3]``, ``graph``, ``nodes [R, F]`` and ``edges
+          [E, F]`` (or ``region_rows``, ``tract_rows``), ``incidence [P, T]``, as the network needs them; ``centre [3]``
+          (the centroid in voxels of the crop) for the map at the points
+    """
+
+    def __init__(
+        self,
+        network: GliomaNetwork,
+        target: Target,
+        attributes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        *,
+        block: int = -1,
+        local: bool = False,
+        spacing: float = 2.0,
+        edges: Mapping[str, Any] | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        self.explained = _Explained(network, target).to(device)
+        self.network, self.attributes = network, attributes
+        self.block, self.local, self.spacing = block, local, spacing
+        self.edges, self.device = None if edges is None else dict(edges), device
+
+    def __call__(self, case: Mapping[str, Any]) -> GliomaExplanation:
+        """Explain one patient."""
+        given = self._inputs(case)
+        with frozen(self.explained):
+            with torch.no_grad():
+                output = self.network(**given)
+                logit = self.explained.target(output, case)
+            predicted = int(logit[0] > 0)
+            found: dict[str, Any] = {}
+            if self.network.image_encoder is not None:
+                found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
+            if output.point_attention is not None:
+                found["point_attention"] = _array(output.point_attention[0])
+            if found.get("cam") is not None and "points" in given and "centre" in case:
+                found["point_cam"] = self._at_points(found["cam"], given["points"][0], case["centre"])
+            if self.network.brain_encoder is not None:
+                found |= self._brain(given, output, case)
+        return GliomaExplanation(str(case.get("patient", "")), float(logit[0]), predicted, **found)
+
+    def _inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """The network's arguments, a batch of one."""
+        brain = ["nodes", "edges"] if self.attributes is None else ["region_rows", "tract_rows"]
+        needed = {"image": ["image"], "points": ["points", "graph"], "brain": brain}
+        keys = [key for encoder in self.network.encoders for key in needed[encoder]]
+        keys += ["incidence"] if {"points", "brain"} <= set(self.network.encoders) else []
+        given: dict[str, Any] = {}
+        for key in keys:
+            value = case.get(key)
+            if isinstance(value, tuple):
+                given[key] = _to(collate_point_graphs([PointGraph(*value)]), self.device)
+            elif value is not None:
+                value = torch.as_tensor(value).as_subclass(Tensor)[None].to(self.device)
+                given[key] = value.float() if value.is_floating_point() else value
+        if self.attributes is not None and "brain" in self.network.encoders:
+            rows = [given.pop(key) for key in brain]
+            with torch.no_grad(), frozen(self.explained):
+                given["nodes"], given["edges"] = self.attributes(*rows)
+        return given
+
+    def cam(self, case: Mapping[str, Any], predicted: int) -> np.ndarray:
+        """Grad-CAM alone, of a given class."""
+        return self._cam(case, self._inputs(case), predicted)[0]
+
+    def untrained(self, seed: int = 0) -> GliomaExplainer:
+        """The same with weights of the image encoder drawn anew: what its maps show, no training has put there."""
+        other = copy.deepcopy(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
+            for part in other.network.image_encoder.modules():
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
+        return other
+
+    def _cam(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> tuple[np.ndarray, int]:
+        image = given["image"]
+        rest = {key: value for key, value in given.items() if key != "image"}
+        number = range(len(self.network.image_encoder.blocks))[self.block]
+        cam = GradCAM(
+            self.explained,
+            f"network.image_encoder.blocks.{number}",
+            local=self.local,
+            forward=lambda explained, x: explained(case, image=x, **rest),
+        )
+        raw = cam.explain(image, predicted).raw
+        # an empty voxel says nothing, whatever the map's coarse grid lays over it
+        values = resize_cam(raw, image.shape[2:], normalise=False)[0, 0] * (image[0] != 0).any(dim=0)
+        return _array(values / values.max().clamp(min=torch.finfo(values.dtype).tiny)), raw.shape[-1]
+
+    def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
+        place = torch.as_tensor(centre).to(points) + points / self.spacing
+        # grid_sample takes the last axis first
+        grid = (2 * place / (cam.shape[0] - 1) - 1).flip(1)[None, None, None]
+        volume = torch.from_numpy(cam).to(points)[None, None]
+        return _array(functional.grid_sample(volume, grid, align_corners=True)[0, 0, 0, 0])
+
+    def _brain(self, given: Mapping[str, Any], output: GliomaOutput, case: Mapping[str, Any]) -> dict[str, Any]:
+        network, found, factor = self.network, {}, None
+        nodes, edges = given["nodes"], given["edges"]
+        if output.node_attention is not None:
+            found["node_attention"] = _array(output.node_attention[0])
+        if output.point_attention is not None and network.edge_attention != "none":
+            factor = edge_attention(
+                output.point_attention, given["incidence"], edges.shape[1], network.edge_attention
+            ).detach()
+            found["edge_factor"] = _array(factor[0])
+        if self.edges is None:
+            return found
+
+        def logit(mask: Tensor | None) -> Tensor:
+            # the tumour's part is the same whatever the mask: only the brain encoder runs again
+            embedding, attention = network.brain_encoder(nodes, edges, output.z_tumour, factor, mask)
+            return self.explained.target(output._replace(u_brain=embedding, node_attention=attention), case)
+
+        return found | {"edges": explain_edges(logit, nodes[0], network.brain_encoder.edge_index, **self.edges)}
+
+
+class _Explained(nn.Module):
+    """Network and target as one, so that both are frozen together; logits of both classes ``[B, 2]``."""
+
+    def __init__(self, network: nn.Module, target: Target):
+        super().__init__()
+        self.network, self.target = network, target
+
+    def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
+        logit = self.target(self.network(**given), case)
+        return torch.stack([-logit, logit], dim=1)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().float().cpu().numpy()
+
+
+def _to(graph: PointGraph, device: Any) -> PointGraph:
+    parts = [tuple(x.to(device) for x in part) if isinstance(part, tuple) else part.to(device) for part in graph]
+    return PointGraph(*parts)

@@ -1,0 +1,187 @@
+"""A brain network's explanation as pictures: its tracts through a glass brain and as a ring, its regions as bars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Curve
+
+from shared.data.atlas import TractAtlas
+from shared.visualize.glioma import TUMOUR
+from shared.visualize.style import NEGATIVE, POSITIVE, new_figure, plain, save
+
+_LISTED = 20
+
+
+def glass_brain(
+    tracts: np.ndarray,
+    brain: np.ndarray,
+    mask: np.ndarray,
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    image: np.ndarray | None = None,
+) -> None:
+    """Write a picture: the strongest voxel along each ray in three directions, over the brain's shadow.
+
+    Args:
+        tracts: importance of each voxel, not negative.
+        brain: voxels of the brain.
+        mask: the tumour's.
+        path: the picture.
+        title: over it.
+        image: shown faintly as its mean along each ray; None: the brain's thickness.
+
+    Shape:
+        - all volumes: ``[X, Y, Z]``, x to the right, y to the front, z upward
+    """
+    figure = new_figure(11.0, 4.4)
+    axes = figure.subplots(1, 3)
+    high, last = float(tracts.max()) or 1.0, None
+    behind = brain if image is None else image
+    for axe, axis, name, sides in zip(
+        axes, (2, 1, 0), ("axial", "coronal", "sagittal"), ("RL", "RL", "AP"), strict=True
+    ):
+        axe.imshow(_hung(behind.mean(axis)), cmap="gray_r", vmin=0, vmax=2.5 * float(behind.mean(axis).max()) or 1.0)
+        strongest = _hung(tracts.max(axis))
+        last = axe.imshow(np.ma.masked_less_equal(strongest, 0), cmap="plasma_r", vmin=0, vmax=high, alpha=0.9)
+        axe.contour(_hung(brain.any(axis)), [0.5], colors="0.45", linewidths=0.8)
+        shadow = _hung(mask.any(axis))
+        if shadow.any():
+            axe.contour(shadow, [0.5], colors=TUMOUR, linewidths=1.6)
+        axe.set(xticks=[], yticks=[], title=f"{name} ({sides[0]} | {sides[1]})")
+        axe.spines[:].set_visible(False)
+    figure.colorbar(last, ax=axes, shrink=0.6, label="sum over tracts of mask x probability")
+    figure.legend(
+        handles=[Line2D([], [], color=TUMOUR, label="tumour (its shadow)")], loc="outside lower center", frameon=False
+    )
+    if title:
+        figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def connectome_picture(
+    atlas: TractAtlas,
+    values: np.ndarray,
+    kept: np.ndarray,
+    path: str | os.PathLike,
+    *,
+    crossing: np.ndarray | None = None,
+    planted: Sequence[int] = (),
+    title: str = "",
+) -> None:
+    """Write a picture: the kept tracts as a ring of regions, and the first of them as a list.
+
+    Args:
+        atlas: regions and tracts.
+        values: mask of each tract.
+        kept: those that are drawn.
+        path: the picture.
+        crossing: tracts that cross the tumour, which are marked.
+        planted: phantoms only: infiltrated tracts, marked with an asterisk.
+        title: over it.
+
+    Shape:
+        - values ``[E]``, kept and crossing ``[E]`` bool
+    """
+    figure = new_figure(12.6, 6.2)
+    ring, bars = figure.subplots(1, 2, width_ratios=(1, 1.05))
+    crossing = np.zeros(len(values), bool) if crossing is None else crossing
+    colours = np.where(crossing, POSITIVE, NEGATIVE)
+    drawn = np.flatnonzero(kept)
+    drawn = drawn[np.argsort(values[drawn])]
+    _ring(ring, atlas, values, drawn, colours)
+    first = drawn[::-1][:_LISTED]
+    names = [
+        f"{atlas.names[a]} - {atlas.names[b]}{' *' if edge in set(planted) else ''}"
+        for edge, (a, b) in zip(first, atlas.pairs[first], strict=True)
+    ]
+    bars.barh(range(len(first)), values[first], color=colours[first])
+    bars.set_yticks(range(len(first)), names, fontsize=7)
+    bars.invert_yaxis()
+    bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(first)} of {len(drawn)} tracts kept ({len(values)} in all)")
+    plain(bars)
+    handles = [
+        Line2D([], [], color=POSITIVE, label="crosses the tumour's surface"),
+        Line2D([], [], color=NEGATIVE, label="does not"),
+        *(
+            [Line2D([], [], linestyle="", marker="*", color="0.2", label="planted: infiltrated")]
+            if len(planted)
+            else []
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def region_bars(
+    names: Sequence[str], attention: np.ndarray, path: str | os.PathLike, *, count: int = 20, title: str = ""
+) -> None:
+    """Write a picture of the regions that the tumour attends to most, as multiples of an even share.
+
+    Args:
+        names: of the regions.
+        attention: of each; softmax shares, or cosines.
+        path: the picture.
+        count: regions shown.
+        title: over it.
+    """
+    order = np.argsort(attention)[::-1][:count]
+    figure = new_figure(7.2, 0.22 * len(order) + 1.3)
+    axes = figure.subplots()
+    shares = attention.min() >= 0 and abs(attention.sum() - 1) < 1e-3
+    values = attention[order] * len(attention) if shares else attention[order]
+    axes.barh(range(len(order)), values, color=NEGATIVE)
+    axes.set_yticks(range(len(order)), [names[i] for i in order], fontsize=8)
+    axes.invert_yaxis()
+    if shares:
+        axes.axvline(1, color="0.3", linewidth=0.9, linestyle="--")
+    axes.set_xlabel("node attention, 1 = even share" if shares else "node attention (cosine)")
+    plain(axes)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def _ring(axes: Axes, atlas: TractAtlas, values: np.ndarray, drawn: np.ndarray, colours: np.ndarray) -> None:
+    """Regions on a circle, left ones at the left from front to back; tracts as curves between them."""
+    centres = np.array([np.argwhere(atlas.regions == r + 1).mean(axis=0) for r in range(atlas.num_regions)])
+    world = centres @ atlas.affine[:3, :3].T + atlas.affine[:3, 3]
+    place, angles = np.zeros((len(world), 2)), np.zeros(len(world))
+    for side, start in ((-1, 1), (1, 1)):
+        members = np.flatnonzero(np.sign(world[:, 0] + 1e-9) == side)
+        members = members[np.argsort(-world[members, 1])]
+        angle = np.pi / 2 - side * np.pi * start * (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        angles[members], place[members] = angle, np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    axes.scatter(*place.T, s=7, color="0.6", zorder=2)
+    for edge in drawn:
+        a, b = place[atlas.pairs[edge]]
+        curve = Curve([a, 0.25 * (a + b), b], [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3])
+        strength = 0.25 + 0.75 * float(values[edge])
+        axes.add_patch(PathPatch(curve, fill=False, edgecolor=colours[edge], alpha=strength, linewidth=1.1))
+    for region in np.unique(atlas.pairs[drawn[::-1][:_LISTED]]) if len(drawn) else []:
+        x, y = 1.04 * place[region]
+        turn = np.degrees(angles[region])
+        flipped = x < 0
+        axes.text(
+            *(x, y, atlas.names[region]),
+            rotation=turn + 180 if flipped else turn,
+            ha="right" if flipped else "left",
+            va="center",
+            rotation_mode="anchor",
+            fontsize=6,
+        )
+    axes.set(xlim=(-1.75, 1.75), ylim=(-1.75, 1.75), aspect="equal", title="L | R, front at the top")
+    axes.axis("off")
+    axes.title.set_visible(True)
+
+
+def _hung(plane: np.ndarray) -> np.ndarray:
+    return plane[::-1].T[::-1]

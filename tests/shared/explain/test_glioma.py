@@ -1,0 +1,207 @@
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from shared.errors import DataError
+from shared.explain import AnswerLogit, BrainVolumes, ClassifierLogit, GliomaExplainer, write_explanation
+from shared.explain.glioma_volumes import uncrop
+from shared.networks.population_edges import graph_inputs
+from shared.networks.population_graph import PopulationGraphClassifier
+from shared.transforms.tumour_crop import crop_volume
+from tests.tiny_brain import AFFINE, NAMES, tiny_atlas
+from tests.tiny_brains import glioma_network
+from tests.tiny_glioma_cases import SIZE, tiny_network, tiny_patient
+
+EDGES = {"epochs": 20, "edge_size": 0.01}
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return tiny_atlas()
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    return tiny_patient(tmp_path_factory.mktemp("patients"))
+
+
+@pytest.fixture(scope="module")
+def found(atlas, case):
+    net = tiny_network(atlas)
+    return GliomaExplainer(net, ClassifierLogit(net), block=0, edges=EDGES)(case)
+
+
+class Population(torch.nn.Module):
+    """Answers as the bundle's classifier does: by the population graph, from the embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.population = PopulationGraphClassifier(96, edge_features=32, theta=0.0)
+        self.population.set_bank(torch.randn(12, 96), torch.randn(12, 32))
+
+    def classify(self, output, covariates=None):
+        return self.population(*graph_inputs(output.u_tumour, output.u_brain, "both-brain"))[:, 0]
+
+
+def test_all_parts_are_there_and_in_range(found, case, atlas):
+    assert found.cam.shape == (SIZE,) * 3 and found.cam_grid == SIZE // 2
+    assert found.cam.min() == 0 and found.cam.max() == 1
+    empty = ~(case["image"] != 0).any(dim=0).numpy()
+    assert empty.any() and not found.cam[empty].any()
+    assert found.point_attention.shape == found.point_cam.shape == (96,) and found.point_cam.max() > 0
+    assert found.edges.mask.shape == (atlas.num_tracts,) and found.edge_factor.shape == (atlas.num_tracts,)
+    assert ((found.edges.mask >= 0) & (found.edges.mask <= 1)).all()
+    assert found.node_attention.sum() == pytest.approx(1, abs=1e-5)
+    assert found.predicted == int(found.logit > 0) and 0 < found.probability < 1
+
+
+def test_the_map_is_the_gradient_times_the_activation(atlas, case):
+    """Eq. 1 and 2 written out, for the class that is predicted."""
+    net = tiny_network(atlas)
+    image = case["image"][None]
+    parts = {}
+    handle = net.image_encoder.blocks[0].register_forward_hook(lambda m, i, o: parts.setdefault("a", o.clone()))
+    rest = {key: case[key][None] for key in ("points", "nodes", "edges", "incidence")}
+    logit = net(image=image, **rest).logits
+    handle.remove()
+    activation = parts["a"].detach().requires_grad_()
+    # the brain's attention passes no gradient back: only u^I changes
+    rest_of = net.image_encoder.blocks[1](activation.clone()).flatten(1)
+    u_image = net.image_encoder.head(rest_of)
+    out = net(image=image, **rest)
+    known = torch.cat([u_image, out.u_points, out.u_brain], dim=1)
+    (gradient,) = torch.autograd.grad(net.classifier(known)[0, 0] * logit.sign()[0].detach(), activation)
+    raw = (gradient.mean(dim=(2, 3, 4), keepdim=True) * activation).sum(dim=1, keepdim=True).relu().detach()
+    up = functional.interpolate(raw, (SIZE,) * 3, mode="trilinear")[0, 0] * (image[0] != 0).any(dim=0)
+    cam = GliomaExplainer(net, ClassifierLogit(net), block=0)(case).cam
+    assert up.max() > 0
+    torch.testing.assert_close(torch.from_numpy(cam), up / up.max(), rtol=1e-4, atol=1e-5)
+
+
+def test_hot_is_what_speaks_for_the_predicted_class(atlas, case):
+    """A network that counts what is bright in one corner of the tumour: the corner is hot, whichever class wins."""
+    net = tiny_network(atlas, encoders=("image",))
+    target = torch.zeros(SIZE // 2, SIZE // 2, SIZE // 2)
+    target[2:4, 2:4, 3:5] = 1.0
+
+    class Corner(torch.nn.Module):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, output, case):
+            return self.sign * output.u_image.sum(dim=1)
+
+    class Masked(torch.nn.Module):
+        def forward(self, x):
+            return x * target
+
+    net.image_encoder.head, net.image_encoder.blocks[1], net.classifier = torch.nn.Identity(), Masked(), None
+    for sign in (1, -1):
+        local = GliomaExplainer(net, Corner(sign), block=0, local=True)(case)
+        assert local.predicted == (sign > 0)
+        hot = np.argwhere(local.cam > 0.5) / 2
+        assert len(hot) and (hot >= (1, 1, 2)).all() and (hot <= (5, 5, 6)).all()
+
+
+def test_a_map_that_is_zero_stays_zero(atlas, case):
+    net = tiny_network(atlas)
+    dark = {**case, "image": torch.zeros_like(case["image"])}
+    found = GliomaExplainer(net, ClassifierLogit(net), block=0)(dark)
+    assert not found.cam.any() and not found.point_cam.any()
+
+
+def test_the_population_graphs_answer_is_explained(atlas, case):
+    net, answer = tiny_network(atlas, objective="contrastive"), Population().train()
+    before = {name: value.clone() for name, value in answer.state_dict().items()}
+    found = GliomaExplainer(net, AnswerLogit(answer), block=0, edges=EDGES)(case)
+    again = GliomaExplainer(net, AnswerLogit(answer), block=0, edges=EDGES)(case)
+    assert found.logit == again.logit and np.array_equal(found.cam, again.cam)  # no dropout
+    assert torch.equal(found.edges.mask, again.edges.mask)
+    assert answer.training and all(p.requires_grad and p.grad is None for p in answer.parameters())
+    assert all(torch.equal(before[name], value) for name, value in answer.state_dict().items())
+    out = net(**{key: case[key][None] for key in ("image", "points", "nodes", "edges", "incidence")})
+    assert found.logit == pytest.approx(float(answer.eval().classify(out)[0].detach()), abs=1e-5)
+
+
+def test_parts_that_are_not_there_are_left_out(atlas, case):
+    for encoders in (("image",), ("points",), ("brain",), ("image", "brain")):
+        net = tiny_network(atlas, encoders=encoders)
+        found = GliomaExplainer(net, ClassifierLogit(net), edges=EDGES)(case)
+        assert (found.cam is not None, found.point_attention is not None, found.edges is not None) == tuple(
+            name in encoders for name in ("image", "points", "brain")
+        )
+
+
+def test_attributes_are_made_from_rows(atlas, case):
+    net = tiny_network(atlas)
+    rows = {key: value for key, value in case.items() if key not in ("nodes", "edges")}
+    rows |= {"region_rows": case["nodes"] / 2, "tract_rows": case["edges"] / 2}
+    made = GliomaExplainer(net, ClassifierLogit(net), lambda nodes, edges: (2 * nodes, 2 * edges), block=0)(rows)
+    assert made.logit == GliomaExplainer(net, ClassifierLogit(net), block=0)(case).logit
+
+
+def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, case):
+    net = tiny_network(atlas)
+    explainer = GliomaExplainer(net, ClassifierLogit(net), block=0)
+    found = explainer(case)
+    other = explainer.untrained().cam(case, found.predicted)
+    assert not np.allclose(other, found.cam) and np.array_equal(explainer.cam(case, found.predicted), found.cam)
+
+
+def test_no_classifier_no_classifiers_logit():
+    with pytest.raises(DataError, match="multitask"):
+        ClassifierLogit(glioma_network())
+
+
+def test_uncrop_undoes_the_crop():
+    volume = torch.rand(1, 9, 7, 8)
+    for start in ((1, 1, 2), (-3, 2, 5), (6, -1, -2), (20, 0, 0)):
+        there = uncrop(crop_volume(torch.ones_like(volume), start, 5)[0].numpy(), start, (9, 7, 8))
+        back = uncrop(crop_volume(volume, start, 5)[0].numpy(), start, (9, 7, 8))
+        np.testing.assert_array_equal(back, volume[0].numpy() * there)
+
+
+def test_files(found, case, atlas, tmp_path):
+    volumes = BrainVolumes.load(case["files"])
+    write_explanation(case, found, volumes, tmp_path, atlas, sequences=["T1", "T2"], planted_tracts=[1])
+    cam = nib.load(tmp_path / "P1_cam.nii.gz")
+    assert np.allclose(cam.affine, AFFINE) and cam.shape == volumes.mask.shape and cam.header["sform_code"] == 4
+    start = case["crop"]["start"]
+    np.testing.assert_allclose(
+        crop_volume(torch.from_numpy(cam.get_fdata())[None], start, SIZE)[0], found.cam, atol=1e-6
+    )
+    tracts = nib.load(tmp_path / "P1_tracts.nii.gz").get_fdata()
+    kept = found.edges.kept.numpy()
+    assert (tracts > 0).sum() == len(
+        np.unique(np.concatenate([[], *(atlas.tract(e)[0] for e in np.flatnonzero(kept))]))
+    )
+    with (tmp_path / "P1_tracts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["kept"]) for row in rows] == sorted((int(k) for k in kept), reverse=True)
+    assert all({row["region_a"], row["region_b"]} <= set(NAMES) for row in rows)
+    with (tmp_path / "P1_regions.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert first["name"] == NAMES[int(found.node_attention.argmax())]
+    content = json.loads((tmp_path / "P1.json").read_text())
+    assert content["tracts"]["kept"] == kept.sum() and content["probability"] == found.probability
+    pictures = {"cam", "surface", "tracts", "connectome", "regions"}
+    assert {path.stem.removeprefix("P1_") for path in tmp_path.glob("*.png")} == pictures
+
+
+def test_ply_can_be_read_back(found, case, atlas, tmp_path):
+    write_explanation(case, found, BrainVolumes.load(case["files"]), tmp_path)
+    lines = (tmp_path / "P1_points_attention.ply").read_text().splitlines()
+    end = lines.index("end_header")
+    names = [line.split()[-1] for line in lines[:end] if line.startswith("property")]
+    assert names == ["x", "y", "z", "red", "green", "blue", "attention", "grad_cam"]
+    table = np.loadtxt(lines[end + 1 :])
+    np.testing.assert_allclose(table[:, :3], case["points"] + case["centroid"], atol=1e-3)
+    np.testing.assert_allclose(table[:, 6], found.point_attention, rtol=1e-4)
+    assert table[:, 3:6].max() > 200 and f"element vertex {len(table)}" in lines

@@ -20,6 +20,7 @@ Look at OUTPUT/qc/*.png and at what registration.csv flags.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -288,7 +289,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and prepare the patients."""
     options = parse(arguments)
-    return run_script(lambda: prepare(options))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # also where a shell started this in the background, which leaves SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run_script(lambda: prepare(options))
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,28 @@ def cohort_reference(
     raise DataError(problems)
 
 
+_stopped = False  # of a worker process that was told to end
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's: it ends the workers by SIGTERM, and they tidy up (half-written and temporary files)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_: Any) -> None:
+    global _stopped
+    if not _stopped:  # a second signal would cut the tidying up short
+        _stopped = True
+        raise SystemExit(130)
+
+
+def _work(files: PatientFiles, *rest: Any) -> dict[str, Any]:
+    if _stopped:  # the pool hands the next patient on although this one was interrupted
+        raise SystemExit(130)
+    return prepare_patient(files, *rest)
+
+
 def prepare_cohort(
     patients: Sequence[PatientFiles],
     steps: Steps,
@@ -120,10 +143,17 @@ def prepare_cohort(
                 told(files.patient, lambda files=files: prepare_patient(files, steps, output, reference))
         else:
             # spawned, not forked: the libraries' threads do not survive a fork
-            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-                running = {pool.submit(prepare_patient, f, steps, output, reference): f.patient for f in patients}
-                for future in as_completed(running):
-                    told(running[future], future.result)
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
+                running = {pool.submit(_work, f, steps, output, reference): f.patient for f in patients}
+                try:
+                    for future in as_completed(running):
+                        told(running[future], future.result)
+                except KeyboardInterrupt:
+                    bar.write("stopping: each process ends with the step it is at")
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in active_children():
+                        process.terminate()
+                    raise
     ordered = [files.patient for files in patients]
     return [rows[name] for name in ordered if name in rows], {name: failed[name] for name in ordered if name in failed}
 

@@ -92,6 +92,23 @@ class PatchDatalist:
             if len(found) == 1:
                 logger.warning("%s: the %s part has patches of one class only", self.file, part)
 
+    def part(self, name: str) -> list[dict[str, Any]]:
+        """The patches of a section, validation by fold included, to evaluate or explain.
+
+        Raises:
+            DataError: another name, or a part without patches: figures of another part would be taken for its own.
+        """
+        if name not in SECTIONS:
+            raise DataError(f"split must be one of {', '.join(SECTIONS)}, got {name!r}")
+        if not getattr(self, name):
+            there = ", ".join(other for other in SECTIONS if getattr(self, other))
+            raise DataError(
+                f"{self.file}: the {name} part has no patches, there is {there}; "
+                + ("give the fold that validates (--fold 0), " if name == "validation" else "prepare one, ")
+                + "or name another part with --split"
+            )
+        return getattr(self, name)
+
 
 class PatchInferenceDatalist:
     """Patches to predict, with absolute paths: of a datalist, a plain folder or a list of paths; without labels, too.
@@ -104,7 +121,7 @@ class PatchInferenceDatalist:
             ``dataset_dir``, or to the list's folder where ``dataset_dir`` is the list.
         section: of a datalist.
         num_classes: labels that are there lie in ``range(num_classes)``.
-        classes: their names, where the datalist has none.
+        classes: the model's names; a datalist that names its classes must name the same, unless these are numbers.
         group_by: regular expression for the patient of an image without one, see
             :func:`shared.data.patch_files.group_of`.
         check_pixels: decode every file before anything is predicted.
@@ -146,12 +163,24 @@ class PatchInferenceDatalist:
                 + (f"; there is {', '.join(there)}" if there else "; list patches there, or give a folder of them")
             )
         self.cases: list[dict[str, Any]] = check.section(section)
+        named = bool(check.content.get("classes"))
+        if named and classes and check.classes != list(classes) and not _are_numbers(classes):
+            check.problems.append(
+                f"{check.file}: its classes are {', '.join(map(str, check.classes))}, those of the model "
+                f"{', '.join(classes)}; labels are numbers: prepare the data with --classes in the model's order, or "
+                "leave 'classes' and the labels out of the datalist"
+            )
         check.files(self.cases, pixels=check_pixels)
         if check.problems:
             raise DataError(check.problems)
         for line in check.warnings:
             logger.warning("%s: %s", check.file, line)
-        self.classes: list[str] = check.classes if "classes" in check.content or not classes else list(classes)
+        self.classes: list[str] = check.classes if named or not classes else list(classes)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether a model's classes were never named."""
+    return all(str(name).removeprefix("class ").isdigit() for name in names)
 
 
 def folder_patches(folder: Path, group_by: str | None = None) -> list[dict[str, str]]:

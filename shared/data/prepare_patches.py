@@ -70,9 +70,7 @@ class PatchSet:
         Raises:
             DataError: every file that cannot be used, sizes that differ, copies with two labels.
         """
-        check = PatchDatalistCheck(
-            self.folder, num_classes=len(self.classes), content={"classes": self.classes, **self.parts}
-        )
+        check = self._new_check()
         cases = {part: check.section(part) for part in SECTIONS}
         check.files([case for part in SECTIONS for case in cases[part]], pixels=True)
         same: dict[str, list[tuple[str, dict, dict]]] = {}
@@ -150,9 +148,7 @@ class PatchSet:
         Raises:
             DataError: with every patient that straddles parts.
         """
-        check = PatchDatalistCheck(
-            self.folder, num_classes=len(self.classes), content={"classes": self.classes, **self.parts}
-        )
+        check = self._new_check()
         cases = {part: check.section(part) for part in SECTIONS}
         check.across(cases)
         straddling = len(check.problems)

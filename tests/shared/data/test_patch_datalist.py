@@ -108,6 +108,22 @@ def test_pretraining_leaves_out_the_patients_and_images_that_are_kept_apart(fold
     assert names(folder.read(fold=1).pretraining[12:]) == ["P10-0", "P10-1", "later"]
 
 
+def test_a_part_to_evaluate_is_there_or_refused(folder):
+    data = folder.read()
+    assert all(data.part(name) == getattr(data, name) for name in ("training", "validation", "testing"))
+    with pytest.raises(DataError, match="split must be one of training, validation, testing, unlabelled, got 'test'"):
+        data.part("test")
+    with pytest.raises(
+        DataError, match=r"validation part has no patches, there is training, testing, unlabelled; .*--fold 0"
+    ):
+        folder.read(fold=-1).part("validation")
+    folder.content["testing"] = []
+    with pytest.raises(
+        DataError, match=r"testing part has no patches, there is training, validation, unlabelled; .*--split"
+    ):
+        folder.read().part("testing")
+
+
 def test_absolute_paths_and_a_datalist_elsewhere(folder, tmp_path_factory):
     for entry in folder.content["training"]:
         entry["image"] = str(folder.root / entry["image"])
@@ -311,6 +327,18 @@ def test_inference_takes_a_section_and_needs_no_labels(folder):
     with pytest.raises(DataError) as caught:
         PatchInferenceDatalist(folder.root)
     assert len(caught.value.problems) == 2
+
+
+def test_the_datalists_classes_are_the_models_or_refused(folder):
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    for known in (["smooth", "serrated"], ["0", "1"], ["class 0", "class 1"], None):
+        assert PatchInferenceDatalist(folder.root, classes=known).classes == ["smooth", "serrated"]
+    message = "its classes are smooth, serrated, those of the model serrated, smooth; .*model's order"
+    with pytest.raises(DataError, match=message):
+        PatchInferenceDatalist(folder.root, classes=["serrated", "smooth"])
+    del folder.content["classes"]
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    assert PatchInferenceDatalist(folder.root, classes=["HP", "SSA"]).classes == ["HP", "SSA"]
 
 
 def test_inference_takes_a_plain_folder(tmp_path):

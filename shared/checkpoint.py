@@ -71,9 +71,11 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
     Raises:
         CheckpointError: it is no state dict, or keys or dimensions differ from the network's.
     """
-    own = network.state_dict()
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict.")
+    if hasattr(network, "make_room"):  # buffers with a row for every training patient
+        network.make_room(state)
+    own = network.state_dict()
     shapes = [
         f"{key}: {_kind(state[key])} in the file, {_kind(own[key])} in the network"
         for key in own

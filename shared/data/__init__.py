@@ -27,5 +27,10 @@ __all__, __getattr__ = lazy_exports(
         "stratified_folds": "splits",
         "TractAtlas": "atlas",
         "read_streamlines": "streamlines",
+        "GliomaDatalist": "glioma_cohort",
+        "GliomaInferenceDatalist": "glioma_cohort",
+        "GliomaRows": "glioma_rows",
+        "collate_glioma": "glioma_rows",
+        "glioma_inputs": "glioma_rows",
     },
 )

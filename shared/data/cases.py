@@ -20,6 +20,7 @@ class CaseDataset(CacheDataset):
         transform: deterministic transforms, ending in ``image`` ``[m, H, W]``.
         covariates: names of the covariates to join to each case as a tensor ``[C]``.
         progress: show a progress bar while loading.
+        as_contiguous: make arrays contiguous; False where items hold named tuples (point graphs), which it takes apart.
 
     Raises:
         DataError: with the message of every case that the transforms refuse.
@@ -32,11 +33,14 @@ class CaseDataset(CacheDataset):
         *,
         covariates: Sequence[str] = (),
         progress: bool = True,
+        as_contiguous: bool = True,
     ):
         self.covariates = tuple(covariates)
         if not isinstance(transform, Compose):
             transform = Compose(transform)
-        super().__init__(data=data, transform=transform, progress=progress, copy_cache=False)
+        super().__init__(
+            data=data, transform=transform, progress=progress, copy_cache=False, as_contiguous=as_contiguous
+        )
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
         items = super()._fill_cache(indices)

@@ -42,6 +42,8 @@ class Datalist:
         shared.errors.DataError: no/such/folder: no such dataset folder; prepare one with ...
     """
 
+    rules = DatalistCheck
+
     def __init__(
         self,
         dataset_dir: str | os.PathLike,
@@ -53,7 +55,7 @@ class Datalist:
         covariates: Sequence[str] = (),
         labels_required: bool = True,
     ):
-        check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
+        check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
         content = check.content
         training = check.section("training")
         testing = check.section("testing")
@@ -115,6 +117,8 @@ class InferenceDatalist:
         DataError: with every problem found, or when there is nothing to predict.
     """
 
+    rules = DatalistCheck
+
     def __init__(
         self,
         dataset_dir: str | os.PathLike,
@@ -125,7 +129,7 @@ class InferenceDatalist:
         num_modalities: int | None = None,
         covariates: Sequence[str] = (),
     ):
-        check = DatalistCheck(dataset_dir, file, num_classes, num_modalities, covariates)
+        check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
         content = check.content
         if section not in ("training", "testing"):
             raise DataError(f"section must be 'training' or 'testing', got {section!r}")

@@ -9,6 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "BiomarkerStage": "stages",
         "DihedralInferer": "inferers",
         "ExplainStage": "explain",
+        "GliomaExplainStage": "glioma_explain",
         "PatchExplainStage": "patch_explain",
         "PrepareCases": "prepare_batch",
         "PrepareFeatures": "prepare_batch",
@@ -19,5 +20,10 @@ __all__, __getattr__ = lazy_exports(
         "PrepareTracts": "prepare_brain",
         "PrepareViews": "prepare_views",
         "bf16_is_fast": "inferers",
+        "FrozenEmbeddings": "glioma_batches",
+        "PopulationLoss": "glioma_batches",
+        "PrepareContrast": "glioma_batches",
+        "PrepareGlioma": "glioma_batches",
+        "PreparePopulation": "glioma_batches",
     },
 )

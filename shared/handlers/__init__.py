@@ -17,5 +17,9 @@ __all__, __getattr__ = lazy_exports(
         "SaveSettings": "checkpoint",
         "StageCheckpoint": "checkpoint",
         "TrainingLog": "progress",
+        "SaveAtlas": "glioma",
+        "SaveGliomaPredictions": "glioma_predictions",
+        "StartContrast": "glioma",
+        "StartPopulation": "glioma",
     },
 )

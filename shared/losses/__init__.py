@@ -15,5 +15,7 @@ __all__, __getattr__ = lazy_exports(
         "MemoryBankContrastiveLoss": "memory_bank",
         "NTXentLoss": "contrastive",
         "PerceptualReconstructionLoss": "reconstruction",
+        "GliomaLoss": "glioma",
+        "TractLoss": "glioma",
     },
 )

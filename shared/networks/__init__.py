@@ -13,6 +13,7 @@ __all__, __getattr__ = lazy_exports(
         "ContrastiveNetwork": "sscl",
         "GeometricEncoder": "geometric_encoder",
         "GliomaNetwork": "glioma",
+        "GraphAttentionNetwork": "graph_attention",
         "GliomaOutput": "glioma",
         "ImageEncoder": "image_encoder",
         "IRCLAutoencoder": "ircl",
@@ -24,5 +25,10 @@ __all__, __getattr__ = lazy_exports(
         "SSCLClassifier": "sscl",
         "edge_attention": "brain_encoder",
         "load_imagenet_weights": "sscl",
+        "FeaturesTraining": "glioma_classifier",
+        "GliomaClassifier": "glioma_classifier",
+        "GliomaFeatures": "glioma_classifier",
+        "PopulationTraining": "glioma_classifier",
+        "TractPretraining": "brain_features",
     },
 )

@@ -5,12 +5,15 @@ Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shared.networks.blocks import mlp
+
+logger = logging.getLogger(__name__)
 
 WIDTHS = (2048, 1024, 512, 128, 32, 16)
 FA_WIDTHS = (1024, 512, 128, 32, 16)
@@ -126,6 +129,56 @@ class EdgeContrast(nn.Module):
     def forward(self, mri_rows: Tensor, fa_rows: Tensor) -> tuple[Tensor, Tensor]:
         """Projections of both."""
         return self.mri(mri_rows), self.fa(fa_rows)
+
+
+class TractPretraining(nn.Module):
+    """What trains the MRI edge encoder: Eq. 1 beside an FA encoder; or, where no patient has FA, a mirror behind it.
+
+    The paper has no such autoencoder; Eq. 1 needs FA. ``mri`` is what is kept.
+
+    Args:
+        mri: encoder of the sequences' voxels.
+        use_fa: whether there are FA maps.
+        num_voxels: sampled of a tract.
+        in_channels: sequences.
+        widths: of the MRI encoder's layers.
+        fa_widths: of the FA encoder's layers.
+        head: of the FA encoder's projection head.
+
+    Shape:
+        - mri_rows: ``[B, C * V]``, fa_rows: ``[B, V]`` -> two projections ``[B, D]``; or rows -> rows ``[B, C * V]``
+
+    Example:
+        >>> mri = EdgeEncoder(12, widths=(8, 3), head=(4, 5))
+        >>> TractPretraining(mri, use_fa=False, num_voxels=6, in_channels=2, widths=(8, 3))(torch.rand(2, 12)).shape
+        torch.Size([2, 12])
+    """
+
+    def __init__(
+        self,
+        mri: EdgeEncoder,
+        *,
+        use_fa: bool,
+        num_voxels: int = 1000,
+        in_channels: int = 4,
+        widths: Sequence[int] = WIDTHS,
+        fa_widths: Sequence[int] = FA_WIDTHS,
+        head: Sequence[int] = (32, 64, 128),
+    ):
+        super().__init__()
+        self.mri, self.use_fa = mri, use_fa
+        if use_fa:
+            self.fa = EdgeEncoder(num_voxels, widths=fa_widths, head=head)
+        else:
+            logger.warning(
+                "The edge encoder learns without FA maps (fewer than two patients have one, or use_fa is false): as an "
+                "autoencoder of the tracts' voxels, not by Eq. 1."
+            )
+            self.decoder = perceptron([*widths[::-1], num_voxels * in_channels])
+
+    def forward(self, rows: Tensor, fa_rows: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        """Projections of both, or the rows reconstructed."""
+        return (self.mri(rows), self.fa(fa_rows)) if self.use_fa else self.decoder(self.mri.encoder(rows))
 
 
 class BrainNetworkEncoder(nn.Module):

@@ -1,0 +1,154 @@
+"""What the glioma stages do when they start and end: take over the earlier stages' weights, set scales and the bank."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from shared.checkpoint import load_checkpoint, load_weights, part_of
+from shared.data.atlas import TractAtlas
+from shared.data.glioma_rows import GliomaRows
+from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
+from shared.errors import CheckpointError, DataError
+from shared.io import write_json
+from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier, name_hashes
+
+logger = logging.getLogger(__name__)
+
+ATLAS_FILE, SPLIT_FILE = "atlas.npz", "split.json"
+
+
+class StartContrast:
+    """At the start of ``contrast``: the node and edge encoders, and the scale of their attributes.
+
+    Args:
+        network: the features in training.
+        rows: the patients of this stage.
+        nodes: checkpoint of the stage ``nodes``.
+        edges: checkpoint of the stage ``edges``.
+        device: where the encoders run.
+    """
+
+    def __init__(
+        self,
+        network: FeaturesTraining,
+        rows: GliomaRows,
+        *,
+        nodes: str | os.PathLike,
+        edges: str | os.PathLike,
+        device: Any = "cpu",
+    ):
+        self.network, self.rows, self.device = network, rows, device
+        self.nodes, self.edges = Path(nodes), Path(edges)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the stage's trainer, after its checkpoint handler."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load and fit, unless the stage is skipped or goes on (its own checkpoint then holds all of it)."""
+        if engine.should_terminate or engine.state.epoch > 0:
+            return
+        features = self.network.features
+        features.remember(self.rows.patients)
+        if "brain" not in features.glioma.encoders:
+            return
+        for path, module, prefix, run in (
+            (self.nodes, features.nodes, "", "nodes_run"),
+            (self.edges, features.edges, "mri.", "edges_run"),
+        ):
+            state = part_of(load_checkpoint(path, hint=f"Run that stage first: --run_id {run}."), "network", path)
+            kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            load_weights(module, kept, path)
+        features.fit_attributes(*brain_networks(self.rows, features, self.device, standardised=False))
+
+
+class StartPopulation:
+    """At the start of ``train``: the frozen features, then the patients' embeddings as the population graph's bank.
+
+    Args:
+        path: checkpoint of the stage ``contrast``.
+        network: the classifier.
+        embeddings: of the patients of this stage.
+
+    Raises:
+        DataError: the encoders were trained on one of these patients.
+    """
+
+    def __init__(self, path: str | os.PathLike, network: GliomaClassifier, embeddings: FrozenEmbeddings):
+        self.path, self.network, self.embeddings = Path(path), network, embeddings
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the stage's trainer, after its checkpoint handler."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load, embed and set, unless the stage is skipped or goes on."""
+        if engine.should_terminate or engine.state.epoch > 0:
+            return
+        network, rows = self.network, self.embeddings.rows
+        state = part_of(load_checkpoint(self.path, hint="Run it first: --run_id contrast_run."), "network", self.path)
+        load_weights(FeaturesTraining(network.features), state, self.path)
+        seen = set(network.features.seen.tolist())
+        again = [
+            name
+            for name, number in zip(rows.patients, name_hashes(rows.patients).tolist(), strict=True)
+            if number in seen
+        ]
+        if again:
+            raise DataError(
+                f"{len(again)} patients of the population graph trained the encoders of {self.path}, too "
+                f"({', '.join(again[:5])}): give this run that run's seed, fold and shares, or train them again "
+                "(--run_id contrast_run)"
+            )
+        population = network.population
+        nodes, edges = self.embeddings.embeddings()
+        labels = rows.labels.to(nodes.device)
+        known = rows.covariates.to(nodes.device) if population.num_covariates else None
+        population.set_bank(nodes, edges, known)
+        network.bank_labels = labels.to(population.bank_nodes)
+        if known is not None:
+            population.fit_covariates(known, labels)
+        if population.graph != "none":
+            population.report(labels)
+
+
+class SaveAtlas:
+    """When the last stage ends: the atlas and who was in which part, beside the checkpoint.
+
+    Args:
+        atlas: inference reads the voxels of its regions and tracts.
+        ckpt_dir: where ``atlas.npz`` and ``split.json`` go.
+        parts: patients' names by part.
+    """
+
+    def __init__(self, atlas: TractAtlas, ckpt_dir: str | os.PathLike, parts: Mapping[str, Sequence[str]]):
+        self.atlas, self.ckpt_dir, self.parts = atlas, Path(ckpt_dir), dict(parts)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the last stage's trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write both; a stage that was skipped keeps those of its training."""
+        if engine.state.epoch == 0 and (self.ckpt_dir / ATLAS_FILE).is_file():
+            return
+        self.atlas.save(self.ckpt_dir / ATLAS_FILE)
+        write_json(self.ckpt_dir / SPLIT_FILE, self.parts)
+
+
+def trained_atlas(ckpt_dir: str | os.PathLike) -> TractAtlas:
+    """The atlas that a model was trained with.
+
+    Raises:
+        CheckpointError: there is none beside the checkpoint.
+    """
+    path = Path(ckpt_dir) / ATLAS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there: copy it with model.pt and model.json, or train first.")
+    return TractAtlas.load(path)

@@ -1,0 +1,122 @@
+"""Predictions of glioma patients, their neighbours in the population graph, and what the graph has to beat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.networks.utils import eval_mode
+
+from shared.evaluation.glioma_controls import write_glioma_controls
+from shared.evaluation.predictions import write_predictions
+from shared.handlers.predictions import SavePredictions
+from shared.io import write_json
+from shared.networks.glioma_classifier import GliomaClassifier
+
+NEAREST = 5
+
+
+class SaveGliomaPredictions(SavePredictions):
+    """:class:`SavePredictions` with each patient's neighbours, a file per patient, and the controls of an evaluation.
+
+    A patient without a neighbour in the bank is answered by its own features, and flagged ``out_of_cohort``.
+
+    Args:
+        output_dir: where they go.
+        network: whose population graph is looked at.
+        class_names: of both classes.
+        known: of patients by name, their age and grade (``covariates``) and label, for the controls; ``training`` of
+            them are fitted to. None: no controls.
+        training: names of the patients who trained.
+        per_patient: also write ``patients/<patient>.json``.
+        bootstrap: draws of the intervals.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        network: GliomaClassifier,
+        *,
+        class_names: Sequence[str] = ("IDH wild type", "IDH mutant"),
+        known: Sequence[Mapping[str, Any]] | None = None,
+        training: Sequence[str] = (),
+        per_patient: bool = False,
+        bootstrap: int = 2000,
+        seed: int = 0,
+    ):
+        super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed)
+        self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
+        self._inputs: list[tuple] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator, and look at what the population graph is given."""
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self._watch)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self._hook.remove())
+
+    def _watch(self, engine: Engine) -> None:
+        self._hook = self.network.population.register_forward_hook(
+            lambda module, given, out: self._inputs.append(given)
+        )
+
+    def started(self, engine: Engine) -> None:
+        """Forget earlier rows."""
+        super().started(engine)
+        self._inputs = []
+
+    def write(self, engine: Engine) -> None:
+        """Write tables, metrics, pictures and files per patient."""
+        with eval_mode(self.network):  # the evaluator's own has ended
+            self._write()
+
+    def _write(self) -> None:
+        population = self.network.population
+        nodes, edges, covariates = (
+            None if part[0] is None else torch.cat(part) for part in zip(*self._inputs, strict=True)
+        )
+        found = population.predict(nodes, edges, covariates)
+        weight, mask = population.query_graph(edges)
+        known = population._covariates(covariates, len(nodes))
+        alone = torch.stack([m.own(population._standard(nodes), known) for m in population.members]).mean(0).sigmoid()
+        mlp = self.network.mlp_logits(nodes, covariates).sigmoid()
+        mutant = (mask.float() @ self.network.bank_labels) / mask.sum(dim=1).clamp(min=1)
+        for k, row in enumerate(self.rows):
+            row |= {
+                "out_of_cohort": int(found.out_of_cohort[k]),
+                "neighbours": int(found.neighbours[k]),
+                "neighbours_mutant": round(float(mutant[k]), 4) if found.neighbours[k] else "",
+                "no_edges": float(alone[k]),
+                "mlp": float(mlp[k]),
+            }
+        metrics = write_predictions(
+            self.output_dir, self.rows, class_names=self.class_names, bootstrap=self.bootstrap, seed=self.seed
+        )
+        if self.per_patient:
+            self._write_patients(weight, mask)
+        if metrics is not None:
+            write_glioma_controls(
+                self.output_dir,
+                self.rows,
+                metrics,
+                class_names=self.class_names,
+                known=self.known,
+                training=self.training,
+                bootstrap=self.bootstrap,
+                seed=self.seed,
+            )
+
+    def _write_patients(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
+        for k, row in enumerate(self.rows):
+            order = weight[k].where(mask[k], -2.0).argsort(descending=True)[: min(NEAREST, int(mask[k].sum()))]
+            nearest = [
+                {"bank_row": int(i), "correlation": float(weight[k, i]), "label": int(self.network.bank_labels[i])}
+                for i in order
+            ]
+            called = self.class_names[int(row["probability"] >= 0.5)]
+            content = {key: None if value == "" else value for key, value in row.items()}
+            content |= {"out_of_cohort": bool(row["out_of_cohort"]), "called": called, "nearest": nearest}
+            write_json(self.output_dir / "patients" / f"{row['patient']}.json", content)

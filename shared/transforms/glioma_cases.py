@@ -1,0 +1,133 @@
+"""From a glioma patient's files to what the network reads: crop, points and their graphs, voxels of regions and tracts.
+
+Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), section 3.2. All of it is
+deterministic, so that a cached dataset computes it once per patient; the rotation that augments comes later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, NormalizeIntensity
+from monai.utils import convert_to_tensor
+
+from shared.data.atlas import TractAtlas
+from shared.errors import DataError
+from shared.transforms.brain_network import BrainRowsd, RegionSampler, TractIncidence, TractSampler
+from shared.transforms.point_cloud import PointCloudd, tumour_mask
+from shared.transforms.point_graph import MAX_NEIGHBOURS, RADII
+from shared.transforms.roi_slices import LoadCased
+from shared.transforms.tumour_crop import TumourCropd, crop_volume
+
+INSIDE = 0.5  # of the mask's voxels lie in the brain at least, else mask and image do not belong together
+
+
+class LoadGliomad(MapTransform):
+    """A patient's sequences, tumour mask and, where asked for, FA map, on the atlas's grid, brightness standardised.
+
+    Every sequence is brought to mean 0 and SD 1 over the brain (what is not 0); outside it is 0.
+
+    Args:
+        atlas: whose grid the images must have.
+        fa: also load the FA map, which every case then needs.
+
+    Shape:
+        - ``data["image"]``: ``[C, X, Y, Z]`` float32, ``data["mask"]``: ``[1, X, Y, Z]`` bool, ``data["fa"]``:
+          ``[1, X, Y, Z]``, ``data["affine"]``: ``[4, 4]``
+        - ``data["files"]``: paths of the images, the mask and, where there is one, the planted map
+
+    Raises:
+        DataError: what :class:`LoadCased` refuses, another grid than the atlas's, no mask, a mask outside the brain.
+    """
+
+    def __init__(self, atlas: TractAtlas, *, fa: bool = False):
+        super().__init__(["image"])
+        self.atlas, self.fa = atlas, fa
+        self._load, self._normalise = LoadCased(), NormalizeIntensity(nonzero=True, channel_wise=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load one patient."""
+        patient = str(data.get("patient", "?"))
+        if not data.get("mask"):
+            raise DataError(f"{patient}: a tumour mask is needed; draw it, or leave the patient out")
+        files = {"images": list(data["image"]), "mask": data["mask"], "planted": data.get("planted")}
+        out = self._load(data)
+        self.atlas.check_grid(out["image"].shape[1:], out["affine"], what=patient)
+        brain = (out["image"] != 0).any(dim=0, keepdim=True)
+        share = float((out["mask"] & brain).sum() / out["mask"].sum())
+        if share < INSIDE:
+            raise DataError(
+                f"{patient}: only {share:.0%} of the tumour mask lie in the brain (where the images are not 0); check "
+                "that mask and images belong together, and that the images' background is 0"
+            )
+        out["image"] = convert_to_tensor(self._normalise(out["image"]), track_meta=False).float()
+        if self.fa:
+            if not data.get("fa"):
+                raise DataError(f"{patient}: has no FA map; leave the patient out of this stage, or prepare one")
+            loaded = self._load({"image": data["fa"], "patient": patient})
+            self.atlas.check_grid(loaded["image"].shape[1:], loaded["affine"], what=f"{patient}, FA map,")
+            out["fa"] = loaded["image"]
+        return {**out, "files": files}
+
+
+class PrepareGliomad(MapTransform):
+    """One patient's network inputs; the whole volumes are dropped.
+
+    Args:
+        atlas: regions and tracts.
+        size: side of the crop.
+        outside: of the mask's box: see :class:`TumourCropd`.
+        num_points: of the cloud.
+        radii: of its graphs, mm.
+        max_neighbours: of a point.
+        num_voxels: sampled of each region and tract.
+        threshold: probability above which a tract crosses a point.
+        dilation: voxels by which tracts are grown for that.
+        seed: of the voxel lists.
+
+    Attributes:
+        regions: the sampler of regions; tracts: of tracts; crop: the :class:`TumourCropd`, which counts what it clips.
+
+    Shape:
+        - ``image`` ``[C, S, S, S]``, ``mask`` ``[1, S, S, S]`` bool, ``points`` ``[P, 3]``, ``centroid`` ``[3]``,
+          ``centre`` ``[3]``, ``graph``, ``incidence`` ``[P, T]``, ``region_rows`` ``[R, C * V]``, ``tract_rows``
+          ``[E, C * V]``
+    """
+
+    def __init__(
+        self,
+        atlas: TractAtlas,
+        *,
+        size: int = 64,
+        outside: str = "box",
+        num_points: int = 1024,
+        radii: Sequence[float] = RADII,
+        max_neighbours: int = MAX_NEIGHBOURS,
+        num_voxels: int = 1000,
+        threshold: float = 0.05,
+        dilation: int = 1,
+        seed: int = 0,
+    ):
+        super().__init__(["image"])
+        self.regions = RegionSampler(atlas, num_voxels=num_voxels, seed=seed)
+        self.tracts = TractSampler(atlas, num_voxels=num_voxels, seed=seed)
+        self.crop = TumourCropd(size, spacing=float(atlas.affine[0, 0]), outside=outside)
+        self.steps = (
+            PointCloudd(num_points=num_points, radii=radii, max_neighbours=max_neighbours),
+            self.crop,
+            BrainRowsd(self.regions, self.tracts, TractIncidence(atlas, threshold=threshold, dilation=dilation)),
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Prepare one patient."""
+        out = dict(data)
+        for step in self.steps:
+            out = step(out)
+        mask = tumour_mask(out["mask"], str(out.get("patient", "?")))
+        kept = torch.from_numpy(np.ascontiguousarray(mask))[None].float()
+        out["mask"] = crop_volume(kept, out["crop"]["start"], self.crop.size) > 0
+        out["image"] = out.pop("tumour")
+        return out

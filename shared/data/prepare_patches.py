@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck
+from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts
 from shared.data.prepare import (
     DATALIST,
     MANIFEST,
@@ -63,6 +63,7 @@ class PatchSet:
         self.parts: dict[str, list[dict[str, Any]]] = {part: list(entries.get(part, ())) for part in SECTIONS}
         self.copies: list[list[str]] = []
         self.merged: dict[str, list[str]] = {}
+        self._facts: dict[str, PatchFacts] = {}
 
     def check(self) -> None:
         """Decode everything; give copies of an image one patient (the first by name).
@@ -73,6 +74,7 @@ class PatchSet:
         check = self._new_check()
         cases = {part: check.section(part) for part in SECTIONS}
         check.files([case for part in SECTIONS for case in cases[part]], pixels=True)
+        self._facts = check.facts
         same: dict[str, list[tuple[str, dict, dict]]] = {}
         for part in SECTIONS:
             for case, entry in zip(cases[part], self.parts[part], strict=True):
@@ -143,12 +145,13 @@ class PatchSet:
             ) from error
 
     def check_parts(self, remedy: str) -> None:
-        """No patient in two parts, images enough of every class to train on.
+        """No patient and no image in two parts, images enough of every class to train on.
 
         Raises:
-            DataError: with every patient that straddles parts.
+            DataError: with every patient and every pair of copies that straddle parts.
         """
         check = self._new_check()
+        check.facts = self._facts  # copies go by their pixels
         cases = {part: check.section(part) for part in SECTIONS}
         check.across(cases)
         straddling = len(check.problems)

@@ -217,6 +217,15 @@ def test_an_official_split_that_patients_straddle_is_refused(official, tmp_path,
     assert run(official, tmp_path / "list", "--unlabelled", "spare", "more", "--group-by", "none") == 0
 
 
+def test_a_copy_in_two_parts_of_an_official_split_is_named(official, tmp_path, capsys):
+    copy = Image.open(official / "train" / "HP" / "train3-HP.png")
+    copy.save(official / "test" / "HP" / "other-0.png", compress_level=0)
+    for arguments in ((), ("--group-by", "none")):
+        assert run(official, tmp_path / "list", "--unlabelled", "spare", "more", *arguments) == 2
+        message = "train/HP/train3-HP.png = test/HP/other-0.png: the same image is in training and testing"
+        assert message in capsys.readouterr().err
+
+
 def test_copies_of_an_image_make_their_patients_one(ebhi, tmp_path, capsys):
     original = ebhi / "Polyp" / "image" / "GT05-1-400-0.png"
     Image.open(original).save(ebhi / "Polyp" / "image" / "GT07-1-400-9.png", compress_level=0)
@@ -405,7 +414,7 @@ BAD = {
     ),
     "copy in two parts": (
         lambda folder, rows: save(folder / "images/MHIST_007.png", 1),
-        "MHIST_001: has patches in training and testing",
+        "images/MHIST_001.png = images/MHIST_007.png: the same image is in training and testing",
     ),
 }
 

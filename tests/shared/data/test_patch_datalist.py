@@ -113,14 +113,10 @@ def test_a_part_to_evaluate_is_there_or_refused(folder):
     assert all(data.part(name) == getattr(data, name) for name in ("training", "validation", "testing"))
     with pytest.raises(DataError, match="split must be one of training, validation, testing, unlabelled, got 'test'"):
         data.part("test")
-    with pytest.raises(
-        DataError, match=r"validation part has no patches, there is training, testing, unlabelled; .*--fold 0"
-    ):
+    with pytest.raises(DataError, match=r"validation part has no patches, there is training, testing, .*--fold 0"):
         folder.read(fold=-1).part("validation")
     folder.content["testing"] = []
-    with pytest.raises(
-        DataError, match=r"testing part has no patches, there is training, validation, unlabelled; .*--split"
-    ):
+    with pytest.raises(DataError, match=r"testing part has no patches, there is training, validation, .*--split"):
         folder.read().part("testing")
 
 

@@ -100,10 +100,11 @@ class ExportChecks:
         ):
             try:
                 with quiet():
-                    yield check(name)
+                    result = check(name)
             except Exception as error:
                 text = str(error).strip().splitlines() or [""]
-                yield Result(self.bundle.name, name, [f"{type(error).__name__}: {text[0][:300]}"])
+                result = Result(self.bundle.name, name, [f"{type(error).__name__}: {text[0][:300]}"])
+            yield result
 
     def in_out(self, name: str) -> Result:
         """MONAI's ``verify_net_in_out``; inputs beside ``image`` go in through its ``extra_forward_args``."""

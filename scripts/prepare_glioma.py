@@ -109,8 +109,8 @@ def extra_files(
     return (brains or [None])[0], (diffusion or [None])[0], problems
 
 
-def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
-    """Everything known of each patient, checked; lines on who was left out.
+def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[str], list[str]]:
+    """Everything known of each patient, checked; lines on who was left out, and on images that are not read.
 
     Raises:
         DataError: with every problem found.
@@ -119,7 +119,7 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
 
     refuse_tiffs(options.folder)
     patients, missing = collect(options, orientation_problem)
-    problems = []
+    problems, unused = [], []
     for name, patient in patients.items():
         if patient["mask_file"] is None:
             problems.append(f"{name}: has no tumour mask; add it, or correct --mask-pattern")
@@ -128,9 +128,10 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         problems += found
         paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion if options.fa else None)
         patient["paths"] = paths
+        unused += [path.relative_to(options.folder).as_posix() for path in patient["others"] if path not in paths.all()]
     if problems:
         raise DataError(problems)
-    return patients, missing
+    return patients, missing, unused
 
 
 def optional_covariates(labels: Path | None, patient_column: str) -> list[str]:
@@ -156,7 +157,12 @@ def prepare(options: argparse.Namespace) -> None:
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
     if options.covariates is None:
         options.covariates = optional_covariates(options.labels, options.patient_column)
-    patients, missing = find_patients(options)
+    patients, missing, unused = find_patients(options)
+    if unused:
+        print(
+            f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI: {len(unused)} images "
+            f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''})"
+        )
     steps = Steps(
         sequences=tuple(options.modalities),
         coregister=options.coregister,
@@ -213,6 +219,7 @@ def prepare(options: argparse.Namespace) -> None:
         per_patient=f"<patient>/{DONE}, registration.csv, qc/<patient>.png",
         flagged={row["patient"]: row["flags"] for row in rows if row["flags"]},
         left_out=missing + problems,
+        not_read=unused,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
     write_datalist(

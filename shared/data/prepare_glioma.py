@@ -16,13 +16,23 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from shared.data.brain_mask import brain_of
 from shared.data.intensity import landmarks, match_landmarks, smooth
 from shared.data.matching import file_name
-from shared.data.mni import Template, Volume, load_template, load_volume, mni_grid_problem, resample, same_grid
+from shared.data.mni import (
+    MNI_SPACING,
+    Template,
+    Volume,
+    load_template,
+    load_volume,
+    mni_grid_problem,
+    resample,
+    same_grid,
+)
 from shared.data.prepare import save_nifti
 from shared.data.registration import Registration, choose_registration, dice
 from shared.errors import DataError
@@ -110,6 +120,12 @@ def orientation_problem(path: str | os.PathLike) -> str | None:
     if isinstance(header, nib.Nifti1Header) and not int(header["sform_code"]) and not int(header["qform_code"]):
         return "has no affine (sform and qform codes are 0): position and orientation are unknown; convert it again"
     return None
+
+
+@lru_cache(maxsize=2)
+def template_at(file: str | None, spacing: float) -> Template:
+    """The template, made once in a process: nilearn's takes longer than a registration."""
+    return load_template(file, spacing)
 
 
 def read_mask(path: str | os.PathLike, labels: tuple[int, ...] = ()) -> Volume:
@@ -236,7 +252,7 @@ def register_patient(
     affine = native.brain.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     far = distance_transform_edt(~native.mask.array, sampling=spacing) > MARGIN_MM
-    fine = load_template(steps.template, spacing=1.0).image
+    fine = template_at(steps.template, 1.0).image
     warp = tools.to_template(fine, native.images[steps.to_template], native.brain.array & far)
 
     def moved(volume: Volume, nearest: bool = False) -> Volume:
@@ -337,7 +353,7 @@ def prepare_patient(
         pass
     (folder / DONE).unlink(missing_ok=True)
     start = time.perf_counter()
-    tools, template = load_tools(steps), load_template(steps.template)
+    tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
     native = read_patient(files, steps, tools)
     if reference is not None:
         found, affine = patient_landmarks(native), native.brain.affine

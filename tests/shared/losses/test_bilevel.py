@@ -1,16 +1,12 @@
 import math
-import os
-import socket
-from datetime import timedelta
 
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing
 
 from shared.errors import DataError
 from shared.losses import BiLevelContrastiveLoss, EdgeContrastiveLoss, InfoNCELoss
 from tests.references.bilevel import bilevel, contrast
+from tests.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
 
 TEMPERATURES = (0.7, 0.1, 0.01)
 
@@ -286,33 +282,23 @@ def test_it_prints_its_settings():
 
 # --- several processes --------------------------------------------------------------------------------------------
 
-SHARES = 2
 TRACTS = [0, 1, 2, 3, 0, 4, 2, 5, 6, 0, 1, 7]
 
 
-def make_network():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
-
-
 def train_step(pair, exclude, loss):
-    network = make_network()
+    network = small_network()
     value = loss(*(network(z.detach()) for z in pair), exclude)
     value.backward()
     return value.item(), network[0].weight.grad.clone()
 
 
-def run_process(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=SHARES, timeout=timedelta(seconds=60))
+def run_process(rank):
     rows = slice(rank * 6, (rank + 1) * 6)
     share = [z[rows] for z in make(12)]
     found = {}
     for name, exclude in (("all", None), ("tracts", same_tract(TRACTS)[rows])):
         value, gradient = train_step(share, exclude, InfoNCELoss(0.1))
-        dist.all_reduce(gradient)  # as DistributedDataParallel: the mean over the processes
-        found[name] = value, gradient / SHARES
+        found[name] = value, mean_of_processes(gradient)
     found["alone"] = train_step(share, None, InfoNCELoss(0.1, gather=False))
     bad = [z.detach().clone() for z in make(4)]
     if rank == 1:
@@ -321,26 +307,20 @@ def run_process(rank, port, folder):
         InfoNCELoss()(*bad)
     except DataError as error:
         found["nan"] = str(error)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("gloo")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(run_process, (port, folder), nprocs=SHARES)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(SHARES)]
+    return in_two_processes(run_process, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize(("name", "exclude"), [("all", None), ("tracts", same_tract(TRACTS))])
 def test_two_processes_make_the_step_of_one(processes, name, exclude):
     value, gradient = train_step(make(12), exclude, InfoNCELoss(0.1))
     assert gradient.abs().max() > 1e-4
-    assert sum(found[name][0] for found in processes) / SHARES == pytest.approx(value, abs=1e-12)
+    assert sum(found[name][0] for found in processes) / PROCESSES == pytest.approx(value, abs=1e-12)
     for found in processes:
         torch.testing.assert_close(found[name][1], gradient, rtol=1e-9, atol=1e-12)
 

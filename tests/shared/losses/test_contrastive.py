@@ -1,17 +1,13 @@
 import math
-import os
-import socket
-from datetime import timedelta
 
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing
 from torch.nn.functional import cross_entropy, normalize
 
 from shared.errors import DataError
 from shared.losses import NTXentLoss, contrastive
 from tests.references.contrastive import nt_xent
+from tests.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
 
 TEMPERATURES = (0.7, 0.1, 0.01)  # the last is below 0.0144, where exponents are shifted
 
@@ -240,8 +236,6 @@ def test_it_prints_its_settings():
 
 # --- several processes --------------------------------------------------------------------------------------------
 
-SHARES = 2
-
 
 def train_step(views, loss, network):
     network.zero_grad()
@@ -250,29 +244,20 @@ def train_step(views, loss, network):
     return value.item(), network[0].weight.grad.clone()
 
 
-def make_network():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
-
-
 def own_share(views, rank):
-    return [view.detach()[rank * len(view) // SHARES : (rank + 1) * len(view) // SHARES] for view in views]
+    return [view.detach()[rank * len(view) // PROCESSES : (rank + 1) * len(view) // PROCESSES] for view in views]
 
 
-def run_process(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=SHARES, timeout=timedelta(seconds=60))
+def run_process(rank):
     found, views = {}, make_views(12)
     share = own_share(views, rank)
     for temperature in TEMPERATURES:
-        network = make_network()
+        network = small_network()
         value, gradient = train_step(share, NTXentLoss(temperature), network)
-        dist.all_reduce(gradient)  # as DistributedDataParallel: the mean over the processes
         with torch.no_grad():
             unchanged = NTXentLoss(temperature)(*(network(view) for view in share)).item()
-        found[temperature] = value, unchanged, gradient / SHARES
-    found["alone"] = train_step(share, NTXentLoss(gather=False), make_network())
+        found[temperature] = value, unchanged, mean_of_processes(gradient)
+    found["alone"] = train_step(share, NTXentLoss(gather=False), small_network())
     one = [view[rank : rank + 1].detach().float() for view in views]
     found["one each"] = NTXentLoss()(*one).item()
     errors = {"batch": make_views(4 + rank), "nan": make_views(4), "both": make_views(4 + rank)}
@@ -284,24 +269,18 @@ def run_process(rank, port, folder):
             NTXentLoss()(*given)
         except DataError as error:
             found[name] = str(error)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("gloo")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(run_process, (port, folder), nprocs=SHARES)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(SHARES)]
+    return in_two_processes(run_process, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_two_processes_make_the_step_of_one(processes, temperature):
-    value, gradient = train_step(make_views(12), NTXentLoss(temperature), make_network())
+    value, gradient = train_step(make_views(12), NTXentLoss(temperature), small_network())
     assert gradient.abs().max() > 1e-4
     for found in processes:
         assert found[temperature][:2] == pytest.approx((value, value), abs=1e-12)
@@ -311,13 +290,13 @@ def test_two_processes_make_the_step_of_one(processes, temperature):
 def test_without_gathering_each_process_has_its_own_loss(processes):
     views = make_views(12)
     for rank, found in enumerate(processes):
-        value, gradient = train_step(own_share(views, rank), NTXentLoss(), make_network())
+        value, gradient = train_step(own_share(views, rank), NTXentLoss(), small_network())
         assert found["alone"][0] == value and torch.equal(found["alone"][1], gradient)
 
 
 def test_one_sample_per_process_has_the_others_as_negatives(processes):
     expected = NTXentLoss()(*(view[:2].float() for view in make_views(12))).item()
-    assert [found["one each"] for found in processes] == pytest.approx([expected] * SHARES, rel=1e-5)
+    assert [found["one each"] for found in processes] == pytest.approx([expected] * PROCESSES, rel=1e-5)
 
 
 def test_all_processes_say_what_is_wrong_in_one(processes):

@@ -41,23 +41,17 @@ class PatchExplainStage:
         cases: the patches: ``image`` (``[3, H, W]`` in [0, 1], or uint8), ``patient``, ``path``, and where known
             ``label`` and ``mask`` (``[1, h, w]``, non-zero inside, of any size), such as
             :class:`shared.explain.PatchCases`.
-        target_layer: where the maps are taken.
-        class_names: names of the classes.
         output_dir: where the files go.
-        device: where the network runs.
         seed: of samples, random maps, draws and random weights.
         checkpoint: ``model.pt``, loaded before; None: the network is used as it is.
-        class_idx: the class to explain; None: what is predicted.
-        threshold: share of a map's maximum from which a pixel belongs to its region and its box.
-        bf16: run the network under bfloat16 autocast.
-        batch_size: patches at once.
-        views: flips and rotations (1 to 8) over which probabilities and maps are averaged; as in the evaluation.
         bootstrap: draws of the intervals.
         gallery_size: patches in the gallery.
         randomisation_images: patches whose maps (of the one view) are followed while the weights are randomised; 0:
             no such check.
         randomisation_shown: how many of them are drawn.
         randomisation_draws: how often the weights are drawn; a single draw may leave whole classes without a map.
+        explainer: settings of :class:`shared.explain.PatchExplainer`: ``target_layer``, ``class_names``, ``class_idx``,
+            ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` (as in the evaluation).
     """
 
     def __init__(
@@ -65,35 +59,18 @@ class PatchExplainStage:
         network: nn.Module,
         cases: Sequence[Mapping[str, Any]],
         *,
-        target_layer: str = "encoder.layer4",
-        class_names: Sequence[str] = ("negative", "positive"),
         output_dir: str | os.PathLike,
-        device: str | torch.device = "cpu",
         seed: int = 0,
         checkpoint: str | os.PathLike | None = None,
-        class_idx: int | None = None,
-        threshold: float = 0.5,
-        bf16: bool = False,
-        batch_size: int = 32,
-        views: int = 1,
         bootstrap: int = 2000,
         gallery_size: int = 12,
         randomisation_images: int = 32,
         randomisation_shown: int = 4,
         randomisation_draws: int = 3,
+        **explainer: Any,
     ):
         self.cases, self.output_dir, self.checkpoint = cases, Path(output_dir), checkpoint
-        self.explainer = PatchExplainer(
-            network,
-            target_layer=target_layer,
-            class_names=class_names,
-            class_idx=class_idx,
-            threshold=threshold,
-            device=device,
-            bf16=bf16,
-            batch_size=batch_size,
-            views=views,
-        )
+        self.explainer = PatchExplainer(network, **explainer)
         self.seed, self.bootstrap, self.gallery_size = seed, bootstrap, gallery_size
         self.randomisation_images, self.randomisation_shown = randomisation_images, randomisation_shown
         self.randomisation_draws = randomisation_draws

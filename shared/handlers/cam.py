@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -29,15 +28,9 @@ class SaveGradCAM:
         cases: the patches; each has ``image`` (``[3, H, W]``, in [0, 1] or uint8) and ``path``, and may have
             ``patient``, ``label``, ``mask``.
         output_dir: where the files go.
-        target_layer: where the maps are taken.
-        class_names: names of the classes.
-        class_idx: the class to explain; None: what is predicted.
-        threshold: share of a map's maximum from which a pixel belongs to its box.
         dataset_dir: folder that the names leave out; None: what all paths have in common.
-        device: where the network runs.
-        bf16: run it under bfloat16 autocast.
-        batch_size: patches at once.
-        views: flips and rotations (1 to 8) over which probabilities and maps are averaged; as in the evaluation.
+        explainer: settings of :class:`shared.explain.PatchExplainer`: ``target_layer``, ``class_names``, ``class_idx``,
+            ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` (as in the evaluation).
     """
 
     def __init__(
@@ -46,28 +39,11 @@ class SaveGradCAM:
         cases: Sequence[Mapping[str, Any]],
         output_dir: str | os.PathLike,
         *,
-        target_layer: str = "encoder.layer4",
-        class_names: Sequence[str] = ("negative", "positive"),
-        class_idx: int | None = None,
-        threshold: float = 0.5,
         dataset_dir: str | os.PathLike | None = None,
-        device: str | torch.device = "cpu",
-        bf16: bool = False,
-        batch_size: int = 32,
-        views: int = 1,
+        **explainer: Any,
     ):
         self.cases, self.output_dir, self.dataset_dir = cases, Path(output_dir), dataset_dir
-        self.explainer = PatchExplainer(
-            network,
-            target_layer=target_layer,
-            class_names=class_names,
-            class_idx=class_idx,
-            threshold=threshold,
-            device=device,
-            bf16=bf16,
-            batch_size=batch_size,
-            views=views,
-        )
+        self.explainer = PatchExplainer(network, **explainer)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""

@@ -18,7 +18,7 @@ die() { # MESSAGE: one line, and the end
 }
 
 install() { # FILE...: make .venv hold what the requirement files say; does nothing, offline too, where it does already
-    local python="${PYTHON:-python3}" log="$VENV/install.log" version file missing="" options=()
+    local python="${PYTHON:-python3}" log="$VENV/install.log" name="${VENV#"$ROOT"/}" version file missing="" options=()
     # an environment that was made with a chosen PYTHON stays, without choosing it again
     [ -n "${PYTHON:-}" ] || [ -z "$(version_in_venv)" ] || python="$VENV/bin/python"
     command -v "$python" >/dev/null 2>&1 || die "no $python: install Python 3.11 or newer, or set PYTHON"
@@ -40,9 +40,9 @@ install() { # FILE...: make .venv hold what the requirement files say; does noth
     [ -n "$missing" ] || return 0
     for file in $missing; do rm -f "$VENV/.installed-$file"; done
     : >"$log"
-    printf '%s: installing%s into .venv (minutes, once; log: .venv/install.log)\n' "$SCRIPT" "$missing"
+    printf '%s: installing%s into %s (minutes, once; log: %s)\n' "$SCRIPT" "$missing" "$name" "$name/install.log"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input "${options[@]}" 2>&1 | show "$log" ||
-        die "pip cannot install$missing: $(grep -E '^ *(ERROR|error):' "$log" | tail -n 1 | cut -c 1-200) (.venv/install.log)"
+        die "pip cannot install$missing: $(grep -E '^ *(ERROR|error):' "$log" | tail -n 1 | cut -c 1-200) ($name/install.log)"
     for file in "$@"; do cp "$file" "$VENV/.installed-$file"; done
 }
 

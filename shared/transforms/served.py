@@ -72,6 +72,9 @@ class RequestedCased(MapTransform):
         path, label, given = out[self.image_key], out.pop("label", None), out.pop("covariates", None) or {}
         if not isinstance(path, (str, os.PathLike)):
             raise DataError(f"A request names one image file, got {path!r}; the patient's others are looked up.")
+        if not str(path):
+            # what the server makes of an id it does not know
+            raise DataError("The request's image is not in the studies folder; ask for one that is listed there.")
         problem, _ = image_header_problem(path)
         if problem:
             raise DataError(f"{path}: {problem}")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
+from shared.distributed import from_main
 from shared.io import write_csv, write_json
 from shared.transforms.roi_slices import radiological
 
@@ -82,7 +83,10 @@ class BiomarkerStage:
         self.positive_name, self.seed, self.resume, self.device = positive_name, seed, resume, device
 
     def run(self) -> None:
-        """Cluster, describe and save; or skip when resuming."""
+        """Cluster, describe and save, or skip when resuming; of several processes the first does it, others wait."""
+        from_main(self._run)
+
+    def _run(self) -> None:
         if self.resume and self.checkpoint.is_file():
             logger.info("Biomarkers: %s exists and resume is true, the stage is skipped.", self.checkpoint)
             return

@@ -14,14 +14,20 @@ from torch import nn
 
 from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
+from shared.distributed import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
 from shared.settings import MODEL_FILE, save_settings
+
+SHARED_GENERATOR = "shuffle"  # all processes draw the same batches from it, and each takes its part
 
 logger = logging.getLogger(__name__)
 
 
 class StageCheckpoint:
     """Write ``<path>`` when a stage ends and ``<path>.resume`` on the way; skip or go on when ``resume`` is true.
+
+    In several processes the first reads and writes for all of them, and the others draw numbers of their own (from the
+    generators but ``shuffle``, and PyTorch's), kept in the same file.
 
     Args:
         path: the stage's checkpoint.
@@ -62,28 +68,51 @@ class StageCheckpoint:
         # after all other handlers of an epoch's end: what log, early stop and validation do there is part of the state
         if not engine.has_event_handler(self.epoch_completed):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
-        if self.resume and self.path.is_file():
+        finished, begun = from_main(lambda: (self.path.is_file(), self.partial.is_file()))
+        if self.resume and finished:
             logger.info("%s exists and resume is true: the stage is skipped.", self.path)
-            state = load_checkpoint(self.path)
+            state = from_main(lambda: load_checkpoint(self.path))
             load_weights(self.network, state if self.bare else part_of(state, "network", self.path), self.path)
             self.done = True
             engine.terminate()
-        elif self.resume and self.partial.is_file():
+        elif self.resume and begun:
             self._restore(engine)
         else:
-            self.path.unlink(missing_ok=True)
-            self.partial.unlink(missing_ok=True)
+            if is_main():
+                self.path.unlink(missing_ok=True)
+                self.partial.unlink(missing_ok=True)
+            self._draw_apart()
+
+    def _draw_apart(self) -> None:
+        """Give each process but the first numbers of its own: dropout and views shall not repeat."""
+        if is_main():
+            return
+        torch.manual_seed(torch.initial_seed() + rank())
+        for name, generator in self.generators.items():
+            if name != SHARED_GENERATOR:
+                generator.manual_seed(generator.initial_seed() + rank())
 
     def _restore(self, engine: Engine) -> None:
-        state = load_checkpoint(self.partial)
+        state = from_main(lambda: load_checkpoint(self.partial))
         load_weights(self.network, part_of(state, "network", self.partial), self.partial)
+        kept = part_of(state, "generators", self.partial)
+        kept = kept if isinstance(kept, list) else [kept]
+        if len(kept) != world_size():
+            raise CheckpointError(
+                f"{self.partial} was written by {len(kept)} processes, and {world_size()} would go on with it: start "
+                f"{len(kept)}, or train this stage anew (--resume false)."
+            )
+        drawn = kept[rank()]
         for name, part in self.state.items():
             part.load_state_dict(part_of(state, name, self.partial))
         for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
-        torch.set_rng_state(state["generators"]["torch"])
-        if "cuda" in state["generators"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["generators"]["cuda"])
+            generator.set_state(drawn[name])
+        torch.set_rng_state(drawn["torch"])
+        if "cuda" in drawn and torch.cuda.is_available():
+            if world_size() == 1:
+                torch.cuda.set_rng_state_all(drawn["cuda"])
+            else:
+                torch.cuda.set_rng_state(drawn["cuda"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
         logger.info("%s: going on after epoch %d.", self.partial, state["epoch"])
@@ -103,19 +132,24 @@ class StageCheckpoint:
 
     def save(self, engine: Engine) -> None:
         """Save all that is needed to go on after this epoch."""
+        drawn: dict[str, Any] = {name: generator.get_state() for name, generator in self.generators.items()}
+        drawn["torch"] = torch.get_rng_state()
+        if torch.cuda.is_available():  # a process of several has one device
+            drawn["cuda"] = torch.cuda.get_rng_state_all() if world_size() == 1 else torch.cuda.get_rng_state()
+        everyone = gather_objects(drawn)
+        if not is_main():
+            return
         content = {
             "network": self.network.state_dict(),
             "epoch": engine.state.epoch,
-            "generators": {"torch": torch.get_rng_state()}
-            | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
-            | {name: generator.get_state() for name, generator in self.generators.items()},
+            "generators": drawn if len(everyone) == 1 else everyone,
         }
         content |= {name: part.state_dict() for name, part in self.state.items()}
         save_checkpoint(self.partial, content)
 
     def completed(self, engine: Engine) -> None:
         """Write the stage's checkpoint, remove what was for resuming."""
-        if self.done:
+        if self.done or not is_main():
             return
         weights = self.network.state_dict()
         save_checkpoint(self.path, weights if self.bare else {"network": weights})
@@ -146,7 +180,7 @@ class LoadBiomarkers:
         if engine.should_terminate or engine.state.epoch > 0:
             return
         hint = "Run the earlier stages first: --run_id pretrain_run, then --run_id biomarkers_run."
-        state = load_checkpoint(self.path, hint=hint)
+        state = from_main(lambda: load_checkpoint(self.path, hint=hint))
         load_weights(self.network.encoder, part_of(state, "encoder", self.path), self.path)
         biomarkers = part_of(state, "biomarkers", self.path)
         if biomarkers.shape != self.network.biomarkers.shape:
@@ -181,7 +215,7 @@ class LoadEncoder:
         if self.path is None or engine.should_terminate or engine.state.epoch > 0:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
-        state = part_of(load_checkpoint(self.path, hint=hint), "network", self.path)
+        state = part_of(from_main(lambda: load_checkpoint(self.path, hint=hint)), "network", self.path)
         prefix = "encoder."
         encoder = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         load_weights(self.network.encoder, encoder, self.path)
@@ -205,7 +239,7 @@ class SaveSettings:
 
     def __call__(self, engine: Engine) -> None:
         """Write ``model.json``; a stage that was skipped keeps the one of its training."""
-        if engine.state.epoch == 0 and (Path(self.ckpt_dir) / MODEL_FILE).is_file():
+        if not is_main() or (engine.state.epoch == 0 and (Path(self.ckpt_dir) / MODEL_FILE).is_file()):
             return
         save_settings(self.ckpt_dir, **self.sections)
 
@@ -222,5 +256,6 @@ class LoadModel:
 
     def __call__(self, engine: Engine | None = None) -> None:
         """Load strictly."""
-        state = load_checkpoint(self.path, hint="Train first: see the bundle's docs/README.md, or give --ckpt_dir.")
+        hint = "Train first: see the bundle's docs/README.md, or give --ckpt_dir."
+        state = from_main(lambda: load_checkpoint(self.path, hint=hint))
         load_weights(self.network, state, self.path)

@@ -7,10 +7,11 @@ import logging
 import torch
 from ignite.engine import Engine, Events
 from monai.inferers import Inferer, SimpleInferer
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from shared.data.mixup import ContrastiveRows
+from shared.distributed import from_main, gather_objects, gather_rows, share_bounds, world_size
 from shared.losses.ircl import IRCLPretrainLoss
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 class MemoryBankHandler:
     """Seed the bank from a first pass, renew positives every f epochs, update rows after each optimiser step.
 
-    The update runs on ``ITERATION_COMPLETED``, after the optimiser's step and outside autograd.
+    The update runs on ``ITERATION_COMPLETED``, after the optimiser's step and outside autograd. In several processes
+    each encodes its part of the first pass, the first one selects the positives, and every one updates the rows of all:
+    bank and positives are the same everywhere.
 
     Args:
         rows: the rows of the bank.
@@ -63,29 +66,35 @@ class MemoryBankHandler:
     def started(self, engine: Engine) -> None:
         """Fill the bank with the embeddings of the images as they are (unless a checkpoint restored it)."""
         self.bank.to(engine.state.device)
-        if self.restored or engine.should_terminate:
+        # a trainer that runs again goes on with the bank it has: each round of a federation is such a run
+        if self.restored or engine.should_terminate or engine.state.epoch > 0:
             return
         self.network.to(engine.state.device).eval()
-        parts = torch.arange(len(self.rows)).split(self.batch_size)
+        parts = torch.arange(*share_bounds(len(self.rows))).split(self.batch_size)
         for part in tqdm(parts, desc="Seeding the memory bank", leave=False):
             z = self.inferer(self.rows.batch(part).to(engine.state.device), self.network)[-1]
             self.bank.seed(part.to(z.device), z)
+        self._share_seeds()
+
+    def _share_seeds(self) -> None:
+        if world_size() > 1:
+            own = self.bank.embeddings[slice(*share_bounds(len(self.rows)))].cpu().clone()
+            self.bank.embeddings.copy_(torch.cat(gather_objects(own)))
 
     def epoch_started(self, engine: Engine) -> None:
         """Algorithm 1, lines 2 to 14."""
         if self.num_positives and (engine.state.epoch - 1) % self.update_every == 0:
-            self.loss.inter_positives = self.bank.positives(
-                engine.state.epoch,
-                self.epochs,
-                self.num_positives,
-                groups=self.rows.groups.to(self.bank.embeddings.device),
-                include_self=self.include_self,
-            ).cpu()
+            self.loss.inter_positives = from_main(lambda: self._positives(engine.state.epoch))
+
+    def _positives(self, epoch: int) -> Tensor:
+        groups = self.rows.groups.to(self.bank.embeddings.device)
+        options = {"groups": groups, "include_self": self.include_self}
+        return self.bank.positives(epoch, self.epochs, self.num_positives, **options).cpu()
 
     def iteration_completed(self, engine: Engine) -> None:
         """m <- normalise(momentum * m + (1 - momentum) * z)."""
         row, z = engine.state.output["label"]["row"], engine.state.output["pred"][-1]
-        self.bank.update(row.to(z.device), z.detach())
+        self.bank.update(gather_rows(row.to(z.device)), gather_rows(z.detach()))
 
     def state_dict(self) -> dict:
         """Bank and positives, to go on where training stopped."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from shared.distributed import gather_objects, is_main
 from shared.evaluation.predictions import patch_name, write_predictions
 
 
@@ -60,6 +61,9 @@ class SavePredictions:
             self.rows.append(row | {"probability": float(output["pred"][1])})
 
     def write(self, engine: Engine) -> None:
-        """Write table, metrics and pictures."""
+        """Write table, metrics and pictures, of the cases of all processes."""
+        self.rows = [row for rows in gather_objects(self.rows) for row in rows]
+        if not is_main():
+            return
         draws = {"bootstrap": self.bootstrap, "seed": self.seed}
         write_predictions(self.output_dir, self.rows, class_names=self.class_names, **draws)

@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from shared.distributed import is_main, mean_of_all
 from shared.io import write_csv
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 class TrainingLog:
     """One bar over all epochs of a stage; mean loss per epoch in ``<name>_loss.csv`` and ``<name>_loss.png``.
+
+    The mean is over all processes, in all of them: what stops a stage by it stops all.
 
     Args:
         name: of the stage.
@@ -64,7 +67,9 @@ class TrainingLog:
 
     def epoch_completed(self, engine: Engine) -> None:
         """Write the epoch's means."""
-        means = {key: float(value) / engine.state.epoch_length for key, value in self.sums.items()}
+        sums = torch.stack([torch.as_tensor(value).double() for value in self.sums.values()])
+        values = (mean_of_all(sums) / engine.state.epoch_length).tolist()
+        means = dict(zip(self.sums, values, strict=True))
         if not all(math.isfinite(value) for value in means.values()):
             raise RuntimeError(
                 f"{self.name}: the loss of epoch {engine.state.epoch} is {means}; lower the learning rate, or switch "
@@ -79,7 +84,7 @@ class TrainingLog:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        if not self.history:
+        if not self.history or not is_main():
             return
         from shared.visualize import loss_curve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shared.distributed import mean_of_all, world_size
 from shared.losses.bank_streaming import BankLikelihood, collision_free_rounds, scan_similarities
 
 _SAFE = 60.0  # exp of scores within +-60, summed over any bank, stays inside float32
@@ -231,6 +232,9 @@ class MemoryBankContrastiveLoss(nn.Module):
     pass streams the bank once and leaves with the gradient of z, so that both passes cost two matrix products. Computed
     in float32 (float64 for float64 z), under autocast too; the bank gets no gradient.
 
+    In several processes each returns the loss of its own rows, weighted so that their mean, which
+    DistributedDataParallel takes of the gradients, is the loss of the whole batch.
+
     Args:
         bank: the memory bank, shared with whatever updates it.
         exclude_self: take the row itself out of numerator and denominator, so that it cannot satisfy the loss alone.
@@ -286,9 +290,13 @@ class MemoryBankContrastiveLoss(nn.Module):
             )
             excluded = indices if self.exclude_self else None
             with_gradient = torch.is_grad_enabled() and z.requires_grad
-            return BankLikelihood.apply(
+            loss = BankLikelihood.apply(
                 z, bank.embeddings, members.clamp(min=0), kept, excluded, bank.temperature, bounded, with_gradient
             )
+            if not (self.exclude_self and world_size() > 1):
+                return loss
+            counted = kept.any(dim=1).sum().to(loss.dtype)
+            return loss * (counted / mean_of_all(counted).clamp(min=torch.finfo(loss.dtype).tiny))
 
 
 def _at_least_one(count: int) -> int:

@@ -1,0 +1,138 @@
+"""Every bundle's multi_gpu_train.json in two gloo processes: the same training as in one, files written once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.bundle_runs import bundle_workflow, rows
+from tests.bundles.test_ircl_mvi import SMALL as IRCL
+from tests.bundles.test_sscl_crc import SMALL as SSCL
+from tests.distributed_runs import ROOT, arguments, torchrun
+
+pytestmark = pytest.mark.slow
+MODULE = "tests.distributed_runs"
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
+
+
+def make(script, folder, *options):
+    command = [sys.executable, ROOT / "scripts" / script, "--output", folder, *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def ircl(folder):
+    """Data, settings under which nothing is drawn but the batches, what the witness keeps, where the run stops."""
+    data = make("make_phantom_cohort.py", folder / "data", "--patients", "24", "--test-patients", "5", "--folds", "2")
+    fixed = IRCL | {"pretrain#augmentation": None, "network_def#dropout": 0.0, "pretrain#batch_size": 40}
+    fixed |= {"pretrain#epochs": 2, "pretrain#max_epochs": 2, "train#epochs": 2, "pretrain#update_every": 1}
+    fixed |= {"pretrain#network#_target_": f"{MODULE}.LivelyAutoencoder", "split": "testing"}
+    fixed |= {"pretrain#optimizer": SGD | {"params": "$@pretrain#trainer_network.parameters()"}}
+    fixed |= {"train#optimizer": SGD | {"params": "$@network.predictor.parameters()"}, "fold": 0, "val_interval": 1}
+    return data, fixed, {"bank": "@pretrain#bank_handler"}, "pretrain"
+
+
+def sscl(folder):
+    """As `ircl`."""
+    counts = ["--patches", "40", "--test-patches", "13", "--unlabelled", "8", "--folds", "2", "--size", "96"]
+    data = make("make_phantom_patches.py", folder / "data", *counts, "--per-slide", "4")
+    views = {"_target_": f"{MODULE}.TwoViews", "size": SSCL["pretrain#size"]}
+    fixed = SSCL | {"pretrain#augmentation": views, "train#augmentation": None, "network_def#dropout": 0.0}
+    fixed |= {"pretrain#network#_target_": f"{MODULE}.DoubleNetwork", "train#handlers#0#save_interval": 1}
+    fixed |= {"pretrain#optimizer": SGD | {"params": "$@pretrain#trainer_network.parameters()"}, "val_interval": 1}
+    fixed |= {"train#optimizer": SGD | {"params": "$@network.parameters()", "lr": 0.01}}
+    return data, fixed, {}, "train"
+
+
+@pytest.fixture(scope="module", params=[("ircl_mvi", ircl), ("sscl_crc", sscl)], ids=lambda pair: pair[0])
+def runs(request, tmp_path_factory):
+    """A bundle's training in one process, and in two that are stopped after an epoch of a stage and go on."""
+    bundle, prepare = request.param
+    folder = tmp_path_factory.mktemp(bundle)
+    data, fixed, kept, stopped = prepare(folder)
+    one, two = folder / "one", folder / "two"
+    train = json.loads((ROOT / "bundles" / bundle / "configs/train.json").read_text())
+
+    def watched(out, stop=None):
+        witness = {"_target_": f"{MODULE}.Witness", "path": str(out / "first"), "network": "@pretrain#trainer_network"}
+        handlers = {
+            "pretrain": [*train["pretrain"]["handlers"], witness | kept],
+            "train": [*train["train"]["handlers"]],
+        }
+        if stop:
+            handlers[stop].append({"_target_": f"{MODULE}.Stop", "epoch": 2})
+        return {f"{stage}#handlers": handlers[stage] for stage in handlers} | fixed
+
+    for out in (one, two):
+        out.mkdir()
+    hook = sys.excepthook
+    bundle_workflow(bundle, "train", "cpu", data=data, out=one, **watched(one)).run()
+    bundle_workflow(bundle, "train", "cpu", "evaluate", data=data, out=one, run_id="evaluate", **fixed).run()
+    sys.excepthook = hook
+    (two / "stopped.json").write_text(json.dumps(watched(two, stopped)))
+    (two / "fixed.json").write_text(json.dumps(fixed))
+    places, configs = {"data": data, "out": two}, (bundle, "train", "cpu", "multi_gpu_train")
+    printed = torchrun(
+        [
+            arguments(*configs, overlay=two / "stopped.json", **places),
+            arguments(*configs, overlay=two / "fixed.json", resume=True, **places),
+            arguments(*configs, "evaluate", overlay=two / "fixed.json", run_id="evaluate", **places),
+        ]
+    )
+    return bundle, one, two, printed
+
+
+def first(folder, rank):
+    return torch.load(folder / f"first_{rank}.pt", weights_only=True)
+
+
+def test_the_gradient_is_that_of_one_process_with_the_whole_batch(runs):
+    _, one, two, _ = runs
+    expected = first(one, 0)["gradients"]
+    assert max(float(value.abs().max()) for value in expected.values()) > 1e-2
+    for rank in (0, 1):
+        found = first(two, rank)["gradients"]
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-6, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_the_memory_bank_is_the_same_in_all_processes(runs):
+    bundle, one, two, _ = runs
+    if bundle != "ircl_mvi":
+        pytest.skip("a bundle without a memory bank")
+    alone, zero, other = first(one, 0), first(two, 0), first(two, 1)
+    for key in ("embeddings", "inter_positives"):
+        assert torch.equal(zero[key], other[key])
+    torch.testing.assert_close(zero["embeddings"], alone["embeddings"], atol=1e-5, rtol=0)
+    assert (alone["inter_positives"] >= 0).any() and torch.equal(zero["inter_positives"], alone["inter_positives"])
+
+
+def test_the_whole_training_gives_the_model_of_one_process_also_when_it_goes_on(runs):
+    _, one, two, _ = runs
+    expected, found = (torch.load(out / "models/model.pt", weights_only=True) for out in (one, two))
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=2e-3, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+    for name in ("pretrain_loss.csv", "train_loss.csv"):
+        for a, b in zip(rows(one / "eval" / name), rows(two / "eval" / name), strict=True):
+            assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-3)
+
+
+def test_every_case_is_predicted_once_in_order(runs):
+    _, one, two, _ = runs
+    expected, found = (rows(out / "eval/predictions.csv") for out in (one, two))
+    assert len(found) == len(expected) and len(found) % 2, "an odd number, which two processes cannot share evenly"
+    for a, b in zip(expected, found, strict=True):
+        assert [a[key] for key in a if key != "probability"] == [b[key] for key in b if key != "probability"]
+        assert float(a["probability"]) == pytest.approx(float(b["probability"]), abs=2e-3)
+
+
+def test_one_process_writes_and_speaks(runs):
+    bundle, one, two, printed = runs
+    for part in ("models", "eval"):
+        assert {path.name for path in (one / part).iterdir()} == {path.name for path in (two / part).iterdir()}
+    assert printed.count("going on after epoch 1") == 1
+    # the stage before the one that was stopped
+    assert printed.count("resume is true: the stage is skipped") == (bundle == "sscl_crc")

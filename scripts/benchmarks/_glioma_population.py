@@ -45,10 +45,10 @@ def population(*, device: Any = "cpu", tiny: bool = False, repeats: int = 7) -> 
         sparse.to(device)
         target, source = graph[1].nonzero().t()
         index, weight = torch.stack([source, target]), graph[0][target, source]
-        nodes = (x - network.node_mean) / network.node_std
+        nodes = network._standard(x)
 
         def ours(member=member, graph=graph, nodes=nodes) -> Any:
-            return member.hidden(nodes, *graph)[-1]
+            return member.states(nodes, graph[1], graph[0])[-1]
 
         def theirs(sparse=sparse, index=index, weight=weight, nodes=nodes) -> Any:
             state = nodes

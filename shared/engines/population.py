@@ -9,6 +9,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from shared.errors import DataError
 from shared.networks.population_graph import PopulationGraphClassifier
 
+PAPER_TRAINING = {"weight_decay": 0.0}
+
 
 def fit_population_graph(
     network: PopulationGraphClassifier,
@@ -19,7 +21,7 @@ def fit_population_graph(
     covariates: Tensor | None = None,
     epochs: int = 200,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
+    weight_decay: float = 0.01,
     decay: float = 0.9,
     decay_every: int = 50,
     pos_weight: float | None = None,
@@ -40,7 +42,7 @@ def fit_population_graph(
         covariates: NaN where unknown; their weights start at their logistic regression's.
         epochs: of Adam.
         learning_rate: at the start.
-        weight_decay: of Adam.
+        weight_decay: of Adam, in its gradient; the paper has none, see ``PAPER_TRAINING``.
         decay: factor of the learning rate every ``decay_every`` epochs.
         decay_every: epochs.
         pos_weight: weight of the positives' loss.

@@ -6,7 +6,7 @@ Nothing is fitted, not even a mean or an edge, outside the patients that train; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Method:
     """One way to predict the label: a title, a model, what it sees and the network's settings where it is a graph.
 
     ``covariates`` are named; ``features``: whether it sees the feature table; ``variant``: of Table 1, where the
-    features come as a tumour's and a brain network's.
+    features come as a tumour's and a brain network's; ``training``: options of ``fit_population_graph``.
     """
 
     title: str
@@ -31,12 +31,13 @@ class Method:
     features: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
     variant: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for all results in one folder."""
         network = {key: list(value) if isinstance(value, tuple) else value for key, value in self.network.items()}
         plain = {"model": self.model, "covariates": list(self.covariates), "features": self.features}
-        return {**plain, "network": network, "variant": self.variant}
+        return {**plain, "network": network, "variant": self.variant, "training": dict(self.training)}
 
 
 def population_methods(
@@ -54,6 +55,7 @@ def population_methods(
         >>> list(population_methods(("age",)))[:4]
         ['gat', 'gat_no_edges', 'gat_random_edges', 'gat_paper']
     """
+    from shared.engines.population import PAPER_TRAINING
     from shared.networks.population_edges import VARIANTS
     from shared.networks.population_graph import PAPER
 
@@ -62,8 +64,9 @@ def population_methods(
         "gat": Method("population graph (default)", "gat"),
         "gat_no_edges": Method("default without edges", "gat", network=_NO_EDGES),
         "gat_random_edges": Method("default, random edges of equal density", "gat", network=_RANDOM),
-        "gat_paper": Method("the paper's GAT, 64-128-128-128", "gat", network=PAPER),
+        "gat_paper": Method("the paper's GAT, 64-128-128-128", "gat", network=PAPER, training=PAPER_TRAINING),
         "logistic": Method("logistic regression", "logistic"),
+        "logistic_tuned": Method("logistic regression, tuned", "logistic_tuned"),
         "svm": Method("SVM", "svm"),
         "mlp": Method("MLP", "mlp"),
     }
@@ -74,6 +77,7 @@ def population_methods(
         found |= {
             "covariates": Method(f"{names}, no features", "logistic", covariates, features=False),
             "logistic_covariates": Method(f"logistic regression + {names}", "logistic", covariates),
+            "logistic_tuned_covariates": Method(f"logistic regression, tuned + {names}", "logistic_tuned", covariates),
             "gat_covariates": Method(f"population graph (default) + {names}", "gat", covariates),
             "gat_covariates_no_edges": Method(f"default + {names}, without edges", "gat", covariates, True, _NO_EDGES),
             "gat_covariates_random_edges": Method(f"default + {names}, random edges", "gat", covariates, True, _RANDOM),
@@ -90,7 +94,7 @@ def population_methods(
 
 
 def _with_variant(method: Method, variant: str) -> Method:
-    return Method(method.title, method.model, method.covariates, method.features, method.network, variant)
+    return replace(method, variant=variant)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def predict_fold(
     nodes, edges, covariates = cohort.inputs(method)
     labels = cohort.table.labels
     if method.model == "gat":
-        return _graph(nodes, edges, covariates, labels, method, train, test, seed, training or {})
+        training = {**method.training, **(training or {})}
+        return _graph(nodes, edges, covariates, labels, method, train, test, seed, training)
     parts = [x for x in (nodes if method.features else None, covariates) if x is not None]
     x = np.concatenate(parts, axis=1)
     return classifier(method.model, seed).fit(x[train], labels[train]).predict_proba(x[test])[:, 1]
@@ -148,25 +153,38 @@ def predict_fold(
 def classifier(kind: str, seed: int = 0) -> Any:
     """An unfitted control, which fills gaps and standardises by the patients it is fitted to.
 
+    ``logistic_tuned`` has what the graph has but the graph: features compressed as there, and a strength of its penalty
+    that is chosen in folds of its training patients.
+
     Example:
         >>> classifier("svm").steps[-1][0]
         'calibratedclassifiercv'
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardScaler
     from sklearn.svm import SVC
 
     last = {
         "logistic": lambda: LogisticRegression(max_iter=5000),
+        "logistic_tuned": lambda: LogisticRegressionCV(
+            Cs=(0.01, 0.03, 0.1, 0.3, 1, 3),
+            l1_ratios=(0.0,),
+            cv=5,
+            scoring="neg_log_loss",
+            max_iter=5000,
+            use_legacy_attributes=False,
+        ),
         # its distances become probabilities by Platt's sigmoid, fitted within the training patients
         "svm": lambda: CalibratedClassifierCV(SVC(), ensemble=False),
         "mlp": lambda: MLPClassifier((64, 64), alpha=0.01, max_iter=300, early_stopping=True, random_state=seed),
     }[kind]()
-    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), last)
+    gaps = SimpleImputer(strategy="median", keep_empty_features=True)
+    squash = [RobustScaler(), FunctionTransformer(np.arcsinh)] if kind == "logistic_tuned" else []
+    return make_pipeline(gaps, *squash, StandardScaler(), last)
 
 
 def _graph(

@@ -8,19 +8,17 @@ on who else is predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shared.errors import DataError
-from shared.networks.dense_gat import DenseGATConv
+from shared.networks.graph_attention import GraphAttentionNetwork
 from shared.networks.population_edges import GraphReport, correlation_edges, graph_report
 
 GRAPHS = ("correlation", "none", "random")
-PAPER = {"hidden": (64, 128, 128, 128), "residual": False, "dropout": 0.0, "members": 1}
+PAPER = {"hidden": (64, 128, 128, 128), "residual": False, "dropout": 0.0, "members": 1, "compress": False}
 _BANK = ("bank_nodes", "bank_edges")
 
 
@@ -52,6 +50,9 @@ class PopulationGraphClassifier(nn.Module):
         graph: ``"correlation"``; or a control: ``"none"`` has no edge, ``"random"`` the same graph with the bank's
             places in it dealt out anew.
         members: networks with starting weights of their own, whose logits are averaged.
+        compress: take the inverse hyperbolic sine of each feature's distance from the bank's median in interquartile
+            ranges before it is standardised: nearly linear among most patients, logarithmic far from them. A few
+            extreme patients then no longer decide a skewed feature's scale, and with it who is joined to whom.
         graph_seed: of the random graph.
 
     Shape:
@@ -82,6 +83,7 @@ class PopulationGraphClassifier(nn.Module):
         theta: float = 0.5,
         graph: str = "correlation",
         members: int = 1,
+        compress: bool = True,
         graph_seed: int = 0,
     ):
         super().__init__()
@@ -91,12 +93,16 @@ class PopulationGraphClassifier(nn.Module):
             raise ValueError(f"theta is a correlation, from -1 to 1, got {theta}.")
         self.in_dim, self.edge_features = in_dim, edge_features or in_dim
         self.num_covariates, self.theta, self.graph, self.graph_seed = num_covariates, theta, graph, graph_seed
+        self.compress = compress
         self.members = nn.ModuleList(
             [_Member(in_dim, hidden, num_covariates, residual, dropout) for _ in range(members)]
         )
         for name, width in (("node", in_dim), ("edge", self.edge_features), ("covariate", num_covariates)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
+        for name, width in (("node", in_dim), ("edge", self.edge_features)):
+            self.register_buffer(f"{name}_median", torch.zeros(width))
+            self.register_buffer(f"{name}_range", torch.ones(width))
         self.register_buffer("bank_nodes", torch.zeros(0, in_dim))
         self.register_buffer("bank_edges", torch.zeros(0, self.edge_features))
 
@@ -116,13 +122,20 @@ class PopulationGraphClassifier(nn.Module):
             if x is None:
                 continue
             x = x.double()  # radiomic features reach 1e10
+            if self.compress and name != "covariate":
+                low, middle, high = torch.quantile(x, x.new_tensor([0.25, 0.5, 0.75]), dim=0)
+                wide = high - low
+                getattr(self, f"{name}_median").copy_(middle)
+                # of a feature with one value in most patients, the SD
+                getattr(self, f"{name}_range").copy_(_positive(wide, _positive(x.std(dim=0), 1.0, middle), middle))
+                x = self._compressed(x, name)
             known = x.isfinite()
             count = known.sum(dim=0).clamp(min=1)
             mean = x.where(known, 0.0).sum(dim=0) / count
             spread = ((x - mean).where(known, 0.0).square().sum(dim=0) / (count - 1).clamp(min=1)).sqrt()
             getattr(self, f"{name}_mean").copy_(mean)
             # a constant feature says nothing: it becomes 0, not 0 / 0
-            getattr(self, f"{name}_std").copy_(spread.where(spread > 1e-6 * mean.abs(), 1.0))
+            getattr(self, f"{name}_std").copy_(_positive(spread, 1.0, mean))
         self.bank_nodes, self.bank_edges = nodes.to(self.node_mean), edges.to(self.edge_mean)
 
     @torch.no_grad()
@@ -147,7 +160,7 @@ class PopulationGraphClassifier(nn.Module):
 
     def query_graph(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and mask ``[B, N]`` of the edges from the bank to new patients."""
-        weight, mask = correlation_edges((edges - self.edge_mean) / self.edge_std, self._bank_edges(), theta=self.theta)
+        weight, mask = correlation_edges(self._standard(edges, "edge"), self._bank_edges(), theta=self.theta)
         return (weight, mask) if self.graph != "none" else (weight * 0, mask & False)
 
     def bank_logits(
@@ -169,7 +182,7 @@ class PopulationGraphClassifier(nn.Module):
         if rows is not None:
             x, weight, mask = x[rows], weight[rows][:, rows], mask[rows][:, rows]
         known = self._covariates(covariates, len(x))
-        joined = torch.stack([m.head_of(m.hidden(x, weight, mask)[-1], known) for m in self.members])
+        joined = torch.stack([m(x, mask, weight, known)[:, 0] for m in self.members])
         alone = [m.own(x, known) for m in self.members if m.alone is not None]
         return joined, torch.stack(alone) if alone else None
 
@@ -195,16 +208,20 @@ class PopulationGraphClassifier(nn.Module):
         neighbours = mask.sum(dim=1)
         logits = []
         for member in self.members:
-            sources = member.hidden(bank, *own_graph)
-            connected = member.head_of(member.query(x, weight, mask, sources), known)
+            sources = member.states(bank, own_graph[1], own_graph[0])
+            connected = member.logits(member.states(x, mask, weight, sources)[-1], known)[:, 0]
             logits.append(torch.where(neighbours > 0, connected, member.own(x, known)))
         return torch.stack(logits).mean(dim=0).unsqueeze(1), neighbours
 
-    def _standard(self, nodes: Tensor) -> Tensor:
-        return (nodes - self.node_mean) / self.node_std
+    def _standard(self, x: Tensor, name: str = "node") -> Tensor:
+        x = self._compressed(x, name) if self.compress else x
+        return (x - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
+
+    def _compressed(self, x: Tensor, name: str) -> Tensor:
+        return ((x - getattr(self, f"{name}_median")) / getattr(self, f"{name}_range")).asinh()
 
     def _bank_edges(self) -> Tensor:
-        edges = (self.bank_edges - self.edge_mean) / self.edge_std
+        edges = self._standard(self.bank_edges, "edge")
         if self.graph == "random":
             generator = torch.Generator().manual_seed(self.graph_seed)
             edges = edges[torch.randperm(len(edges), generator=generator).to(edges.device)]
@@ -242,33 +259,20 @@ class PopulationGraphClassifier(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class _Member(nn.Module):
-    """The layers and the head of one network."""
+def _positive(spread: Tensor, otherwise: Tensor | float, size: Tensor) -> Tensor:
+    """The spread where it is more than rounding of values of this size."""
+    return spread.where(spread > 1e-6 * size.abs(), otherwise)
+
+
+class _Member(GraphAttentionNetwork):
+    """One network, and how it answers new patients."""
 
     def __init__(self, in_dim: int, hidden: Sequence[int], num_covariates: int, residual: bool, dropout: float):
-        super().__init__()
-        widths = [in_dim, *hidden]
-        self.layers = nn.ModuleList([DenseGATConv(a, b, edge_dim=1, residual=residual) for a, b in pairwise(widths)])
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(widths[-1] + num_covariates, 1)
+        super().__init__(in_dim, hidden, 1, edge_dim=1, residual=residual, dropout=dropout, extra=num_covariates)
         # without a residual the layers never learn to read a patient that stands alone
-        own = [nn.Linear(in_dim, hidden[0]), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden[0], widths[-1])]
+        own = [nn.Linear(in_dim, hidden[0]), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden[0], hidden[-1])]
         self.alone = None if residual else nn.Sequential(*own)
-        self.alone_head = None if residual else nn.Linear(widths[-1] + num_covariates, 1)
-
-    def hidden(self, x: Tensor, weight: Tensor, mask: Tensor) -> list[Tensor]:
-        """The input of every layer, then the last one's output."""
-        states = [x]
-        for layer in self.layers:
-            states.append(functional.elu(layer(self._dropped(states), mask, weight)))
-        return states
-
-    def query(self, x: Tensor, weight: Tensor, mask: Tensor, sources: list[Tensor]) -> Tensor:
-        """Last state of new patients, who listen to the bank's states."""
-        states = [x]
-        for layer, bank in zip(self.layers, sources, strict=False):
-            states.append(functional.elu(layer(self._dropped(states), mask, weight, bank)))
-        return states[-1]
+        self.alone_head = None if residual else nn.Linear(hidden[-1] + num_covariates, 1)
 
     def own(self, x: Tensor, known: Tensor) -> Tensor:
         """Logits ``[B]`` from patients' own features."""
@@ -276,11 +280,4 @@ class _Member(nn.Module):
             return self.alone_head(torch.cat([self.alone(x), known], dim=1))[:, 0]
         nobody = x.new_zeros(len(x), 0)
         none = [x.new_zeros(0, layer.lin.in_features) for layer in self.layers]
-        return self.head_of(self.query(x, nobody, nobody.bool(), none), known)
-
-    def head_of(self, state: Tensor, known: Tensor) -> Tensor:
-        """Logits ``[B]``."""
-        return self.head(torch.cat([self.dropout(state), known], dim=1))[:, 0]
-
-    def _dropped(self, states: list[Tensor]) -> Tensor:
-        return states[-1] if len(states) == 1 else self.dropout(states[-1])
+        return self.logits(self.states(x, nobody.bool(), nobody, none)[-1], known)[:, 0]

@@ -1,6 +1,7 @@
 """The glioma paper's Eq. 8 and a graph attention layer as loops in Python floats (float64), from the papers alone."""
 
 import math
+import statistics
 
 from tests.references.ircl_losses import dot, softmax
 
@@ -23,6 +24,15 @@ def edge_weights(features, bank=None, theta=0.5):
             row.append(r if r is not None and r >= theta else 0.0)
         rows.append(row)
     return rows
+
+
+def compress(rows, bank):
+    """asinh of the distance from the bank's median in interquartile ranges, column by column."""
+    columns = []
+    for column, known in zip(zip(*rows, strict=True), zip(*bank, strict=True), strict=True):
+        low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
+        columns.append([math.asinh((x - middle) / (high - low)) for x in column])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def standardise(rows, bank):

@@ -45,12 +45,15 @@ def naive_layers(member, x, bank_states, joined, weight):
 # --- against the paper --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_equals_the_naive_loops_for_the_bank_and_for_new_patients(residual):
+@pytest.mark.parametrize(("residual", "compress"), [(True, True), (True, False), (False, False)])
+def test_equals_the_naive_loops_for_the_bank_and_for_new_patients(residual, compress):
     bank, queries = cohort(), cohort(5, seed=1)
-    net = network(bank, residual=residual, theta=0.3)
+    net = network(bank, residual=residual, theta=0.3, compress=compress)
     member = net.members[0]
-    x, new = (reference.standardise(rows.tolist(), bank.tolist()) for rows in (bank, queries))
+    x, new = bank.tolist(), queries.tolist()
+    if compress:
+        x, new = (reference.compress(rows, bank.tolist()) for rows in (x, new))
+    x, new = (reference.standardise(rows, x) for rows in (x, new))
     weight = reference.edge_weights(x, theta=0.3)
     states = naive_layers(member, x, None, np.array(weight) > 0, weight)
     head, bias = member.head.weight[0].tolist(), member.head.bias.item()
@@ -111,12 +114,34 @@ def test_features_may_be_on_any_scale():
     torch.testing.assert_close(network(bank * 1000 + 7)(queries * 1000 + 7), wanted, atol=1e-8, rtol=0)
 
 
+def test_a_few_extreme_patients_do_not_decide_a_features_scale():
+    bank = cohort(40)
+    extreme = bank.clone()
+    extreme[0, :3] += 100 * bank.std(dim=0)[:3]
+    graphs = {
+        compress: [network(x, compress=compress).bank_graph()[0][1:, 1:] for x in (bank, extreme)]
+        for compress in (False, True)
+    }
+    moved = {compress: float((before - after).abs().mean()) for compress, (before, after) in graphs.items()}
+    assert moved[True] < 0.5 * moved[False]
+
+
+def test_a_feature_that_most_patients_share_and_a_constant_one_are_scaled_all_the_same():
+    bank = cohort()
+    bank[:, 0], bank[:, 1] = 7.0, 3.0
+    bank[:3, 1] = torch.tensor([4.0, 5.0, 9.0])  # its quartiles are the same
+    net = network(bank)
+    x = net._standard(bank)
+    assert x.isfinite().all() and not x[:, 0].any() and x[:, 1].std() == pytest.approx(1)
+    assert net(cohort(5, seed=1)).isfinite().all()
+
+
 @pytest.mark.parametrize("residual", [True, False])
 def test_who_has_no_neighbour_is_answered_alone_and_flagged(residual):
     bank = cohort()
     mean, spread = bank.mean(dim=0), bank.std(dim=0)
     queries = torch.stack([bank[0], mean + 3 * spread])  # the second is the same everywhere once standardised
-    net = network(bank, residual=residual)
+    net = network(bank, residual=residual, compress=False)
     found = net.predict(queries)
     assert found.out_of_cohort.tolist() == [False, True] and found.neighbours[0] > 0 and found.neighbours[1] == 0
     x, member = (queries[1:] - mean) / spread, net.members[0]
@@ -156,7 +181,8 @@ def test_edges_may_come_from_other_features():
     bank, edges = cohort(), cohort(20, 4, seed=5)
     net = PopulationGraphClassifier(6, edge_features=4, hidden=(4,)).double()
     net.set_bank(bank, edges)
-    wanted = reference.edge_weights(reference.standardise(edges.tolist(), edges.tolist()))
+    x = reference.compress(edges.tolist(), edges.tolist())
+    wanted = reference.edge_weights(reference.standardise(x, x))
     torch.testing.assert_close(net.bank_graph()[0], torch.tensor(wanted, dtype=torch.float64))
 
 

@@ -29,6 +29,7 @@ __all__, __getattr__ = lazy_exports(
         "read_streamlines": "streamlines",
         "GliomaDatalist": "glioma_cohort",
         "GliomaInferenceDatalist": "glioma_cohort",
+        "GliomaCases": "glioma_rows",
         "GliomaRows": "glioma_rows",
         "collate_glioma": "glioma_rows",
         "glioma_inputs": "glioma_rows",

@@ -17,32 +17,13 @@ from shared.transforms.point_graph import collate_point_graphs
 STACKED = ("image", "points", "centre", "region_rows", "tract_rows", "covariates", "nodes", "edges")
 
 
-class GliomaRows(Dataset):
-    """Some patients of a :class:`CaseDataset`, as row numbers with what a table needs.
+class _Rows:
+    """Row numbers of patients, with what a table needs; ``items`` holds the prepared patients.
 
-    Nested data (graphs, geometry) stay here: MONAI's decollation would take them apart.
-
-    Args:
-        cases: prepared patients.
-        patients: names of those wanted, in this order; None: all.
-
-    Attributes:
-        items: the prepared patients.
-
-    Shape:
-        - an item: ``row`` int, ``patient`` str, ``covariates`` ``[k]``, ``label`` int (where all have one)
-
-    Raises:
-        DataError: a patient that is not among the cases.
+    Graphs and geometry stay with the dataset: MONAI's decollation would take them apart.
     """
 
-    def __init__(self, cases: CaseDataset, patients: Sequence[str] | None = None):
-        every = {str(cases[i]["patient"]): cases[i] for i in range(len(cases))}
-        names = list(every if patients is None else patients)
-        if missing := [name for name in names if name not in every]:
-            raise DataError(f"{', '.join(missing[:5])}: not among the prepared patients")
-        self.items: list[dict[str, Any]] = [every[name] for name in names]
-        self.labelled = all(item.get("label") is not None for item in self.items)
+    items: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -51,6 +32,11 @@ class GliomaRows(Dataset):
         item = self.items[row]
         known = {"label": int(item["label"])} if self.labelled else {}
         return {"row": row, "patient": str(item["patient"]), "covariates": item["covariates"], **known}
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all of them have a label."""
+        return all(item.get("label") is not None for item in self.items)
 
     @property
     def patients(self) -> list[str]:
@@ -63,9 +49,64 @@ class GliomaRows(Dataset):
         return torch.tensor([int(item["label"]) for item in self.items])
 
     @property
-    def covariates(self) -> Tensor:
+    def covariate_table(self) -> Tensor:
         """Their covariates ``[N, k]``."""
         return torch.stack([item["covariates"] for item in self.items])
+
+
+class GliomaCases(_Rows, CaseDataset):
+    """Patients prepared once and kept in memory (:class:`CaseDataset`), drawn as row numbers.
+
+    Args:
+        data: cases of the datalist.
+        transform: :class:`shared.transforms.LoadGliomad` and :class:`shared.transforms.PrepareGliomad`.
+        covariates: names of the covariates.
+        progress: show a progress bar while loading.
+
+    Attributes:
+        items: the prepared patients.
+
+    Shape:
+        - an item drawn: ``row`` int, ``patient`` str, ``covariates`` ``[k]``, ``label`` int (where all have one)
+
+    Raises:
+        DataError: with the message of every patient that the transforms refuse.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Any,
+        *,
+        covariates: Sequence[str] = (),
+        progress: bool = True,
+    ):
+        # made contiguous, the named tuples of the graphs would come apart
+        CaseDataset.__init__(self, data, transform, covariates=covariates, progress=progress, as_contiguous=False)
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The prepared patients."""
+        return self._cache
+
+
+class GliomaRows(_Rows, Dataset):
+    """Some patients of :class:`GliomaCases`, in an order of their own.
+
+    Args:
+        cases: prepared patients.
+        patients: names of those wanted; None: all.
+
+    Raises:
+        DataError: a patient that is not among the cases.
+    """
+
+    def __init__(self, cases: GliomaCases, patients: Sequence[str] | None = None):
+        every = dict(zip(cases.patients, cases.items, strict=True))
+        names = list(every if patients is None else patients)
+        if missing := [name for name in names if name not in every]:
+            raise DataError(f"{', '.join(missing[:5])}: not among the prepared patients")
+        self.items = [every[name] for name in names]
 
 
 def collate_glioma(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

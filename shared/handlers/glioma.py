@@ -109,7 +109,7 @@ class StartPopulation:
         population = network.population
         nodes, edges = self.embeddings.embeddings()
         labels = rows.labels.to(nodes.device)
-        known = rows.covariates.to(nodes.device) if population.num_covariates else None
+        known = rows.covariate_table.to(nodes.device) if population.num_covariates else None
         population.set_bank(nodes, edges, known)
         network.bank_labels = labels.to(population.bank_nodes)
         if known is not None:

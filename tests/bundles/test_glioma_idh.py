@@ -1,0 +1,295 @@
+"""The glioma bundle from files to predictions for new patients, on a tiny cohort and tiny networks."""
+
+import json
+import logging
+import shutil
+import sys
+from functools import partial
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from shared.handlers import LoadModel
+from tests.bundle_runs import bundle_workflow, cause, rows
+from tests.tiny_brain import AFFINE
+from tests.tiny_glioma import write_case, write_cohort
+
+SMALL = {
+    "preparing#size": 16,
+    "preparing#num_points": 32,
+    "preparing#radii": [8.0, 14.0],
+    "preparing#num_voxels": 8,
+    "network_def#image#channels": [4, 8],
+    "network_def#image#hidden": [8],
+    "network_def#points#channels": [4, 8],
+    "network_def#points#hidden": [8],
+    "network_def#brain#channels": [8],
+    "network_def#brain#hidden": [8],
+    "network_def#projection": [8, 8, 16],
+    "network_def#attribute_widths": [16, 8],
+    "network_def#embedding_dim": 8,
+    "edges#fa_widths": [8, 8],
+    "nodes#epochs": 2,
+    "edges#epochs": 2,
+    "contrast#epochs": 3,
+    "contrast#batch_size": 5,
+    "train#epochs": 6,
+    "val_interval": 6,
+    "bf16": False,
+}
+workflow = partial(bundle_workflow, "glioma_idh")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Twenty patients to train on, six to test."""
+    return write_cohort(tmp_path_factory.mktemp("glioma") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    """The folder of a whole training run."""
+    out, hook = tmp_path_factory.mktemp("run"), sys.excepthook
+    workflow("train", "cpu", data=cohort, out=out, covariates=["age"], **SMALL).run()
+    sys.excepthook = hook
+    return out
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def predict(trained, data, out, **overrides):
+    """Rows of an inference, by patient."""
+    places = {"ckpt_dir": str(trained / "models"), "output_dir": str(out)}
+    workflow("inference", data=data, out=trained, kind="infer", bf16=False, **places, **overrides).run()
+    return {row["patient"]: row for row in rows(out / "predictions.csv")}
+
+
+def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
+    names = {"nodes.pt", "edges.pt", "contrast.pt", "model.pt", "model.json", "atlas.npz", "split.json"}
+    assert {path.name for path in (trained / "models").iterdir()} == names
+    tables = {f"{stage}_loss.{kind}" for stage in ("nodes", "edges", "contrast", "train") for kind in ("csv", "png")}
+    assert tables <= {path.name for path in (trained / "eval").iterdir()}
+    state = weights(trained / "models/model.pt")
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert state["population.bank_nodes"].shape == (10, 24) and state["population.bank_edges"].shape == (10, 8)
+    assert len(state["features.seen"]) == 10 and state["bank_labels"].tolist().count(1.0) == 5
+
+
+def test_no_patient_of_the_contrastive_half_is_in_the_population_half(trained, cohort):
+    parts = json.loads((trained / "models/split.json").read_text())
+    halves = [set(parts[name]) for name in ("contrastive", "population", "testing")]
+    assert [len(part) for part in halves] == [10, 10, 6]
+    assert not halves[0] & halves[1] and not (halves[0] | halves[1]) & halves[2]
+    labels = {case["patient"]: case["label"] for case in json.loads((cohort / "datalist.json").read_text())["training"]}
+    assert [sum(labels[name] for name in part) for part in halves[:2]] == [5, 5]
+
+
+def test_a_graph_of_patients_whom_the_encoders_saw_is_refused(trained, cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    flow = workflow("train", "cpu", data=cohort, out=tmp_path, run_id="train_run", seed=1, covariates=["age"], **SMALL)
+    with pytest.raises(Exception) as raised:
+        flow.run()
+    assert "trained the encoders" in str(cause(raised.value)) and "contrast_run" in str(cause(raised.value))
+
+
+def test_monai_finds_all_properties_it_looks_for(cohort, trained, tmp_path, caplog):
+    for configs in (("train", "cpu"), ("train", "cpu", "evaluate")):
+        assert workflow(*configs, data=cohort, out=tmp_path, **SMALL).check_properties() == []
+    assert workflow("inference", data=cohort, out=trained, kind="infer").check_properties() == []
+    assert "wrong ID" not in caplog.text
+
+
+def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, cohort, caplog):
+    with caplog.at_level(logging.INFO):
+        flow = workflow(
+            "train", "cpu", "evaluate", data=cohort, out=trained, run_id="evaluate", covariates=["age"], **SMALL
+        )
+        flow.run()
+    found = rows(trained / "eval/predictions.csv")
+    assert [row["patient"] for row in found] == [f"P{k}" for k in range(20, 26)]
+    assert list(found[0])[:3] == ["patient", "label", "probability"]
+    metrics = json.loads((trained / "eval/metrics.json").read_text())
+    assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
+    assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
+    scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
+    assert list(scores)[:3] == ["population graph", "the same without edges", "MLP on the same embeddings"]
+    assert "age + grade (logistic regression)" in scores
+    assert scores["population graph"]["value"] == metrics["AUC"]["value"]
+    assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text
+
+
+def test_a_new_patients_prediction_depends_on_nobody_else_and_on_no_order(trained, cohort, tmp_path):
+    together = predict(trained, cohort, tmp_path / "all")
+    assert len(together) == 6 and (tmp_path / "all/patients/P20.json").is_file()
+    content = json.loads((cohort / "datalist.json").read_text())
+    content["testing"] = content["testing"][4:2:-1]
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    some = predict(trained, cohort, tmp_path / "two", datalist_file=str(tmp_path / "two.json"))
+    assert list(some) == ["P24", "P23"]
+    for name, row in some.items():
+        assert float(row["probability"]) == pytest.approx(float(together[name]["probability"]), abs=1e-5)
+        assert row["neighbours"] == together[name]["neighbours"]
+
+
+def test_a_stranger_is_flagged_and_answered_by_the_own_features(trained, cohort, tmp_path):
+    # at a threshold that nobody reaches, everybody stands alone
+    state = json.loads((trained / "models/model.json").read_text())
+    shutil.copytree(trained / "models", tmp_path / "models")
+    state["network"]["population"]["theta"] = 1.0
+    (tmp_path / "models/model.json").write_text(json.dumps(state))
+    found = predict(tmp_path, cohort, tmp_path / "out")
+    assert all(row["out_of_cohort"] == "1" and row["neighbours"] == "0" for row in found.values())
+    assert all(float(row["probability"]) == pytest.approx(float(row["no_edges"]), abs=1e-6) for row in found.values())
+    content = json.loads((tmp_path / "out/patients/P20.json").read_text())
+    assert content["out_of_cohort"] is True and content["nearest"] == [] and content["neighbours_mutant"] is None
+
+
+def test_order_of_points_and_composition_of_a_batch_do_not_matter(trained, cohort):
+    from shared.data import collate_glioma, glioma_inputs
+    from shared.transforms import build_point_graph
+
+    flow = workflow("inference", data=cohort, out=trained, kind="infer", bf16=False)
+    network, items = flow.parser.get_parsed_content("network"), flow.parser.get_parsed_content("dataset").items
+    LoadModel(trained / "models/model.pt", network)()
+    network.eval()
+    with torch.no_grad():
+        for k, item in enumerate(items):  # points of a voxel mask lie on a lattice: ties would be broken by order
+            moved = item["points"] + 0.05 * torch.rand(32, 3, generator=torch.Generator().manual_seed(k))
+            item |= {"points": moved, "graph": build_point_graph(moved, radii=(8.0, 14.0))}
+        batch = network(**glioma_inputs(collate_glioma(items)))
+        alone = torch.cat([network(**glioma_inputs(collate_glioma([item]))) for item in items])
+        torch.testing.assert_close(batch, alone, atol=1e-4, rtol=1e-4)
+        shuffled = []
+        for item in items:
+            order = torch.randperm(len(item["points"]), generator=torch.Generator().manual_seed(3))
+            points = item["points"][order]
+            graph = build_point_graph(points, radii=(8.0, 14.0))
+            shuffled.append({**item, "points": points, "graph": graph, "incidence": item["incidence"][order]})
+        again = network(**glioma_inputs(collate_glioma(shuffled)))
+    torch.testing.assert_close(batch, again, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stage_alone_and_resume_skip_what_is_done(trained, cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    (tmp_path / "models/model.pt").unlink()
+    (tmp_path / "models/contrast.pt").unlink()
+    before = (tmp_path / "models/nodes.pt").stat().st_mtime_ns
+    workflow("train", "cpu", data=cohort, out=tmp_path, resume=True, covariates=["age"], **SMALL).run()
+    assert (tmp_path / "models/nodes.pt").stat().st_mtime_ns == before
+    first, again = weights(trained / "models/model.pt"), weights(tmp_path / "models/model.pt")
+    assert all(torch.equal(first[key], again[key]) for key in first), "a run that goes on gives the same model"
+    for stage in ("nodes", "edges", "contrast", "train"):
+        (tmp_path / f"models/{'model' if stage == 'train' else stage}.pt").unlink()
+        options = {"run_id": f"{stage}_run", "covariates": ["age"], **SMALL}
+        workflow("train", "cpu", data=cohort, out=tmp_path, **options).run()
+    third = weights(tmp_path / "models/model.pt")
+    assert all(torch.equal(first[key], third[key]) for key in first), "stage by stage gives the same model"
+
+
+def test_the_papers_preset_runs_and_literal_settings_arrive(cohort, tmp_path):
+    small = {key: value for key, value in SMALL.items() if key != "network_def#image#channels"}
+    flow = workflow(
+        "train", "paper", "cpu", data=cohort, out=tmp_path, **{"network_def#image#channels": [4, 8]}, **small
+    )
+    get = flow.parser.get_parsed_content
+    assert isinstance(get("contrast#optimizer"), torch.optim.SGD)
+    assert len(get("network").population.members[0].layers) == 4 and get("network").features.glioma.classifier is None
+    flow.run()
+    assert (tmp_path / "models/model.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network_def#encoders": ["image"]},
+        {"network_def#encoders": ["points", "brain"], "network_def#edge_attention": "literal"},
+        {"network_def#encoders": ["brain"], "contrast#contrastive_weight": 0.0},
+        {"network_def#graph": "tumour-brain", "network_def#brain#node_attention": "none"},
+        {"network_def#population#graph": "none", "network_def#edge_attention": "none", "contrast#rotation": 0.0},
+    ],
+)
+def test_ablations_are_overrides(trained, cohort, tmp_path, change):
+    (tmp_path / "models").mkdir()
+    for stage in ("nodes", "edges"):
+        shutil.copy(trained / f"models/{stage}.pt", tmp_path / "models")
+    flow = workflow(
+        "train", "cpu", data=cohort, out=tmp_path, **(SMALL | change | {"contrast#epochs": 1, "resume": True})
+    )
+    flow.run()
+    assert (tmp_path / "models/model.pt").is_file()
+
+
+def test_without_fa_maps_the_edge_encoder_learns_as_an_autoencoder_and_says_so(tmp_path, caplog):
+    data = write_cohort(tmp_path / "data", training=8, testing=2, fa=False)
+    with caplog.at_level(logging.WARNING):
+        workflow("train", "cpu", data=data, out=tmp_path, run_id="edges_run", **SMALL).run()
+    assert "without FA maps" in caplog.text
+    assert any(key.startswith("decoder") for key in weights(tmp_path / "models/edges.pt")["network"])
+
+
+def test_a_fold_is_left_out_of_everything(cohort, tmp_path):
+    flow = workflow("train", "cpu", data=cohort, out=tmp_path, fold=1, **SMALL)
+    parts = flow.parser.get_parsed_content("datalist").parts()
+    assert len(parts["validation"]) == 10 and len(parts["contrastive"]) == len(parts["population"]) == 5
+    assert not set(parts["validation"]) & {*parts["contrastive"], *parts["population"], *parts["self_supervised"]}
+
+
+def test_all_problems_of_files_are_told_at_once_before_training(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    for case in content["training"] + content["testing"]:
+        case["image"] = [str(cohort / path) for path in case["image"]]
+        case["mask"], case["fa"] = str(cohort / case["mask"]), str(cohort / case["fa"])
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 8
+    content["training"][2] = {**write_case(tmp_path, "other", 0, 7, affine=shifted), "patient": "P02", "fold": 0}
+    mask = nib.load(content["training"][4]["mask"])
+    nib.save(nib.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), tmp_path / "empty.nii.gz")
+    content["training"][4]["mask"] = "empty.nii.gz"
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    atlas = str(cohort / "atlas.npz")
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", data=tmp_path, out=tmp_path, atlas_file=atlas, **SMALL).run()
+    problems = cause(raised.value).problems
+    assert len(problems) == 2
+    assert "P02 must lie on the atlas's grid, but its voxels lie elsewhere" in problems[0]
+    assert "P04" in problems[1] and "empty" in problems[1]
+    assert not (tmp_path / "models").exists()
+
+
+def test_missing_labels_masks_and_folders_are_named(cohort, tmp_path):
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", data=tmp_path / "nowhere", out=tmp_path, **SMALL).run()
+    assert "prepare_glioma.py" in str(cause(raised.value))
+    content = json.loads((cohort / "datalist.json").read_text())
+    del content["training"][3]["label"]
+    (tmp_path / "nolabel.json").write_text(json.dumps(content))
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", data=cohort, out=tmp_path, datalist_file=str(tmp_path / "nolabel.json")).run()
+    assert "P03: label is missing" in str(cause(raised.value))
+    content = json.loads((cohort / "datalist.json").read_text())
+    del content["training"][5]["mask"]
+    (tmp_path / "nomask.json").write_text(json.dumps(content))
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", data=cohort, out=tmp_path, datalist_file=str(tmp_path / "nomask.json")).run()
+    assert "P05: has no tumour mask" in str(cause(raised.value))
+
+
+def test_new_patients_without_labels_are_predicted_with_the_atlas_of_the_training(trained, tmp_path):
+    case = write_case(tmp_path / "new", "N1", 1, 900, fa=False)
+    del case["label"]
+    (tmp_path / "new/datalist.json").write_text(json.dumps({"training": [], "testing": [case]}))
+    found = predict(trained, tmp_path / "new", tmp_path / "out")
+    assert found["N1"]["label"] == "" and 0 <= float(found["N1"]["probability"]) <= 1
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_tumour_larger_than_the_crop_is_warned_of_and_centred(cohort, tmp_path, caplog):
+    flow = workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | {"preparing#size": 4}))
+    with caplog.at_level(logging.WARNING):
+        item = flow.parser.get_parsed_content("validate#dataset").items[0]
+    assert "more than the crop of 8 mm" in caplog.text and item["crop"]["clipped"] > 0
+    assert item["mask"].all(dim=0).any() and item["image"].shape == (4, 4, 4, 4)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install into .venv, make patients with a known answer, then train, evaluate, predict and explain: the real commands.
-#   bash scripts/demo.sh [BUNDLE]        BUNDLE: ircl_mvi (default) or sscl_crc
+#   bash scripts/demo.sh [BUNDLE]        BUNDLE: ircl_mvi (default), sscl_crc or glioma_idh
 source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
 
 bundle="${1:-ircl_mvi}"
@@ -54,6 +54,16 @@ sscl_crc)
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --truth planted "${places[@]}"
     pictures="roc.png, calibration.png, confusion.png, gallery.png, randomisation.png"
+    ;;
+glioma_idh)
+    data=data/phantom_brains
+    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_brains.py --output "$data" --fa
+    places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
+    monai train,cpu "${places[@]}"
+    monai train,cpu,evaluate --run_id evaluate "${places[@]}"
+    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
+    monai train,cpu,explain --run_id explain --max_patients 8 "${places[@]}"
+    pictures="roc.png, calibration.png, *_loss.png, patients/"
     ;;
 *)
     die "the demo of $bundle is not written yet: see bundles/$bundle/docs/README.md"

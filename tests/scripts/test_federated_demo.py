@@ -1,0 +1,83 @@
+"""The federated demonstration from phantom patches to its table, averaged by NVFlare where that is installed."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+TINY = ["cache_size=64", "size=64", "train#size=64", "network_def#encoder#channels=[4,8,8,16]", "pretrain#size=48"]
+TINY += ["pretrain#projection=[16,8]", "pretrain#batch_size=16", "train#batch_size=8", "views=1", "bf16=false"]
+flare_is_there = importlib.util.find_spec("nvflare") is not None
+
+
+def demo(output, *options, check=True):
+    command = [sys.executable, ROOT / "scripts/federated_demo.py", "sscl_crc", "--output", output, "--rounds", "2"]
+    command += ["--local_epochs", "1", "--patches", "16", "--test", "8", "--pretraining_epochs", "1", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([*command, "--set", *TINY], env=environment, capture_output=True, text=True, check=check)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of a run that averages without NVFlare."""
+    folder = tmp_path_factory.mktemp("federated") / "plain"
+    demo(folder, "--engine", "plain")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_table_has_all_arms_and_one_site_equals_plain_training(plain):
+    with (plain / "federated.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [f"{site} alone" for site in ("north", "south", "east")]
+    assert [row["training"] for row in rows] == [*names, "alone, mean of the three", "federated", "pooled"]
+    assert all(0 <= float(row["AUC"]) <= 1 for row in rows)
+    found = json.loads((plain / "federated.json").read_text())
+    assert found["one_site_difference"] == 0
+    text = (plain / "federated.md").read_text()
+    assert "2 rounds of 1 epochs, averaged by plain" in text and "federated_demo.py" in text
+
+
+@pytest.mark.slow
+def test_sites_train_on_their_own_patients_and_are_tested_on_a_site_none_has_seen(plain):
+    patients = {}
+    for name in ("north", "south", "east", "pooled"):
+        content = json.loads((plain / f"data/{name}.json").read_text())
+        patients[name] = {case["patient"] for case in content["training"]}
+        assert all(case["patient"].startswith("unseen-") for case in content["testing"])
+        assert all((plain / "data" / case["image"]).is_file() for case in content["training"])
+    assert not patients["north"] & patients["south"] and patients["pooled"] == set.union(
+        *(patients[name] for name in ("north", "south", "east"))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not flare_is_there, reason="NVFlare is not installed: pip install -r requirements-federated.txt")
+def test_nvflare_gives_the_weights_of_the_plain_loop(plain, tmp_path):
+    demo(tmp_path / "flare", "--engine", "nvflare")
+    one, other = (
+        torch.load(folder / "federated/model.pt", weights_only=True) for folder in (plain, tmp_path / "flare")
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(other[key].float(), value.float(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(flare_is_there, reason="NVFlare is installed")
+def test_without_nvflare_the_script_says_what_to_do(tmp_path):
+    done = demo(tmp_path / "none", check=False)
+    assert done.returncode == 1 and "requirements-federated.txt" in done.stderr and "--engine plain" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_needs_no_torch():
+    code = "import runpy, sys; sys.argv = ['federated_demo.py', '--help']\n"
+    code += f"try:\n    runpy.run_path({str(ROOT / 'scripts/federated_demo.py')!r}, run_name='__main__')\n"
+    code += "except SystemExit:\n    assert 'torch' not in sys.modules and 'monai' not in sys.modules"
+    assert "--rounds" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 
 STRATA = {"all": None, "grade 4": (4,), "grade 2-3": (2, 3)}
 CLINICAL = ("age", "grade")
+CONTROLS = {
+    "no_edges": "the same without edges",
+    "mlp": "MLP on the same embeddings",
+    "multitask": "MLP trained with the encoders",
+}
 
 
 def clinical_baseline(
@@ -86,8 +91,9 @@ def write_glioma_controls(
     for name in class_names:
         logger.info("recall of %s %s", name, interval_text(report["classes"][name]["recall"]))
     methods = {"population graph": probability}
-    for key, title in (("no_edges", "the same without edges"), ("mlp", "MLP on the same embeddings")):
-        methods[title] = np.array([row[key] for row in labelled])
+    for key, title in CONTROLS.items():
+        if key in labelled[0]:
+            methods[title] = np.array([row[key] for row in labelled])
     patients = [row["patient"] for row in labelled]
     grade = np.full(len(patients), np.nan)
     if known is not None:

@@ -10,10 +10,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
+from shared.distributed import gather_objects, world_size
 from shared.evaluation.glioma_controls import write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
+from shared.networks.glioma import GliomaOutput
 from shared.networks.glioma_classifier import GliomaClassifier
 
 NEAREST = 5
@@ -51,27 +53,46 @@ class SaveGliomaPredictions(SavePredictions):
         super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
+        self._own: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, and look at what the population graph is given."""
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._watch)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self._hook.remove())
+        engine.add_event_handler(Events.COMPLETED, lambda _: [hook.remove() for hook in self._hooks])
 
     def _watch(self, engine: Engine) -> None:
-        self._hook = self.network.population.register_forward_hook(
-            lambda module, given, out: self._inputs.append(given)
-        )
+        def asked(module: Any, given: tuple, out: torch.Tensor) -> None:
+            self._inputs.append(given)
+
+        def embedded(module: Any, given: tuple, out: GliomaOutput) -> None:
+            if out.logits is not None:
+                self._own.append(out.logits)
+
+        graph, encoders = self.network.population, self.network.features.glioma
+        self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
 
     def started(self, engine: Engine) -> None:
         """Forget earlier rows."""
         super().started(engine)
-        self._inputs = []
+        self._inputs, self._own = [], []
 
     def write(self, engine: Engine) -> None:
         """Write tables, metrics, pictures and files per patient."""
-        with eval_mode(self.network):  # the evaluator's own has ended
-            self._write()
+        if self.gathered():
+            with eval_mode(self.network):  # the evaluator's own has ended
+                self._write()
+
+    def gathered(self) -> bool:
+        """Bring the rows of all processes together, and what their graphs were given."""
+        if world_size() > 1:
+            moved = [tuple(x if x is None else x.cpu() for x in given) for given in self._inputs]
+            everyone = gather_objects((moved, [logits.cpu() for logits in self._own]))
+            device = self.network.bank_labels.device
+            inputs = [given for part, _ in everyone for given in part]
+            self._inputs = [tuple(x if x is None else x.to(device) for x in given) for given in inputs]
+            self._own = [logits.to(device) for _, part in everyone for logits in part]
+        return super().gathered()
 
     def _write(self) -> None:
         population = self.network.population
@@ -83,6 +104,7 @@ class SaveGliomaPredictions(SavePredictions):
         known = population._covariates(covariates, len(nodes))
         alone = torch.stack([m.own(population._standard(nodes), known) for m in population.members]).mean(0).sigmoid()
         mlp = self.network.mlp_logits(nodes, covariates).sigmoid()
+        own = torch.cat(self._own).sigmoid() if self._own else None
         mutant = (mask.float() @ self.network.bank_labels) / mask.sum(dim=1).clamp(min=1)
         for k, row in enumerate(self.rows):
             row |= {
@@ -91,12 +113,15 @@ class SaveGliomaPredictions(SavePredictions):
                 "neighbours_mutant": round(float(mutant[k]), 4) if found.neighbours[k] else "",
                 "no_edges": float(alone[k]),
                 "mlp": float(mlp[k]),
+                **({} if own is None else {"multitask": float(own[k])}),
             }
+        if self.per_patient:
+            self._write_patients(weight, mask)
+        if not self.gathered():
+            return
         metrics = write_predictions(
             self.output_dir, self.rows, class_names=self.class_names, bootstrap=self.bootstrap, seed=self.seed
         )
-        if self.per_patient:
-            self._write_patients(weight, mask)
         if metrics is not None:
             write_glioma_controls(
                 self.output_dir,

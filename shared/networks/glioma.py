@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from shared.networks.blocks import mlp
 from shared.networks.brain_encoder import EDGE_ATTENTION, BrainEncoder, edge_attention
 from shared.networks.geometric_encoder import GeometricEncoder
-from shared.networks.image_encoder import ImageEncoder
+from shared.networks.image_encoder import ImageEncoder, image_backbone
 from shared.transforms.point_graph import PointGraph
 
 ENCODERS = ("image", "points", "brain")
@@ -64,7 +64,7 @@ class GliomaNetwork(nn.Module):
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
         hidden: widths of the classifier between embeddings and logit.
-        image: further settings of :class:`ImageEncoder`.
+        image: further settings of :class:`ImageEncoder`; with ``backbone``, a network of MONAI instead (``BACKBONES``).
         points: further settings of :class:`GeometricEncoder`.
         brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
 
@@ -122,7 +122,11 @@ class GliomaNetwork(nn.Module):
         self.edge_attention = edge_attention
         self.image_encoder = self.geometric_encoder = self.brain_encoder = self.classifier = None
         if "image" in self.encoders:
-            self.image_encoder = ImageEncoder(in_channels, size, embedding_dim=embedding_dim, **(image or {}))
+            settings = dict(image or {})
+            if backbone := settings.pop("backbone", None):
+                self.image_encoder = image_backbone(backbone, in_channels, embedding_dim)
+            else:
+                self.image_encoder = ImageEncoder(in_channels, size, embedding_dim=embedding_dim, **settings)
         if "points" in self.encoders:
             self.geometric_encoder = GeometricEncoder(embedding_dim=embedding_dim, **(points or {}))
         tumour_dim = embedding_dim * len({"image", "points"} & set(self.encoders))

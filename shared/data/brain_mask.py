@@ -47,7 +47,7 @@ def brain_of(volume: Volume, *, name: str = "the image") -> Any:
     """
     import nibabel as nib
     import numpy as np
-    from scipy.ndimage import binary_opening
+    from scipy.ndimage import binary_dilation, binary_opening
 
     array = np.asarray(volume.array, np.float32)
     spacing = nib.affines.voxel_sizes(volume.affine)
@@ -63,6 +63,7 @@ def brain_of(volume: Volume, *, name: str = "the image") -> Any:
     if not foreground.any():
         raise DataError(f"{name}: all voxels have the same value; export it again")
     brain = _solid(binary_opening(foreground))
+    brain |= foreground & binary_dilation(brain)  # the opening rounds off thin gyri
     box = np.prod([len(np.flatnonzero(brain.any(tuple({0, 1, 2} - {axis})))) for axis in range(3)])
     filled, litres = brain.sum() / max(box, 1), brain.sum() * np.prod(spacing) / 1e6
     if filled > LARGEST_FOREGROUND:

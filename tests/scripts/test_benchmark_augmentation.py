@@ -1,6 +1,5 @@
 """The benchmark of the augmentation: it starts fast, runs, and both sides follow the same policy."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,19 +9,17 @@ import pytest
 import torch
 from monai.data import get_track_meta, set_track_meta
 
+from tests.script_modules import benchmark
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "augmentation.py"
 
 
 @pytest.fixture
 def script(monkeypatch):
     """The script as a module; threads, tracking and the module path are as they were afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads, tracked = torch.get_num_threads(), get_track_meta()
-    specification = importlib.util.spec_from_file_location("benchmark_augmentation", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    torch.set_num_threads(threads)
+    tracked = get_track_meta()
+    with benchmark("augmentation", monkeypatch) as module:
+        yield module
     set_track_meta(tracked)
 
 

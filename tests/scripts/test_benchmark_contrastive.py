@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.script_modules import benchmark
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "contrastive.py"
 PEER = """
 from lightly.models import utils
@@ -29,13 +31,8 @@ class NTXentLoss:
 @pytest.fixture
 def script(monkeypatch):
     """The script as a module; threads and the module path are as they were afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads = torch.get_num_threads()
-    specification = importlib.util.spec_from_file_location("benchmark_contrastive", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    torch.set_num_threads(threads)
+    with benchmark("contrastive", monkeypatch) as module:
+        yield module
 
 
 @pytest.fixture

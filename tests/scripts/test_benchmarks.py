@@ -1,13 +1,13 @@
 """The benchmarks' script: it starts fast, every part runs, and what it times is equal to what it is compared with."""
 
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests.script_modules import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "ircl.py"
 
@@ -15,13 +15,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "ircl.
 @pytest.fixture
 def script(monkeypatch):
     """The script as a module; threads and the module path are as they were afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads = torch.get_num_threads()
-    specification = importlib.util.spec_from_file_location("benchmark_ircl", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    torch.set_num_threads(threads)
+    with benchmark("ircl", monkeypatch) as module:
+        yield module
 
 
 def values(text, name):

@@ -1,7 +1,6 @@
 """scripts/convert_keras_resnet50.py on a thin ResNet50 in TensorFlow.js form, against a naive forward pass."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from shared.evaluation.patch_probes import imagenet_encoder
 from shared.networks import PatchEncoder, load_imagenet_weights
 from tests.references.keras_resnet import BLOCKS, resnet50
+from tests.script_modules import load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_keras_resnet50.py"
 EPSILON = 1e-3
@@ -19,10 +19,7 @@ EPSILON = 1e-3
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("convert_script", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load_script("convert_keras_resnet50")
 
 
 def thin_model():

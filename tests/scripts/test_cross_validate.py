@@ -1,7 +1,6 @@
 """scripts/cross_validate.py on a bundle that needs no training: its JSON writes predictions from the datalist."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+
+from tests.script_modules import load_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "cross_validate.py"
@@ -82,11 +83,8 @@ EVALUATE = {
 
 
 @pytest.fixture
-def module(monkeypatch):
-    spec = importlib.util.spec_from_file_location("cross_validate_script", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+def module():
+    return load_script("cross_validate")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """scripts/cross_validate.py and scripts/compare_runs.py on patches, with a bundle that needs no training."""
 
 import csv
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,16 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from shared.data.splits import grouped_folds
 from tests.fake_patch_bundle import write_bundle
+from tests.script_modules import load_script
 from tests.tiny_patches import write_patch_data
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_patches", SCRIPTS / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def read(path):
@@ -40,7 +33,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
-    bundle, module = write_bundle(tmp_path / "bundle"), load("cross_validate")
+    bundle, module = write_bundle(tmp_path / "bundle"), load_script("cross_validate")
     monkeypatch.setattr(module, "RUN_BUNDLE", (sys.executable, str(bundle / "fake_method.py")))
 
     def call(*options, name="experiment"):
@@ -114,7 +107,7 @@ def test_compare_runs(run, data, tmp_path, capsys):
     output = run("--title", "folds")
     target = tmp_path / "out" / "table.md"
     given = [f"ours={tmp_path / 'ours'}", str(tmp_path / "theirs"), str(output)]
-    load("compare_runs").main([*given, "--output", str(target), "--bootstrap", "50"])
+    load_script("compare_runs").main([*given, "--output", str(target), "--bootstrap", "50"])
     lines = target.read_text().splitlines()
     assert lines[2].startswith("| ours | 1.000 [1.000, 1.000] |") and lines[3].startswith("| theirs |")
     theirs = np.mean([auc_of(read(tmp_path / f"theirs/seed{seed}/predictions.csv")) for seed in (0, 1)])
@@ -122,4 +115,4 @@ def test_compare_runs(run, data, tmp_path, capsys):
     assert lines[4].startswith("| folds |") and "other patches" in lines[4]
     assert target.read_text() in capsys.readouterr().out
     with pytest.raises(SystemExit, match="compare_runs: 2 problems"):
-        load("compare_runs").main([str(tmp_path / "nothing"), f"x={tmp_path / 'nowhere'}"])
+        load_script("compare_runs").main([str(tmp_path / "nothing"), f"x={tmp_path / 'nowhere'}"])

@@ -1,7 +1,6 @@
 """scripts/feature_baselines.py on small NIfTI patients whose label is written in one feature."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,15 +9,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from tests.script_modules import load_script
+
 ROOT = Path(__file__).parents[2]
 PATIENTS = 24
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def read(path):
@@ -54,7 +48,7 @@ def data(tmp_path_factory):
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
     options = ["--dataset_dir", str(data), "--output", str(folder), "--folds", "3", "--seeds", "0", "1"]
-    load("feature_baselines").main([*options, "--bootstrap", "50", "--trees", "30"])
+    load_script("feature_baselines").main([*options, "--bootstrap", "50", "--trees", "30"])
     return folder
 
 
@@ -117,7 +111,7 @@ def test_same_folds_as_cross_validation(output, data):
 
 
 def test_report_takes_them(output, tmp_path):
-    load("cross_validate").main(
+    load_script("cross_validate").main(
         [
             "--report",
             str(output / "covariates"),
@@ -133,7 +127,7 @@ def test_report_takes_them(output, tmp_path):
 
 
 def test_without_covariates_those_controls_are_left_out():
-    found = load("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
+    found = load_script("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
     assert set(found) == {"size", "roi_forest"}
 
 
@@ -144,4 +138,4 @@ def test_all_unreadable_patients_are_named(data, tmp_path):
     (tmp_path / "list.json").write_text(json.dumps(datalist))
     options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"2 problems:\n- P02: (?s:.)*- P05: "):
-        load("feature_baselines").main([*options, "--folds", "3"])
+        load_script("feature_baselines").main([*options, "--folds", "3"])

@@ -2,11 +2,11 @@
 
 import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests.script_modules import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "grad_cam.py"
 
@@ -14,13 +14,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "grad_
 @pytest.fixture
 def script(monkeypatch):
     """The script as a module; threads and the module path are as they were afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads = torch.get_num_threads()
-    specification = importlib.util.spec_from_file_location("benchmark_grad_cam", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    torch.set_num_threads(threads)
+    with benchmark("grad_cam", monkeypatch) as module:
+        yield module
 
 
 def test_the_maps_it_times_are_the_same(script, capsys):

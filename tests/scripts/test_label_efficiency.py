@@ -1,7 +1,6 @@
 """scripts/label_efficiency.py on a bundle that needs no training; its commands are made as cross_validate.py's."""
 
 import csv
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from tests.fake_patch_bundle import write_bundle
+from tests.script_modules import load_script
 from tests.tiny_patches import write_patch_data
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "label_efficiency.py"
@@ -19,10 +19,7 @@ ARMS = ("pretrained", "scratch")
 
 @pytest.fixture
 def module():
-    spec = importlib.util.spec_from_file_location("label_efficiency_script", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load_script("label_efficiency")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The set of phantom patches: same command, same files; slides in one part; labels as documented."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from shared.data import PatchDatalist
+from tests.script_modules import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_phantom_patches.py"
 SMALL = [
@@ -28,14 +28,7 @@ SMALL = [
 ]
 
 
-def load_script():
-    specification = importlib.util.spec_from_file_location("make_phantom_patches", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("make_phantom_patches")
 
 
 def contents(folder):

@@ -1,7 +1,6 @@
 """scripts/patch_baselines.py on small patches whose class shows in their colour."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,17 +14,11 @@ from shared.data.splits import grouped_folds
 from shared.evaluation.comparison import comparison_table
 from shared.evaluation.patch_probes import fit_forest
 from shared.networks import ContrastiveNetwork, PatchEncoder
+from tests.script_modules import load_script
 from tests.tiny_patches import CLASSES, write_patch_data
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "patch_baselines.py"
 SETTINGS = {"block": "basic", "layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stages": [4]}
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("patch_baselines_script", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def read(path):
@@ -57,8 +50,10 @@ def options(data, tmp_path_factory):
 def tested(options, tmp_path_factory):
     """All controls with one seed, two of them with another."""
     output = tmp_path_factory.mktemp("tested")
-    load().main([*options, "--output", str(output)])
-    load().main([*options, "--output", str(output), "--seeds", "1", "--methods", "pretrained", "random"])
+    load_script("patch_baselines").main([*options, "--output", str(output)])
+    load_script("patch_baselines").main(
+        [*options, "--output", str(output), "--seeds", "1", "--methods", "pretrained", "random"]
+    )
     return output
 
 
@@ -93,12 +88,14 @@ def test_seeds_and_weights_matter(tested):
 def test_other_settings_do_not_mix_with_what_is_there(options, tested):
     before = (tested / "forest/seed0/predictions.csv").read_bytes()
     with pytest.raises(SystemExit, match=r"holds results of other settings.*trees was 30, is now 31"):
-        load().main([*options, "--output", str(tested), "--trees", "31"])
+        load_script("patch_baselines").main([*options, "--output", str(tested), "--trees", "31"])
     assert (tested / "forest/seed0/predictions.csv").read_bytes() == before
 
 
 def test_folds_are_those_of_cross_validation_and_nothing_is_fitted_outside(options, data, tmp_path):
-    load().main([*options, "--output", str(tmp_path), "--folds", "3", "--seeds", "1", "--methods", "forest"])
+    load_script("patch_baselines").main(
+        [*options, "--output", str(tmp_path), "--folds", "3", "--seeds", "1", "--methods", "forest"]
+    )
     rows = read(tmp_path / "forest" / "predictions.csv")
     training = json.loads((data / "datalist.json").read_text())["training"]
     labels = np.array([entry["label"] for entry in training])
@@ -124,7 +121,9 @@ def test_the_validation_part_of_a_fold(options, data, tmp_path):
         entry["fold"] = int(entry["patient"][1:]) // 2 % 2
     (tmp_path / "list.json").write_text(json.dumps(content))
     given = ["--datalist_file", str(tmp_path / "list.json"), "--section", "validation", "--fold", "1"]
-    load().main([*options, *given, "--output", str(tmp_path), "--methods", "random", "--views", "2"])
+    load_script("patch_baselines").main(
+        [*options, *given, "--output", str(tmp_path), "--methods", "random", "--views", "2"]
+    )
     rows = read(tmp_path / "random/seed0/predictions.csv")
     assert {row["patient"] for row in rows} == {e["patient"] for e in content["training"] if e["fold"] == 1}
 
@@ -132,7 +131,7 @@ def test_the_validation_part_of_a_fold(options, data, tmp_path):
 def test_errors_say_what_to_do(options, data, tmp_path):
     def message(*more, given=options):
         with pytest.raises(SystemExit) as error:
-            load().main([*given, "--output", str(tmp_path / "out"), *more])
+            load_script("patch_baselines").main([*given, "--output", str(tmp_path / "out"), *more])
         return str(error.value)
 
     assert "There is no file" in message("--methods", "imagenet", "--imagenet", str(tmp_path / "none.pt"))

@@ -1,7 +1,6 @@
 """The phantom cohort: deterministic, geometrically right, patterns where the map says, a label of known strength."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -18,19 +17,13 @@ from sklearn.model_selection import cross_val_predict
 from shared.data import Datalist
 from shared.data.phantom import PATTERNS, bayes_auc, draw_labels, label_probability
 from shared.errors import DataError
+from tests.script_modules import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_phantom_cohort.py"
 SMALL = ["--patients", "6", "--test-patients", "2", "--folds", "2"]
 
 
-def load_script():
-    specification = importlib.util.spec_from_file_location("make_phantom_cohort", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("make_phantom_cohort")
 
 
 def make(folder, *arguments):

@@ -82,7 +82,7 @@ def cohort(tmp_path):
 def run(cohort, template, *more):
     folder, labels, output = cohort
     given = [str(folder), *([str(labels)] if labels else []), "--output", str(output), "--template", str(template)]
-    return script.main([*given, "--folds", "0", *more])
+    return script.main([*given, *more])
 
 
 def hidden(folder):
@@ -107,6 +107,7 @@ def test_two_heads_become_a_datalist_on_the_mni_grid_and_are_kept_the_second_tim
     output = cohort[2]
     said = capsys.readouterr().out
     assert "registration: headers" in said and "P1: headers" in said and "1 IDH wild type, 1 IDH mutant" in said
+    assert "no folds: a class has fewer than 5 patients" in said
     cases = Datalist(output).training
     assert [(case["patient"], case["label"]) for case in cases] == [("P1", 1), ("P2", 0)]
     content = json.loads((output / "datalist.json").read_text())
@@ -275,6 +276,11 @@ def test_labels_are_needed_but_for_inference(cohort, template, quick, capsys):
     with pytest.raises(SystemExit):
         run((cohort[0], None, cohort[2]), template)
     assert "a label table is needed (or --inference, to predict)" in capsys.readouterr().err
+
+
+def test_too_few_patients_for_the_folds_asked_for_are_told_before_anything_is_done(cohort, template, quick, capsys):
+    assert run(cohort, template, "--folds", "2") == 2
+    assert "folds" in capsys.readouterr().err and not cohort[2].exists()
 
 
 def test_slices_without_an_affine_are_refused(tmp_path, template, capsys):

@@ -1,7 +1,6 @@
 """prepare_image_folder.py and prepare_mhist.py: layouts, splits by patient, copies, and every message of theirs."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,16 +13,10 @@ from PIL import Image
 
 from shared.data import PatchDatalist
 from shared.data.prepare import sha256
+from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "ebhi_seg"
-
-
-def load_script(name):
-    specification = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 folders = load_script("prepare_image_folder")

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -16,16 +15,10 @@ from tifffile import imread, imwrite
 
 from shared.data import Datalist, cases_for_inference
 from shared.data.prepare import sha256
+from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "tcga_lgg"
-
-
-def load_script(name):
-    specification = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 tcga = load_script("prepare_tcga_lgg")

@@ -1,0 +1,28 @@
+"""Scripts as modules: ``scripts/`` is no package."""
+
+import importlib.util
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def load_script(name):
+    """``scripts/<name>.py``, run anew as a module of its own."""
+    path = SCRIPTS / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def benchmark(name, monkeypatch):
+    """``scripts/benchmarks/<name>.py``; threads and the module path are as they were afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    yield load_script(f"benchmarks/{name}")
+    torch.set_num_threads(threads)

@@ -90,18 +90,18 @@ def check_package(archive: str | os.PathLike, *, sha256: str | None = None) -> d
         )
     try:
         with zipfile.ZipFile(archive) as packed:
-            names = [entry.filename for entry in packed.infolist()]
-            damaged = packed.testzip()
+            names, damaged = packed.namelist(), packed.testzip()
             tops = {PurePosixPath(name).parts[0] for name in names}
             outside = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]
-            if damaged or outside or len(tops) != 1 or f"{next(iter(tops))}/configs/metadata.json" not in names:
-                raise DataError(
-                    f"{archive.name} holds no bundle in one folder (damaged: {damaged}, outside: {outside})"
-                )
-            top = tops.pop()
+            top = sorted(tops)[0]
             version = json.loads(packed.read(f"{top}/configs/metadata.json"))["version"]
-    except (zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, ValueError, LookupError) as error:
         raise DataError(f"{archive.name} is no bundle's zip: {error}") from error
+    if damaged or outside or len(tops) > 1:
+        raise DataError(
+            f"{archive.name} must hold one bundle in one folder; folders: {', '.join(sorted(tops))}; damaged: "
+            f"{damaged or 'none'}; outside of it: {', '.join(outside) or 'none'}"
+        )
     return {"name": top, "version": version, "sha256": found, "size": archive.stat().st_size}
 
 

@@ -1,0 +1,140 @@
+"""Phantom gliomas: signs agree with the genotype as often as asked, show where the map says, and size says nothing."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, label
+
+from shared.data.phantom_anatomy import ellipsoid_anatomy, phantom_tracts
+from shared.data.phantom_brains import (
+    PLANTED,
+    SIGNS,
+    bayes_auc,
+    draw_patients,
+    paint_patient,
+    tumour_shape,
+)
+
+STRENGTHS = {"shape": 0.9, "intensity": 0.8, "tracts": 0.7}
+
+
+@pytest.fixture(scope="module")
+def anatomy():
+    return ellipsoid_anatomy()
+
+
+@pytest.fixture(scope="module")
+def atlas(anatomy):
+    return phantom_tracts(anatomy, regions=20, streamlines=6)
+
+
+def paint(anatomy, atlas, seed=3, **signs):
+    row = {"diameter_mm": 32.0, **dict.fromkeys(SIGNS, 1), **signs}
+    return paint_patient(row, anatomy, atlas, np.random.default_rng(seed), tracts=3)
+
+
+def test_signs_agree_with_the_label_as_often_as_asked_and_independently():
+    rows = draw_patients(2000, STRENGTHS, 0.8, np.random.default_rng(0))
+    table = np.array([[row[key] for key in ("label", *SIGNS, "diameter_mm", "age", "grade")] for row in rows])
+    mutant = table[:, 0] == 1
+    assert mutant.sum() == 1000
+    for column, sign in enumerate(SIGNS, 1):
+        agree = table[:, column] == table[:, 0]
+        assert agree[mutant].mean() == pytest.approx(STRENGTHS[sign], abs=1e-3)
+        assert agree[~mutant].mean() == pytest.approx(STRENGTHS[sign], abs=1e-3)
+    # given the genotype they say nothing of each other, and size nothing of the genotype
+    for group in (mutant, ~mutant):
+        between = np.corrcoef(table[group, 1:4].T)[np.triu_indices(3, 1)]
+        assert np.abs(between).max() < 0.08
+    assert abs(np.corrcoef(mutant, table[:, 4])[0, 1]) < 0.01
+    # Cohen's d of age, mutants the younger
+    ages = table[:, 5]
+    assert (ages[~mutant].mean() - ages[mutant].mean()) / ages[mutant].std() == pytest.approx(0.8, abs=0.1)
+    assert set(table[:, 6]) == {2, 3, 4}
+
+
+def test_without_an_effect_covariates_say_nothing_and_a_half_takes_a_sign_away():
+    rows = draw_patients(1000, {**STRENGTHS, "tracts": 0.5}, 0.0, np.random.default_rng(1))
+    labels = np.array([row["label"] for row in rows])
+    for key in ("age", "grade", "tracts"):
+        assert abs(np.corrcoef(labels, [row[key] for row in rows])[0, 1]) < 0.02
+
+
+def test_the_best_readers_auc_equals_that_of_drawn_patients():
+    from sklearn.metrics import roc_auc_score
+
+    rows = draw_patients(6000, STRENGTHS, 0.8, np.random.default_rng(2))
+    odds = {sign: np.log(p / (1 - p)) for sign, p in STRENGTHS.items()}
+    scores = [sum(odds[sign] * row[sign] for sign in SIGNS) for row in rows]
+    assert roc_auc_score([row["label"] for row in rows], scores) == pytest.approx(bayes_auc(STRENGTHS), abs=8e-3)
+    assert bayes_auc({"shape": 0.5}) == 0.5 and bayes_auc({"shape": 1.0}) == 1.0
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+def test_a_tumour_is_one_piece_of_the_size_asked_for_inside_the_brain(anatomy, irregular):
+    for seed in range(3):
+        depth, mask, spicules = tumour_shape(anatomy, 30.0, irregular, np.random.default_rng(seed))
+        assert mask.sum() * 8 == pytest.approx(np.pi / 6 * 30**3, rel=0.01)
+        assert label(mask)[1] == 1 and not (mask & ~anatomy.brain).any() and np.array_equal(mask, depth > 0)
+        assert spicules.any() == irregular and not (spicules & ~mask).any()
+
+
+def test_an_irregular_tumour_has_the_rougher_surface(anatomy):
+    def surface(irregular, seed):
+        mask = tumour_shape(anatomy, 36.0, irregular, np.random.default_rng(seed))[1]
+        return (binary_dilation(mask) & ~mask).sum()
+
+    assert min(surface(True, s) for s in range(4)) > 1.1 * max(surface(False, s) for s in range(4))
+
+
+def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
+    smooth = paint(anatomy, atlas)
+    assert set(np.unique(smooth["planted"])) == {0, PLANTED["mismatch"]} and smooth["tracts"] == []
+    rough = paint(anatomy, atlas, shape=0, intensity=0, tracts=0)
+    codes = PLANTED["spicules"], PLANTED["enhancing_rim"], PLANTED["infiltrated_tracts"]
+    assert set(np.unique(rough["planted"])) == {0, *codes} and len(rough["tracts"]) == 3
+
+    images, planted, mask = smooth["images"], smooth["planted"], smooth["mask"] > 0
+    core = planted == PLANTED["mismatch"]
+    shell = mask & ~binary_dilation(core, iterations=2)
+    assert images["FLAIR"][core].mean() < 0.7 * images["FLAIR"][shell].mean()
+    assert images["T2"][core].mean() == pytest.approx(images["T2"][shell].mean(), rel=0.15)
+
+    images, planted, mask = rough["images"], rough["planted"], rough["mask"] > 0
+    rim, spread = (planted == PLANTED[code] for code in ("enhancing_rim", "infiltrated_tracts"))
+    assert images["T1c"][rim].mean() > 1.4 * images["T1c"][anatomy.brain].mean()
+    assert images["T1"][rim].mean() < images["T1"][anatomy.brain].mean()
+    # beyond the mask, along the tracts that were chosen
+    reach = np.zeros(mask.shape, bool)
+    for edge in rough["tracts"]:
+        reach.ravel()[atlas.tract(edge)[0]] = True
+    assert not (spread & mask).any() and (spread & binary_dilation(reach)).sum() > 0.99 * spread.sum()
+
+
+def test_infiltration_is_bright_on_flair_and_takes_fa_away(anatomy, atlas):
+    with_spread, without = (paint(anatomy, atlas, tracts=sign) for sign in (0, 1))
+    # the same draws up to here: the same tumour
+    assert np.array_equal(with_spread["mask"], without["mask"])
+    spread = with_spread["planted"] == PLANTED["infiltrated_tracts"]
+    spread &= anatomy.white > 0.9
+    assert spread.sum() > 50
+    for name, least in (("FLAIR", 1.2), ("T2", 1.2)):
+        assert with_spread["images"][name][spread].mean() > least * without["images"][name][spread].mean()
+    assert with_spread["fa"][spread].mean() < 0.85 * without["fa"][spread].mean()
+
+
+def test_volumes_are_small_whole_numbers_and_zero_outside_the_brain(anatomy, atlas):
+    painted = paint(anatomy, atlas)
+    for array in (*painted["images"].values(), painted["fa"]):
+        assert array.dtype == np.uint8 and not array[~anatomy.brain].any()
+    assert all((array[anatomy.brain] > 0).all() for array in painted["images"].values())
+    centre = np.argwhere(painted["mask"]).mean(0) * 2 + (-90, -126, -72)
+    assert np.allclose(painted["centre_mm"], centre, atol=0.06)
+
+
+def test_phantom_tracts_mirror_their_regions(anatomy, atlas):
+    assert atlas.num_regions == 20 and atlas.num_tracts >= 40 and len(np.unique(atlas.pairs)) == 20
+    labels = np.asarray(atlas.regions)
+    sizes = np.bincount(labels.ravel())[1:]
+    assert sizes.min() > 0.2 * sizes.max() and not labels[~anatomy.brain].any()
+    left = (labels > 0) & (labels % 2 == 1)
+    assert (np.argwhere(left)[:, 0] <= 46).mean() > 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import TracebackType
 
@@ -32,15 +33,22 @@ class CheckpointError(RuntimeError):
 def plain_errors() -> None:
     """From here on, an error of this module ends the program with its message alone.
 
-    MONAI wraps what a config's component raises into several errors of its own, whose tracebacks bury the message.
+    So does a setting that a component of this repository refuses (its ``ValueError``), named with the component. MONAI
+    wraps what a config's component raises into several errors of its own, whose tracebacks bury the message.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
+        component = None
         while cause is not None:
             if isinstance(cause, (DataError, CheckpointError)):
                 print(f"\nError: {cause}", file=sys.stderr)
                 return
+            if component and type(cause) is ValueError:
+                print(f"\nError: {component}: {cause}", file=sys.stderr)
+                return
+            found = re.match(r"Failed to instantiate component '(shared\.[\w.]+)'", str(cause))
+            component = found and found[1]
             cause = cause.__cause__
         sys.__excepthook__(kind, error, traceback)
 

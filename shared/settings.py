@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, DataError
 from shared.evaluation.bundle_config import merge_configs, split_key
 from shared.io import write_json
 
@@ -81,7 +81,7 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line; None: this process's. Commands other than ``monai.bundle run`` are not checked.
 
     Raises:
-        ValueError: a name that is in none of the config files, with the nearest ones that are.
+        DataError: a name that is in none of the config files, with the nearest ones that are.
     """
     arguments = list(sys.argv if arguments is None else arguments)
     if len(arguments) < 2 or arguments[1] != "run" or "monai" not in arguments[0]:
@@ -107,7 +107,7 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
             if part not in place:
                 near = difflib.get_close_matches(part, place, n=3)
                 hint = f" Did you mean {' or '.join(f'--{name.replace(part, key)}' for key in near)}?" if near else ""
-                raise ValueError(f"--{name} is no key of {', '.join(files)}.{hint}")
+                raise DataError(f"--{name} is no key of {', '.join(files)}.{hint}")
             place = place[part]
 
 

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+from monai.bundle import ConfigParser
 
 from shared.errors import CheckpointError, DataError, plain_errors
 
@@ -35,6 +36,25 @@ def test_a_users_error_is_shown_without_what_monai_wraps_around_it(hook, kind, c
     except Exception as error:
         hook(error)
     assert capsys.readouterr().err == "\nError: P1: mask is empty\n"
+
+
+def shown_by(hook, settings, capsys):
+    """What a user sees of a config whose component refuses its settings."""
+    parser = ConfigParser({"part": settings})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("part")
+    hook(caught.value)
+    return capsys.readouterr().err
+
+
+def test_a_setting_that_is_refused_is_named_with_its_component(hook, capsys):
+    views = {"_target_": "shared.engines.DihedralInferer", "views": 9}
+    message = "A square has 8 flips and right-angle rotations: views must be 1 to 8, got 9."
+    assert shown_by(hook, views, capsys) == f"\nError: shared.engines.DihedralInferer: {message}\n"
+    # what others refuse, and what a component stumbles over, keeps its traceback
+    other = {"_target_": "torch.nn.Dropout", "p": 2.0}
+    assert "Traceback" in shown_by(hook, other, capsys)
+    assert "TypeError" in shown_by(hook, {**views, "view": 1}, capsys)
 
 
 def test_any_other_error_keeps_its_traceback(hook, capsys):

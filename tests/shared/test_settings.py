@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, DataError
 from shared.networks import IRCLClassifier
 from shared.settings import check_overrides, save_settings, trained_network, trained_settings
 
@@ -104,7 +104,7 @@ def test_keys_of_any_of_the_files_are_taken(files, arguments):
     ],
 )
 def test_a_misspelt_override_is_refused_with_a_suggestion(files, argument, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         check_overrides(command(files, argument, "3"))
 
 
@@ -113,7 +113,7 @@ def test_config_files_are_found_in_any_form(files, form):
     prefix = command([], "--sed", "1")[:-2]
     for tail in (["--config_file", form.format(*files)], [f"--config_file={form.format(*files)}"]):
         check_overrides([*prefix[:2], "--seed", "1", *tail])
-        with pytest.raises(ValueError, match=r"Did you mean --seed"):
+        with pytest.raises(DataError, match=r"Did you mean --seed"):
             check_overrides([*prefix, *tail])
 
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -156,25 +155,18 @@ def cross_validate(args: argparse.Namespace) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, or compare what was run."""
     args = arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # also where a shell started this in the background, which leaves SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
-    from shared.evaluation.comparison import comparison_table
-    from shared.evaluation.processes import FoldError
+    from shared.evaluation.processes import resumable
 
-    try:
+    with resumable("cross_validate"):
         if args.report:
+            from shared.evaluation.comparison import comparison_table
+
             table = comparison_table(args.report, bootstrap=args.bootstrap)
             with atomic_path(args.output) as temporary:
                 temporary.write_text(table, encoding="utf-8")
             print(table)
             return
         output = cross_validate(args)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (DataError, FoldError) as error:
-        raise SystemExit(f"cross_validate: {error}") from None
     print((output / "results.md").read_text(encoding="utf-8"))
     print(f"Table, pictures and predictions: {output}")
 

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -237,18 +236,10 @@ def report(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, or go on."""
     args = arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # also where a shell started this in the background, which leaves SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
-    from shared.evaluation.processes import FoldError
+    from shared.evaluation.processes import resumable
 
-    try:
+    with resumable("label_efficiency"):
         output = label_efficiency(args)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (DataError, FoldError) as error:
-        raise SystemExit(f"label_efficiency: {error}") from None
     print((output / "label_efficiency.md").read_text(encoding="utf-8"))
     print(f"Table, picture and predictions: {output}")
 

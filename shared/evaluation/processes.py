@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +53,25 @@ def run_environment(threads: int) -> dict[str, str]:
 
 class FoldError(RuntimeError):
     """A command of a fold failed; the message ends with the end of its log."""
+
+
+@contextmanager
+def resumable(name: str) -> Iterator[None]:
+    """An experiment that Ctrl-C or SIGTERM ends with status 130, and a wrong datum or a failed run with its message.
+
+    Args:
+        name: of the script, before the message.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # also where a shell started this in the background, which leaves SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (DataError, FoldError) as error:
+        raise SystemExit(f"{name}: {error}") from None
 
 
 class FoldRun:

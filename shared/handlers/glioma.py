@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ignite.engine import Engine, Events
 from shared.checkpoint import load_checkpoint, load_weights, part_of
 from shared.data.atlas import TractAtlas
 from shared.data.glioma_rows import GliomaRows
+from shared.distributed import from_main, is_main
 from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
 from shared.errors import CheckpointError, DataError
 from shared.io import write_json
@@ -62,7 +64,8 @@ class StartContrast:
             (self.nodes, features.nodes, "", "nodes_run"),
             (self.edges, features.edges, "mri.", "edges_run"),
         ):
-            state = part_of(load_checkpoint(path, hint=f"Run that stage first: --run_id {run}."), "network", path)
+            hint = f"Run that stage first: --run_id {run}."
+            state = part_of(from_main(partial(load_checkpoint, path, hint=hint)), "network", path)
             kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             load_weights(module, kept, path)
         features.fit_attributes(*brain_networks(self.rows, features, self.device, standardised=False))
@@ -92,7 +95,8 @@ class StartPopulation:
         if engine.should_terminate or engine.state.epoch > 0:
             return
         network, rows = self.network, self.embeddings.rows
-        state = part_of(load_checkpoint(self.path, hint="Run it first: --run_id contrast_run."), "network", self.path)
+        hint = "Run it first: --run_id contrast_run."
+        state = part_of(from_main(partial(load_checkpoint, self.path, hint=hint)), "network", self.path)
         load_weights(FeaturesTraining(network.features), state, self.path)
         seen = set(network.features.seen.tolist())
         again = [
@@ -136,7 +140,7 @@ class SaveAtlas:
 
     def __call__(self, engine: Engine) -> None:
         """Write both; a stage that was skipped keeps those of its training."""
-        if engine.state.epoch == 0 and (self.ckpt_dir / ATLAS_FILE).is_file():
+        if not is_main() or (engine.state.epoch == 0 and (self.ckpt_dir / ATLAS_FILE).is_file()):
             return
         self.atlas.save(self.ckpt_dir / ATLAS_FILE)
         write_json(self.ckpt_dir / SPLIT_FILE, self.parts)

@@ -10,7 +10,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
-from shared.distributed import gather_objects, world_size
 from shared.evaluation.glioma_controls import write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
@@ -79,20 +78,8 @@ class SaveGliomaPredictions(SavePredictions):
 
     def write(self, engine: Engine) -> None:
         """Write tables, metrics, pictures and files per patient."""
-        if self.gathered():
-            with eval_mode(self.network):  # the evaluator's own has ended
-                self._write()
-
-    def gathered(self) -> bool:
-        """Bring the rows of all processes together, and what their graphs were given."""
-        if world_size() > 1:
-            moved = [tuple(x if x is None else x.cpu() for x in given) for given in self._inputs]
-            everyone = gather_objects((moved, [logits.cpu() for logits in self._own]))
-            device = self.network.bank_labels.device
-            inputs = [given for part, _ in everyone for given in part]
-            self._inputs = [tuple(x if x is None else x.to(device) for x in given) for given in inputs]
-            self._own = [logits.to(device) for _, part in everyone for logits in part]
-        return super().gathered()
+        with eval_mode(self.network):  # the evaluator's own has ended
+            self._write()
 
     def _write(self) -> None:
         population = self.network.population

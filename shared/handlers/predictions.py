@@ -60,10 +60,14 @@ class SavePredictions:
             row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
             self.rows.append(row | {"probability": float(output["pred"][1])})
 
+    def gathered(self) -> bool:
+        """Bring the rows of all processes together; whether this process is the one that writes them."""
+        self.rows = [row for rows in gather_objects(self.rows) for row in rows]
+        return is_main()
+
     def write(self, engine: Engine) -> None:
         """Write table, metrics and pictures, of the cases of all processes."""
-        self.rows = [row for rows in gather_objects(self.rows) for row in rows]
-        if not is_main():
+        if not self.gathered():
             return
         draws = {"bootstrap": self.bootstrap, "seed": self.seed}
         write_predictions(self.output_dir, self.rows, class_names=self.class_names, **draws)

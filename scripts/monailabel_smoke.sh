@@ -24,8 +24,8 @@ else
     PYTHON="${PYTHON:-python3.11}"
     install requirements-monailabel.txt
     "$VENV/bin/python" -c 'import monailabel' 2>/dev/null ||
-        "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --quiet --no-deps monailabel==0.8.5 ||
-        die "pip cannot install monailabel 0.8.5"
+        "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps monailabel==0.8.5 \
+            >>"$VENV/install.log" 2>&1 || die "pip cannot install monailabel 0.8.5 (.venv-monailabel/install.log)"
 fi
 python="$VENV/bin/python"
 "$python" -c 'import sys; from importlib.metadata import version; sys.exit(version("monailabel") != "0.8.5")' 2>/dev/null ||

@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data.cohort import (
+    USUAL_FOLDS,
     add_section_options,
     check_options,
     collect,
@@ -177,6 +178,8 @@ def prepare(options: argparse.Namespace) -> None:
         fa=any(patient["paths"].dwi for patient in patients.values()),
         seed=options.seed,
     )
+    known = [{"patient": name, **({"label": p["label"]} if "label" in p else {})} for name, p in patients.items()]
+    divide(known, patients, options)  # too few for the folds or the test fraction is said now, not after hours
     tools = load_tools(steps)  # what is not installed is said before anything is done
     if tools is not None and not steps.already_mni:
         print(f"registration: {tools.method}" + (f"; {tools.note}" if tools.note else ""))
@@ -233,6 +236,8 @@ def prepare(options: argparse.Namespace) -> None:
     for line in problems:
         print(f"left out: {line}")
     report(options, training, testing, missing, lacking, kept)
+    if training and "fold" not in training[0] and options.folds is None:
+        print(f"no folds: a class has fewer than {USUAL_FOLDS} patients")
     flagged = [row["patient"] for row in rows if row["flags"]]
     if flagged:
         print(f"look at the pictures in {options.output / 'qc'} of {', '.join(flagged)}: registration.csv says why")
@@ -263,6 +268,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--covariates", type=comma_list, help="columns of numbers to keep (age and grade, where there are any)")
     add("--name", help="of the cohort (the folder's)")
     add_section_options(parser)
+    parser.set_defaults(folds=None)
     add("--skip-failed", action="store_true", help="leave out patients whose preparation failed")
     add("--jobs", type=positive_int, default=1, help="patients at a time (1)")
     steps = parser.add_argument_group("steps")

@@ -14,6 +14,7 @@ from shared.errors import DataError
 
 EMPTY = ("", "na", "n/a", "nan", "none", "null", "-", "?")
 YES = ("1", "1.0", "true", "yes", "y", "test", "testing")
+USUAL_FOLDS = 5
 NO = ("0", "0.0", "false", "no", "n", "train", "training", "")
 
 
@@ -162,7 +163,10 @@ def split_off(cases: list[dict], fraction: float, seed: int) -> set[str]:
 
 
 def divide(cases: list[dict], patients: dict[str, dict], options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """Cases of the training section, with folds, and of the testing section, as the command line asks."""
+    """Cases of the training section, with folds, and of the testing section, as the command line asks.
+
+    Where ``options.folds`` is None there are ``USUAL_FOLDS``, or none where a label has fewer patients than that.
+    """
     tested: set[str] = set()
     if options.inference:
         tested = set(patients)
@@ -172,8 +176,12 @@ def divide(cases: list[dict], patients: dict[str, dict], options: argparse.Names
         tested = split_off(cases, options.test_fraction, options.seed)
     training = [case for case in cases if case["patient"] not in tested]
     testing = [case for case in cases if case["patient"] in tested]
-    if options.folds and not options.inference:
-        training = assign_folds(training, options.folds, options.seed)
+    folds = options.folds
+    if folds is None:
+        fewest = min(Counter(case.get("label") for case in training).values(), default=0)
+        folds = USUAL_FOLDS if fewest >= USUAL_FOLDS else 0
+    if folds and not options.inference:
+        training = assign_folds(training, folds, options.seed)
     return training, testing
 
 
@@ -195,7 +203,7 @@ def comma_list(text: str) -> list[str]:
 def add_section_options(parser: argparse.ArgumentParser) -> None:
     """Options on folds and sections, and on patients that lack something."""
     add = parser.add_argument
-    add("--folds", type=int, default=5, help="stratified folds by patient (5); 0: none")
+    add("--folds", type=int, default=USUAL_FOLDS, help=f"stratified folds by patient ({USUAL_FOLDS}); 0: none")
     add("--seed", type=int, default=0, help="of folds and test fraction (0)")
     test = parser.add_mutually_exclusive_group()
     test.add_argument(

@@ -40,7 +40,12 @@ def fractional_anisotropy(
     except ImportError as error:
         raise DataError(f"FA from diffusion images needs dipy: {_INSTALL}") from error
     image = nib.load(dwi)
-    values, directions = reading.read_bvals_bvecs(str(bval), str(bvec))
+    try:
+        values, directions = reading.read_bvals_bvecs(str(bval), str(bvec))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{bval} and {bvec} cannot be read ({error}); write b-values and directions as FSL does"
+        ) from error
     count = image.shape[3] if len(image.shape) == 4 else 1
     if not count == len(values) == len(directions):
         raise DataError(

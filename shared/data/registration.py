@@ -16,6 +16,8 @@ from shared.data.mni import Volume
 from shared.errors import DataError
 
 INSTALL = "pip install antspyx (ANTs SyN, the default), or pip install SimpleITK (its affine registration only)"
+SHRINK = (4, 2, 1)  # levels of SimpleITK's registration
+SAMPLES = 100_000  # voxels that its metric sees at a level
 METHODS = ("auto", "syn", "ants-affine", "sitk-affine")
 
 
@@ -142,13 +144,15 @@ class SitkRegistration:
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(0.05, self._seed)
+        voxels = [fixed.GetNumberOfPixels() / shrink**3 for shrink in SHRINK]
+        method.SetMetricSamplingPercentagePerLevel([min(1.0, SAMPLES / count) for count in voxels], self._seed)
         if mask is not None:
             method.SetMetricMovingMask(mask)
         method.SetInterpolator(sitk.sitkLinear)
-        method.SetOptimizerAsGradientDescent(1.0, 100, 1e-6, 10)
+        # steps that shorten: a fixed rate walks away from a start that is right already
+        method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 200, relaxationFactor=0.5)
         method.SetOptimizerScalesFromPhysicalShift()
-        method.SetShrinkFactorsPerLevel([4, 2, 1])
+        method.SetShrinkFactorsPerLevel(SHRINK)
         method.SetSmoothingSigmasPerLevel([2, 1, 0])
         method.SetInitialTransform(start, inPlace=False)
         method.SetNumberOfThreads(1)  # sums of several threads differ in their last digits

@@ -1,0 +1,123 @@
+"""Both libraries put a head back where it was; without them the message says what to install."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from shared.data.mni import Volume, resample
+from shared.data.registration import INSTALL, choose_registration, dice
+from shared.errors import DataError
+from tests.tiny_heads import SHAPE, brain, native_affine, stripped, tumour
+
+HAVE = {"ants": importlib.util.find_spec("ants"), "SimpleITK": importlib.util.find_spec("SimpleITK")}
+LIBRARIES = [
+    pytest.param(method, marks=pytest.mark.skipif(not HAVE[package], reason=f"needs {package}: {INSTALL}"))
+    for method, package in (("syn", "ants"), ("ants-affine", "ants"), ("sitk-affine", "SimpleITK"))
+]
+LIBRARY = [LIBRARIES[1], LIBRARIES[2]]
+
+
+def lumpy(affine=None):
+    """A brain whose front, side and height look different, as a registration needs them."""
+    image = stripped(0, affine)
+    rng = np.random.default_rng(4)
+    from scipy.ndimage import gaussian_filter
+
+    image = image + (image > 0) * 2000 * gaussian_filter(rng.standard_normal(SHAPE), 2.5)
+    return Volume(np.maximum(image, 0).astype(np.float32), native_affine() if affine is None else affine)
+
+
+def shifted(volume, millimetres):
+    """The same voxels, said to lie elsewhere."""
+    affine = volume.affine.copy()
+    affine[:3, 3] += millimetres
+    return Volume(volume.array, affine)
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_a_shifted_head_is_put_back(method):
+    tools, fixed = choose_registration(method), lumpy()
+    moving = shifted(fixed, (9.0, -6.0, 5.0))
+    back = tools.apply([tools.rigid(fixed, moving)], moving, fixed)
+    inside = brain()
+    before = resample(moving, SHAPE, fixed.affine).array
+    assert np.corrcoef(before[inside], fixed.array[inside])[0, 1] < 0.7
+    assert np.corrcoef(back.array[inside], fixed.array[inside])[0, 1] > 0.97
+    assert back.array.shape == SHAPE and np.array_equal(back.affine, fixed.affine)
+
+
+@pytest.mark.parametrize("method", LIBRARIES)
+def test_a_larger_head_is_fitted_and_the_lesion_moves_with_it(method):
+    tools, fixed = choose_registration(method), lumpy()
+    affine = np.diag([1.12, 1.12, 1.12, 1.0]) @ fixed.affine
+    moving = Volume(fixed.array, affine)
+    warp = tools.to_template(fixed, moving, brain() & ~tumour())
+    mask = tools.apply([warp], Volume(tumour().astype(np.float32), affine), fixed, nearest=True)
+    assert set(np.unique(mask.array)) == {0, 1} and dice(mask.array, tumour()) > 0.85
+    found = tools.apply([warp], Volume(brain().astype(np.float32), affine), fixed, nearest=True)
+    assert dice(found.array, brain()) > 0.97
+    assert ("affine" in tools.method) == ("affine" in method)
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_of_two_warps_the_first_made_is_the_first_applied(method):
+    tools, fixed = choose_registration(method), lumpy()
+    middle = shifted(fixed, (12.0, 0.0, 0.0))
+    far = shifted(fixed, (12.0, 10.0, 0.0))
+    one, two = tools.rigid(middle, far), tools.rigid(fixed, middle)
+    back = tools.apply([one, two], far, fixed)
+    assert np.corrcoef(back.array[brain()], fixed.array[brain()])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_n4_takes_a_bias_field_away(method):
+    tools, flat = choose_registration(method), np.where(brain(), 400.0, 0)
+    field = np.linspace(0.7, 1.3, SHAPE[0])[:, None, None]
+    noise = np.random.default_rng(0).normal(0, 4, SHAPE)
+    given = Volume(np.where(brain(), flat * field + noise, 0).astype(np.float32), native_affine())
+    done = tools.n4(given, brain()).array[brain()]
+    assert done.std() / done.mean() < 0.5 * given.array[brain()].std() / given.array[brain()].mean()
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_the_same_seed_gives_the_same_warp(method):
+    fixed = lumpy()
+    moving = shifted(fixed, (4.0, 3.0, 0.0))
+    first, second = (
+        (tools := choose_registration(method, seed=3)).apply([tools.rigid(fixed, moving)], moving, fixed).array
+        for _ in range(2)
+    )
+    assert np.abs(first - second).max() < 1e-2 * first.max()
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(DataError, match="registration must be one of auto, syn, ants-affine, sitk-affine, got 'fast'"):
+        choose_registration("fast")
+
+
+def test_without_either_library_the_message_names_both(monkeypatch):
+    for package in ("ants", "SimpleITK"):
+        monkeypatch.setitem(sys.modules, package, None)
+    message = r"pip install antspyx .* or pip install SimpleITK .*--already-mni --no-n4"
+    for method in ("syn", "sitk-affine"):
+        with pytest.raises(DataError, match=message):
+            choose_registration(method)
+
+
+@pytest.mark.skipif(not HAVE["SimpleITK"], reason="needs SimpleITK: pip install SimpleITK")
+def test_without_antspyx_simpleitk_stands_in_and_says_so(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ants" else real(name, *more))
+    tools = choose_registration("auto")
+    assert tools.method == "SimpleITK affine" and "affine only" in tools.note
+
+
+@pytest.mark.skipif(not HAVE["SimpleITK"], reason="needs SimpleITK: pip install SimpleITK")
+def test_a_sheared_affine_is_refused():
+    affine = native_affine()
+    affine[0, 1] = 1.0
+    tools = choose_registration("sitk-affine")
+    with pytest.raises(DataError, match="not at right angles"):
+        tools.n4(Volume(stripped(), affine), brain())

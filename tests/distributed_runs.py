@@ -33,7 +33,7 @@ class Witness:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
 
     def __call__(self, engine):
-        content = {"gradients": {key: p.grad.clone() for key, p in self.network.named_parameters()}}
+        content = {"gradients": {k: p.grad.clone() for k, p in self.network.named_parameters() if p.grad is not None}}
         if self.bank is not None:
             content |= {key: value.clone() for key, value in self.bank.state_dict().items()}
         torch.save(content, self.path.with_name(f"{self.path.name}_{rank()}.pt"))
@@ -103,7 +103,7 @@ def torchrun(commands, *, processes=2):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [*launch, __file__, json.dumps(commands)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     return done.stdout + done.stderr
 
 

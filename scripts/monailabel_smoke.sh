@@ -32,16 +32,15 @@ python="$VENV/bin/python"
     die "$VENV does not hold monailabel 0.8.5: see requirements-monailabel.txt"
 
 work="$(mktemp -d)"
-server=""
-stop() { # end the server, and clear away; after a failure the log is shown
-    local status=$?
+stop() { # end the server and whoever waits for it, and clear away; after a failure the log is shown
+    local status=$? running
     trap - EXIT
-    if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
-        kill "$server" 2>/dev/null || true
-        for _ in $(seq 50); do kill -0 "$server" 2>/dev/null || break; sleep 0.2; done
-        kill -9 "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-    fi
+    running="$(jobs -p)"
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill $running 2>/dev/null || true
+    for _ in $(seq 50); do [ -n "$(jobs -pr)" ] || break; sleep 0.2; done
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill -9 $running 2>/dev/null || true
     [ "$status" -eq 0 ] || [ ! -f "$work/server.log" ] || tail -n 40 "$work/server.log" >&2
     rm -rf "$work"
     exit "$status"
@@ -50,7 +49,7 @@ trap stop EXIT
 
 step() { # TITLE COMMAND...: within bounds, its output only where it fails
     printf '%s\n' "$1"
-    timeout "$STEP" "${@:2}" >"$work/step.log" 2>&1 || {
+    timeout --foreground "$STEP" "${@:2}" >"$work/step.log" 2>&1 || {
         tail -n 20 "$work/step.log" >&2
         die "stopped: the step above failed"
     }
@@ -82,8 +81,8 @@ cd "$work"
 env -u PYTHONPATH "$python" -m monailabel.main start_server --app "$work/monaibundle" --studies "$work/studies" \
     --host 127.0.0.1 --port "$port" --conf models ircl_mvi --conf zoo_source local --conf sam2 false \
     --conf skip_trainers true >"$work/server.log" 2>&1 &
-server=$!
-no_proxy=127.0.0.1 timeout $((START + ANSWER)) "$python" "$ROOT/scripts/monailabel_client.py" "$image" \
-    --server "http://127.0.0.1:$port" --studies "$work/studies" --output "$work/answer" --start "$START" --answer "$ANSWER" ||
-    die "stopped: the server's answer does not pass; its log follows"
+# in the background, too: a signal then ends the wait at once
+no_proxy=127.0.0.1 timeout --foreground $((START + ANSWER)) "$python" "$ROOT/scripts/monailabel_client.py" "$image" \
+    --server "http://127.0.0.1:$port" --studies "$work/studies" --output "$work/answer" --start "$START" --answer "$ANSWER" &
+wait $! || die "stopped: the server's answer does not pass; its log follows"
 printf 'passed\n'

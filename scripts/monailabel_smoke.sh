@@ -15,7 +15,7 @@ if [ $# -eq 2 ]; then
 fi
 
 # an answer that does not come is a failure, not a reason to wait: seconds for a step, for the server's start, for an answer
-STEP=600 START=300 ANSWER=300
+STEP=900 START=600 ANSWER=600
 if [ -n "${MONAILABEL_VENV:-}" ]; then
     # somebody's own environment: used as it is
     VENV="$(cd "$MONAILABEL_VENV" 2>/dev/null && pwd)" || die "there is no folder $MONAILABEL_VENV (MONAILABEL_VENV)"

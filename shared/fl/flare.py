@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,9 @@ def run_flare(
         DataError: NVFlare is not installed.
         RuntimeError: the simulation ended without a global model.
     """
-    if importlib.util.find_spec("nvflare") is None:
+    if find_spec("nvflare") is None:
         raise DataError("NVFlare is not installed: pip install -r requirements-federated.txt, or use --engine plain.")
-    from nvflare.job_config.api import FedJob
-    from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
+    api, runner = (import_module(f"nvflare.job_config.{name}") for name in ("api", "script_runner"))
 
     from shared.fl.flare_server import BundleFedAvg
 
@@ -46,14 +46,14 @@ def run_flare(
     result = output / "global.pt"
     result.unlink(missing_ok=True)
     write_json(output / "sites.json", {name: dict(settings) for name, settings in sites.items()})
-    job = FedJob(name="bundle")
+    job = api.FedJob(name="bundle")
     server = BundleFedAvg(
         num_clients=len(sites), num_rounds=rounds, start=str(Path(start).resolve()), result=str(result)
     )
     job.to_server(server)
     for name in sites:
         options = {"script": str(CLIENT), "script_args": str(output / "sites.json")}
-        job.to(ScriptRunner(**options, framework=FrameworkType.RAW), name)
+        job.to(runner.ScriptRunner(**options, framework=runner.FrameworkType.RAW), name)
     # the sites' processes find `shared` where this one did, and start from a working directory of their own
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     folder, hook = Path.cwd(), sys.excepthook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 
 def main(settings: str) -> None:
@@ -11,13 +12,13 @@ def main(settings: str) -> None:
     Args:
         settings: the file of :func:`shared.fl.run_flare`.
     """
-    import nvflare.client as flare
     import torch
     from monai.fl.utils.exchange_object import ExchangeObject
 
     from shared.fl.flare import site_settings
     from shared.fl.site import site_algo
 
+    flare = import_module("nvflare.client")
     flare.init()
     name = flare.get_site_name()
     site = site_algo(name=name, **site_settings(settings, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from shared.checkpoint import load_checkpoint, save_checkpoint
 
 FedAvg: Any = object  # NVFlare is an extra: without it this module is still imported, by whatever imports all modules
 with suppress(ImportError):
-    from nvflare.app_common.abstract.fl_model import FLModel
-    from nvflare.app_common.workflows.fedavg import FedAvg
+    FLModel: Any = import_module("nvflare.app_common.abstract.fl_model").FLModel
+    FedAvg = import_module("nvflare.app_common.workflows.fedavg").FedAvg
 
 
 class BundleFedAvg(FedAvg):

@@ -1,0 +1,140 @@
+"""Steps of one patient's preparation, each against what is known of a tiny head."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from shared.data.mni import Volume, load_template, mni_affine
+from shared.data.prepare import save_nifti
+from shared.data.prepare_glioma import (
+    MARGIN_MM,
+    Native,
+    PatientFiles,
+    Steps,
+    fingerprint,
+    quality,
+    read_mask,
+    read_patient,
+    register_patient,
+    strip_skull,
+)
+from shared.errors import DataError
+from tests.tiny_heads import (
+    SPACING,
+    HeaderRegistration,
+    brain,
+    coordinates,
+    native_affine,
+    on_mni,
+    stripped,
+    tumour,
+    write_patient,
+    write_template,
+)
+
+STEPS = Steps(n4=False, histogram=False, smoothing=0.0, fa=False)
+
+
+def files_of(folder, name="P1", **more):
+    images = {sequence: folder / name / f"{name}_{sequence.lower()}.nii.gz" for sequence in STEPS.sequences}
+    return PatientFiles(name, images, folder / name / f"{name}_seg.nii.gz", **more)
+
+
+def test_labels_of_a_mask_are_joined_or_chosen(tmp_path):
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[0], array[1], array[2] = 1, 2, 4
+    save_nifti(tmp_path / "m.nii.gz", array, np.eye(4))
+    assert read_mask(tmp_path / "m.nii.gz").array.sum() == 48
+    assert read_mask(tmp_path / "m.nii.gz", (1, 4)).array.sum() == 32
+    with pytest.raises(DataError, match=r"the mask is empty \(none of the labels 3 in it\)"):
+        read_mask(tmp_path / "m.nii.gz", (3,))
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 1], [0, 0.5, 1], np.arange(100)])
+def test_what_is_no_mask_is_refused(tmp_path, values):
+    array = np.resize(np.asarray(values, np.float32), (5, 5, 4))
+    save_nifti(tmp_path / "m.nii.gz", array, np.eye(4))
+    with pytest.raises(DataError, match="is no mask: 0 and a few positive whole numbers are needed"):
+        read_mask(tmp_path / "m.nii.gz")
+
+
+def test_a_mask_drawn_on_another_sequence_moves_with_it(tmp_path):
+    write_patient(tmp_path, "P1")
+    # FLAIR and the mask lie on a grid of their own, where the scanner had the head 8 mm further left
+    affine = native_affine()
+    affine[:3, 3] += (-8, 0, 0)
+    save_nifti(tmp_path / "P1/P1_flair.nii.gz", stripped(3).astype(np.int16), affine)
+    save_nifti(tmp_path / "P1/P1_seg.nii.gz", tumour().astype(np.uint8), affine)
+    native = read_patient(files_of(tmp_path), STEPS, HeaderRegistration((8.0, 0, 0)))
+    assert np.array_equal(native.mask.array, tumour())
+    assert np.corrcoef(native.images["FLAIR"].array[brain()], stripped(3)[brain()])[0, 1] > 0.99
+
+
+def test_a_brain_mask_that_is_given_strips_the_skull(tmp_path):
+    head = np.where(brain(), stripped(), 500.0)
+    write_patient(tmp_path, "P1", image=head)
+    save_nifti(tmp_path / "P1/P1_brainmask.nii.gz", brain().astype(np.uint8), native_affine())
+    native = read_patient(files_of(tmp_path, brain=tmp_path / "P1/P1_brainmask.nii.gz"), STEPS, HeaderRegistration())
+    assert np.array_equal(native.brain.array, brain())
+    assert all(not volume.array[~brain()].any() for volume in native.images.values())
+
+
+def test_a_command_strips_the_skull_or_says_why_not(tmp_path):
+    volume = Volume(stripped(), native_affine())
+    copy = tmp_path / "copy.py"
+    copy.write_text("import shutil, sys\nshutil.copy(sys.argv[1], sys.argv[2])\n")
+    found = strip_skull(f"{sys.executable} {copy} {{input}} {{output}}", volume)
+    assert (found ^ brain()).sum() < 0.01 * brain().sum()
+    copy.write_text("import sys\nsys.exit('no licence')\n")
+    with pytest.raises(DataError, match="ended with 1 and no brain: no licence"):
+        strip_skull(f"{sys.executable} {copy} {{input}} {{output}}", volume)
+    with pytest.raises(DataError, match="cannot be run"):
+        strip_skull("no_such_tool {input} {output}", volume)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return write_template(tmp_path_factory.mktemp("template") / "t1.nii.gz")
+
+
+def native():
+    volumes = {name: Volume(stripped(number), native_affine()) for number, name in enumerate(STEPS.sequences)}
+    return Native(volumes, Volume(tumour(), native_affine()), Volume(brain(), native_affine()))
+
+
+def test_the_registration_does_not_see_the_tumour_nor_its_margin(template):
+    tools = HeaderRegistration()
+    steps = Steps(template=str(template))
+    images, mask, found, warps = register_patient(native(), steps, tools, load_template(template))
+    radius = np.linalg.norm(coordinates() - (30, -10, 15), axis=-1)
+    assert not tools.metric_mask[radius < 16 + MARGIN_MM - SPACING / 2].any()
+    assert (
+        tools.metric_mask[brain() & (radius > 16 + MARGIN_MM + SPACING)].all() and not tools.metric_mask[~brain()].any()
+    )
+    assert np.array_equal(mask.array, on_mni(tumour(), nearest=True).array > 0) and len(warps) == 1
+    assert set(images) == set(STEPS.sequences) and not images["T2"].array[~found.array].any()
+
+
+def test_quality_flags_a_poor_overlap_and_a_tumour_that_lost_its_volume(template):
+    where = load_template(template)
+    tumour_there, brain_there = (on_mni(part(), nearest=True).array > 0 for part in (tumour, brain))
+    good = quality(native(), Volume(tumour_there, mni_affine()), Volume(brain_there, mni_affine()), where)
+    assert good["dice"] > 0.95 and good["flags"] == "" and good["tumour_ratio"] == pytest.approx(1, abs=0.05)
+    ball = np.linalg.norm(coordinates() - (30, -10, 15), axis=-1) < 13
+    small = on_mni(ball, nearest=True).array > 0
+    moved = np.roll(brain_there, 9, 0)
+    poor = quality(native(), Volume(small, mni_affine()), Volume(moved, mni_affine()), where)
+    assert poor["flags"] == "Dice below 0.9; tumour shrunk against the brain"
+    expected = 2 * (moved & (where.mask.array > 0)).sum() / (moved.sum() + (where.mask.array > 0).sum())
+    assert poor["dice"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_a_result_depends_on_changes_its_fingerprint(tmp_path, template):
+    write_patient(tmp_path, "P1")
+    files = files_of(tmp_path)
+    first = fingerprint(files, STEPS, None)
+    assert fingerprint(files, STEPS, None) == first
+    assert fingerprint(files, Steps(), None) != first and fingerprint(files, STEPS, {"T1": [1.0]}) != first
+    save_nifti(tmp_path / "P1/P1_seg.nii.gz", (2 * tumour(radius=12)).astype(np.uint8), native_affine())
+    assert fingerprint(files, STEPS, None) != first

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from shared.errors import DataError
 from shared.packaging.checks import Result
-from shared.packaging.exports import quiet
+from shared.packaging.inputs import quiet
 
 WORKFLOWS = {"train": ("train",), "evaluate": ("train", "evaluate"), "inference": ("inference",)}
 

@@ -1,0 +1,136 @@
+"""Every bundle packed, downloaded with MONAI's own command, and used where the repository cannot be imported."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.packaging.archive import package_bundle
+from shared.packaging.contents import find_bundles
+from shared.packaging.properties import phantom_data
+from tests.bundle_runs import NOT_PACKAGED, small_settings
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = find_bundles(root=ROOT)
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+QUICK = {"mask#steps": 2}
+
+
+def run_elsewhere(folder, runs, *, fails=()):
+    """Run in processes of their own, from another folder; what each reports. Those of ``fails`` may end in an error."""
+    (folder / "runs.json").write_text(json.dumps(runs))
+    command = [sys.executable, "-P", ROOT / "tests/packaged_runs.py", folder / "runs.json"]
+    subprocess.run(command, check=True, cwd=folder, env=ENVIRONMENT)
+    reports = [json.loads(Path(run["report"]).read_text()) for run in runs]
+    for i, report in enumerate(reports):
+        assert "error" not in report or i in fails, report["error"]
+        assert not report["importable"], "the repository was importable"
+    return reports
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
+def used(request, tmp_path_factory):
+    """A bundle downloaded, trained and used from another folder, then from inside its own: folder, reports."""
+    bundle, folder = request.param, tmp_path_factory.mktemp(request.param.name)
+    if bundle.name in NOT_PACKAGED:
+        pytest.skip(NOT_PACKAGED[bundle.name])
+    archive = package_bundle(bundle, folder / "dist")
+    unpacked, elsewhere = folder / "bundles" / bundle.name, folder / "elsewhere"
+    elsewhere.mkdir()
+    data = str(phantom_data(bundle, ROOT, folder / "data"))
+    overlays = ["cpu"] if (bundle / "configs/cpu.json").is_file() else []
+    settings = small_settings(bundle.name)
+    network = {key: value for key, value in settings.items() if key.startswith("network_def")}
+    inference = json.loads((bundle / "configs/inference.json").read_text(encoding="utf-8"))
+    quick = {key: value for key, value in QUICK.items() if key.split("#")[0] in inference}
+
+    def steps(root, out, **inside):
+        train = [f"{root}/configs/{name}.json" for name in ("train", *overlays)]
+        evaluate, infer = [*train, f"{root}/configs/evaluate.json"], f"{root}/configs/inference.json"
+        meta, model = f"{root}/configs/metadata.json", f"{root}/models/model.pt"
+        common = {"dataset_dir": data, **settings, **inside}
+        export = {"config_file": infer, "meta_file": meta, "ckpt_file": model, "filepath": str(folder / out)}
+        return {
+            "train": ["run", {"config_file": train, **common}],
+            "evaluate": ["run", {"run_id": "evaluate", "config_file": evaluate, **common}],
+            "inference": ["run", {"config_file": infer, "dataset_dir": data, **quick, **inside}],
+            "export": ["ckpt_export", {"net_id": "network_def", **export, **inside}],
+            "verify": [
+                "verify_net_in_out",
+                {"net_id": "network_def", "config_file": train, "meta_file": meta, **network, **inside},
+            ],
+        }
+
+    download = ["download", "--name", bundle.name, "--url", archive.as_uri(), "--bundle_dir", str(unpacked.parent)]
+    from_outside = steps(str(unpacked), "outside.ts", bundle_root=str(unpacked))
+    args = {"bundle_root": str(unpacked)}
+    load = {"name": bundle.name, "bundle_dir": str(unpacked.parent), "workflow_type": "inference", "args_file": args}
+    from_inside = steps(".", "inside.ts")
+    command = ["run", "--config_file", "configs/inference.json", "--dataset_dir", data]
+    command += [word for key, value in quick.items() for word in (f"--{key}", str(value))]
+    runs = [
+        {"cwd": elsewhere, "steps": [["command", download]], "requirements": None},
+        {"cwd": elsewhere, "steps": [*from_outside.values(), ["load", load]]},
+        {"cwd": unpacked, "steps": [from_inside["evaluate"], ["command", command], from_inside["export"]]},
+    ]
+    for i, run in enumerate(runs):
+        run.setdefault("requirements", str(unpacked / "requirements.txt"))
+        run |= {"cwd": str(run["cwd"]), "report": str(folder / f"report{i}.json")}
+    return bundle, folder, run_elsewhere(folder, runs)
+
+
+def test_a_downloaded_bundle_runs_on_its_own_code_from_anywhere(used):
+    bundle, folder, (_, outside, inside) = used
+    assert outside["done"] == ["run", "run", "run", "ckpt_export", "verify_net_in_out", "load"]
+    assert inside["done"] == ["run", "command", "ckpt_export"]
+    unpacked = folder / "bundles" / bundle.name
+    for report in (outside, inside):
+        assert Path(report["shared"]).resolve().parent == (unpacked / "shared").resolve()
+    assert (unpacked / "models/model.pt").is_file() and (unpacked / "eval/inference/predictions.csv").is_file()
+    assert all((folder / f"{place}.ts").stat().st_size > 1000 for place in ("outside", "inside"))
+    assert not list((folder / "elsewhere").iterdir()), "a bundle writes into itself only"
+
+
+def test_a_package_holds_no_tests_no_caches_and_no_outputs(used):
+    bundle, folder, _ = used
+    (archive,) = (folder / "dist").glob("*.zip")
+    listed = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", archive], capture_output=True, text=True, check=True
+    )
+    names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
+    assert all(name.startswith(f"{bundle.name}/") for name in names)
+    tops = {name.split("/")[1] for name in names}
+    assert tops <= {"LICENSE", "configs", "docs", "shared", "requirements.txt", "models"}
+    assert not [name for name in names if "__pycache__" in name or "test" in name.rsplit("/", 1)[-1]]
+
+
+def test_two_bundles_in_one_process_share_one_version_or_are_refused(tmp_path):
+    bundles = [bundle for bundle in BUNDLES if bundle.name not in NOT_PACKAGED][:2]
+    steps = []
+    for bundle in bundles:
+        shutil.unpack_archive(package_bundle(bundle, tmp_path / "dist"), tmp_path)
+        configs = tmp_path / bundle.name / "configs"
+        settings = {key: value for key, value in small_settings(bundle.name).items() if key.startswith("network_def")}
+        files = {
+            "config_file": [f"{configs}/train.json", f"{configs}/cpu.json"],
+            "meta_file": f"{configs}/metadata.json",
+        }
+        given = {"net_id": "network_def", **files, "bundle_root": str(configs.parent), **settings}
+        steps.append(["verify_net_in_out", given])
+    first, second = (tmp_path / bundle.name for bundle in bundles)
+    shutil.copytree(second, tmp_path / "newer")
+    with (tmp_path / "newer/shared/io.py").open("a") as file:
+        file.write("\n# another version\n")
+    newer = [steps[1][0], json.loads(json.dumps(steps[1][1]).replace(str(second), str(tmp_path / "newer")))]
+    runs = [{"cwd": str(tmp_path), "requirements": None, "report": str(tmp_path / f"report{i}.json")} for i in (0, 1)]
+    runs[0]["steps"], runs[1]["steps"] = steps, [steps[0], newer]
+    same, other = run_elsewhere(tmp_path, runs, fails=[1])
+    assert same["done"] == ["verify_net_in_out"] * 2
+    assert Path(same["shared"]).resolve().parent == (first / "shared").resolve()
+    assert other["done"] == ["verify_net_in_out"] and "another version of it" in other["error"]

@@ -1,0 +1,58 @@
+"""Every bundle keeps the rules of ``scripts/verify_bundles.py``, found by glob."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.packaging.checks import cheap_checks, check_schema
+from shared.packaging.contents import find_bundles
+from shared.packaging.exports import ExportChecks
+from shared.packaging.properties import check_properties
+from shared.packaging.verify import main
+from tests.bundle_runs import NOT_PACKAGED, small_settings
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT.parent / "shared/data/monai/meta_schema_20240725.json"
+BUNDLES = find_bundles(root=ROOT)
+each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+@each_bundle
+def test_files_metadata_versions_and_paths(bundle):
+    results = list(cheap_checks(bundle, root=ROOT))
+    assert {result.check: result.problems for result in results if result.problems} == {}
+
+
+@each_bundle
+def test_metadata_fits_monais_schema(bundle):
+    if not SCHEMA.is_file():
+        pytest.skip("MONAI's schema is not beside the repository")
+    assert check_schema(bundle, json.loads(SCHEMA.read_text())).problems == []
+
+
+@each_bundle
+def test_all_properties_have_monais_ids(bundle, tmp_path):
+    results = list(check_properties(bundle, None, tmp_path))
+    assert [result.problems for result in results] == [[], [], []]
+
+
+@each_bundle
+def test_the_network_is_as_described_and_exports_agree(bundle, tmp_path):
+    if bundle.name in NOT_PACKAGED:
+        pytest.skip(NOT_PACKAGED[bundle.name])
+    settings = {key: value for key, value in small_settings(bundle.name).items() if key.startswith("network_def")}
+    overlays = ["cpu"] if (bundle / "configs/cpu.json").is_file() else []
+    results = list(ExportChecks(bundle, tmp_path, overlays=overlays, settings=settings).run())
+    assert {result.check: result.problems for result in results if result.problems} == {}
+    assert [result.status for result in results[:3]] == ["ok"] * 3
+
+
+@pytest.mark.slow
+@each_bundle
+def test_the_command_verifies_a_bundle_on_phantoms(bundle, capsys):
+    if bundle.name in NOT_PACKAGED:
+        pytest.skip(NOT_PACKAGED[bundle.name])
+    assert main([bundle.name, "--config", "cpu", "--no-schema"]) == 0, capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert found.count("built on data") == 3 and " 0 failed" in found

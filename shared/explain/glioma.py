@@ -23,6 +23,8 @@ from shared.networks.brain_encoder import edge_attention
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
 from shared.transforms.point_graph import PointGraph, collate_point_graphs
 
+MASKED = ("messages", "attributes")
+
 
 @dataclass(frozen=True)
 class GliomaExplanation:
@@ -73,6 +75,8 @@ class GliomaExplainer:
         local: weigh each voxel of a channel by its own gradient (LayerCAM), see :class:`GradCAM`.
         spacing: mm of a voxel of the crop.
         edges: settings of :func:`explain_edges`; None: no mask of the tracts.
+        masked: what the mask of a tract is a factor on: ``"messages"``, what it carries between its regions, or
+            ``"attributes"``, its own v^E, whose 0 is an average tract where these are standardised.
         device: where to compute.
 
     Shape:
@@ -91,12 +95,15 @@ class GliomaExplainer:
         local: bool = False,
         spacing: float = 2.0,
         edges: Mapping[str, Any] | None = None,
+        masked: str = "messages",
         device: str | torch.device = "cpu",
     ):
+        if masked not in MASKED:
+            raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
         self.explained = _Explained(network, target).to(device)
         self.network, self.attributes = network, attributes
         self.block, self.local, self.spacing = block, local, spacing
-        self.edges, self.device = None if edges is None else dict(edges), device
+        self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
     def __call__(self, case: Mapping[str, Any]) -> GliomaExplanation:
         """Explain one patient."""
@@ -188,7 +195,10 @@ class GliomaExplainer:
 
         def logit(mask: Tensor | None) -> Tensor:
             # the tumour's part is the same whatever the mask: only the brain encoder runs again
-            embedding, attention = network.brain_encoder(nodes, edges, output.z_tumour, factor, mask)
+            part, message = factor, mask
+            if self.masked == "attributes" and mask is not None:
+                part, message = mask[None] if factor is None else factor * mask, None
+            embedding, attention = network.brain_encoder(nodes, edges, output.z_tumour, part, message)
             return self.explained.target(output._replace(u_brain=embedding, node_attention=attention), case)
 
         return found | {"edges": explain_edges(logit, nodes[0], network.brain_encoder.edge_index, **self.edges)}

@@ -99,7 +99,7 @@ class PlantedScores:
         values = {"attention": found.point_attention}
         values |= {} if found.point_cam is None else {CAM: found.point_cam}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
-        scored = surface_scores(values, points, volumes.planted == code, volumes.affine, seed=seed)
+        scored = surface_scores(values, points, volumes.planted == code, volumes.mask, volumes.affine, seed=seed)
         return [{"patient": found.patient, "truth": "spicules", "map": key} | row for key, row in scored.items()]
 
     def _tracts(self, found: GliomaExplanation, volumes: BrainVolumes, tracts: Sequence[int]) -> list[dict[str, Any]]:

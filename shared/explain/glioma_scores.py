@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.ndimage import binary_dilation, zoom
+from scipy.ndimage import distance_transform_edt, zoom
 
 from shared.data.atlas import TractAtlas
 from shared.errors import DataError
@@ -87,21 +87,30 @@ def volume_controls(
 
 
 def surface_scores(
-    values: Mapping[str, np.ndarray], points: np.ndarray, planted: np.ndarray, affine: np.ndarray, *, seed: int = 0
+    values: Mapping[str, np.ndarray],
+    points: np.ndarray,
+    planted: np.ndarray,
+    tumour: np.ndarray,
+    affine: np.ndarray,
+    *,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Pointing game and energy of values at the points of the surface, beside noise and the distance to the centre.
 
     Args:
         values: by name, ``[P]``, not negative.
         points: ``[P, 3]``, mm in the planted map's world.
-        planted: what was planted in the shape (spicules), ``[X, Y, Z]``; a point within a voxel of it counts.
+        planted: what was planted in the shape (spicules), ``[X, Y, Z]``; a point counts whose nearest voxel of the
+            tumour is one of it.
+        tumour: the tumour, on the same grid.
         affine: of the planted map.
         seed: of the noise.
 
     Returns:
         by map ``pointing`` and ``energy_ratio``, and ``truth_share``; empty where no point lies on anything planted.
     """
-    near = binary_dilation(planted != 0)
+    nearest = distance_transform_edt(tumour == 0, return_distances=False, return_indices=True)
+    near = (planted != 0)[tuple(nearest)]
     voxel = np.rint((points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
     voxel = np.clip(voxel, 0, np.subtract(planted.shape, 1))
     truth = near[tuple(voxel.T)]

@@ -71,9 +71,9 @@ def cam_planes(
                 axe.images[0].set_clim(0, float(np.max(image)) or 1.0)
                 if shown is not None:
                     axe.imshow(plane(shown[box], axis, centre - low), cmap=heat(), vmin=0, vmax=1)
-                _outline(axe, plane(mask[box] != 0, axis, centre - low), TUMOUR, "--")
                 if planted is not None:
                     _outline(axe, plane(planted[box] != 0, axis, centre - low), PLANTED, "-")
+                _outline(axe, plane(mask[box] != 0, axis, centre - low), TUMOUR, "--")
         line[0].set_ylabel(name, fontsize=10)
     for column, (name, sides) in enumerate((("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))):
         axes[0, 2 * column].set_title(f"{name} ({sides[0]} | {sides[1]})", fontsize=9)
@@ -107,15 +107,14 @@ def surface_picture(
     figure = new_figure(8.4, 3.5 * len(values) + 0.4)
     middle, reach = points.mean(axis=0), float(np.abs(points - points.mean(axis=0)).max()) or 1.0
     for row, (name, value) in enumerate(values.items()):
-        high = float(np.max(value)) or 1.0
         drawn = []
         for column, (elevation, azimuth, side) in enumerate(VIEWS):
             axes = figure.add_subplot(len(values), 2, 2 * row + column + 1, projection="3d")
-            colours = {"c": value, "cmap": "inferno", "norm": Normalize(0, high)}
-            drawn.append(axes.scatter(*points.T, s=9, depthshade=False, linewidths=0, **colours))
+            colours = {"c": value, "cmap": "inferno", "norm": Normalize(*_range(value))}
+            drawn.append(axes.scatter(*points.T, s=14, depthshade=False, linewidths=0, **colours))
             axes.view_init(elevation, azimuth)
             axes.set(**{f"{x}lim": (m - reach, m + reach) for x, m in zip("xyz", middle, strict=True)})
-            axes.set_box_aspect((1, 1, 1), zoom=1.05)
+            axes.set_box_aspect((1, 1, 1), zoom=1.15)
             axes.set_title(f"{name}, {side}", fontsize=9)
             for x, label in zip("xyz", ("R", "A", "S"), strict=True):
                 getattr(axes, f"set_{x}label")(f"{label} (mm)", fontsize=7, labelpad=-6)
@@ -128,14 +127,18 @@ def surface_picture(
 
 
 def vertex_colours(values: np.ndarray) -> np.ndarray:
-    """Colours ``[P, 3]`` uint8 of values from 0 up to their maximum, as in the pictures.
+    """Colours ``[P, 3]`` uint8 of values from their minimum to their maximum, as in the pictures.
 
     Example:
         >>> vertex_colours(np.array([0.0, 2.0])).tolist()
         [[0, 0, 3], [252, 254, 164]]
     """
-    high = float(np.max(values, initial=0.0)) or 1.0
-    return (colormaps["inferno"](np.asarray(values) / high, bytes=True))[:, :3]
+    return colormaps["inferno"](Normalize(*_range(values))(np.asarray(values)), bytes=True)[:, :3]
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    return (low, high) if high > low else (low - 1, low + 1)
 
 
 def _outline(axes: Any, region: np.ndarray, colour: str, style: str) -> None:

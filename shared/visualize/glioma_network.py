@@ -103,7 +103,8 @@ def connectome_picture(
     ]
     bars.barh(range(len(first)), values[first], color=colours[first])
     bars.set_yticks(range(len(first)), names, fontsize=7)
-    bars.invert_yaxis()
+    # a few tracts are drawn as thin as many
+    bars.set_ylim(max(len(first), 12) - 0.5, -0.5)
     bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(first)} of {len(drawn)} tracts kept ({len(values)} in all)")
     plain(bars)
     handles = [

@@ -55,11 +55,14 @@ def test_surface_scores():
     direction = rng.normal(size=(400, 3))
     points = (AFFINE[:3, :3] @ (6, 7, 6) + AFFINE[:3, 3]) + 7 * direction / np.linalg.norm(direction, axis=1)[:, None]
     hot = np.exp(points[:, 0])
-    scores = surface_scores({"hot": hot}, points, planted, AFFINE)
+    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
+    tumour = ((index - (6, 7, 6)) ** 2).sum(axis=-1) <= 3.5**2
+    planted &= tumour
+    scores = surface_scores({"hot": hot}, points, planted, tumour, AFFINE)
     assert scores["hot"]["pointing"] == 1 and scores["hot"]["energy_ratio"] > 3
     assert scores["random"]["energy_ratio"] == pytest.approx(1, abs=0.25)
     assert 0.05 < scores["hot"]["truth_share"] < 0.3
-    assert surface_scores({"hot": hot}, points, np.zeros(SHAPE, bool), AFFINE) == {}
+    assert surface_scores({"hot": hot}, points, np.zeros(SHAPE, bool), tumour, AFFINE) == {}
 
 
 def test_overlap_is_the_weighted_share_of_a_tract_within_the_tumour():

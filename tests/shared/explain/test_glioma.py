@@ -147,6 +147,20 @@ def test_attributes_are_made_from_rows(atlas, case):
     assert made.logit == GliomaExplainer(net, ClassifierLogit(net), block=0)(case).logit
 
 
+def test_a_mask_of_attributes_leaves_the_messages(atlas, case):
+    """With attributes of 0, an average tract's, a mask of them changes nothing; a mask of messages does."""
+    net = tiny_network(atlas)
+    plain = {**case, "edges": torch.zeros_like(case["edges"])}
+    for masked, changes in (("attributes", False), ("messages", True)):
+        found = GliomaExplainer(net, ClassifierLogit(net), masked=masked, edges={"epochs": 2})(plain)
+        worth = found.edges.probability
+        assert bool(found.edges.mask.any()) == changes and (worth["removed"] != worth["all"]) == changes
+    found = GliomaExplainer(net, ClassifierLogit(net), masked="attributes", edges={"epochs": 2})(case)
+    assert found.edges.mask.any()
+    with pytest.raises(ValueError, match="masked"):
+        GliomaExplainer(net, ClassifierLogit(net), masked="tracts")
+
+
 def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, case):
     net = tiny_network(atlas)
     explainer = GliomaExplainer(net, ClassifierLogit(net), block=0)

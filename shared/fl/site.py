@@ -6,15 +6,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 
 
+class SiteAlgo(MonaiAlgo):
+    """MONAI's client with random numbers of its own, also where several sites share a process."""
+
+    def initialize(self, extra: dict | None = None) -> None:
+        """Make trainer and network."""
+        super().initialize(extra)
+        self._drawn = _random_state()
+
+    def train(self, data: Any, extra: dict | None = None) -> None:
+        """A round, whose dropout goes on where the last one's ended."""
+        cpu, cuda = self._drawn
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        super().train(data, extra)
+        self._drawn = _random_state()
+
+
+def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
 def site_algo(
     configs: Sequence[str], *, stage: str, local_epochs: int, name: str, overrides: Mapping[str, Any]
-) -> MonaiAlgo:
-    """An initialised ``MonaiAlgo`` whose trainer is that of a stage.
+) -> SiteAlgo:
+    """An initialised client whose trainer is that of a stage.
 
     Optimiser, schedule, memory bank and random numbers of the site live on from round to round; weights alone are
     exchanged. A federation of one site is therefore plain training, cut into rounds.
@@ -39,7 +62,7 @@ def site_algo(
     flow.properties = dict(flow.properties) | {
         key: {**flow.properties[key], "id": place} for key, place in at.items() if key in flow.properties
     }
-    algo = MonaiAlgo(
+    algo = SiteAlgo(
         bundle_root=str(bundle),
         local_epochs=local_epochs,
         send_weight_diff=False,

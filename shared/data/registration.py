@@ -18,6 +18,7 @@ from shared.errors import DataError
 INSTALL = "pip install antspyx (ANTs SyN, the default), or pip install SimpleITK (its affine registration only)"
 SHRINK = (4, 2, 1)  # levels of SimpleITK's registration
 SAMPLES = 100_000  # voxels that its metric sees at a level
+N4_TOLERANCE = 1e-3  # SimpleITK's; antspyx's own 1e-7 takes many times as long
 METHODS = ("auto", "syn", "ants-affine", "sitk-affine")
 
 
@@ -52,6 +53,18 @@ def _orthogonal(volume: Volume) -> tuple[list[float], list[float], Any]:
         raise DataError("the image's axes are not at right angles (its affine has shear); resample it to such a grid")
     left, _, right = np.linalg.svd(direction)
     return (lps @ volume.affine[:3, 3]).tolist(), spacing.tolist(), left @ right
+
+
+def _around(mask: Any, affine: Any, margin: int = 4) -> tuple[tuple[slice, ...], Any]:
+    """The box around a mask and a few voxels, and the affine of what it cuts out."""
+    import numpy as np
+    from scipy.ndimage import find_objects
+
+    found = find_objects(np.asarray(mask, np.uint8))[0]
+    box = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in found)
+    moved = np.array(affine, float)
+    moved[:3, 3] += moved[:3, :3] @ [side.start for side in box]
+    return box, moved
 
 
 class AntsRegistration:
@@ -108,10 +121,19 @@ class AntsRegistration:
 
     def n4(self, volume: Volume, mask: Any) -> Volume:
         """Without its bias field."""
+        import numpy as np
+
+        box, affine = _around(mask, volume.affine)
+        part, inside = Volume(volume.array[box], affine), Volume(np.asarray(mask)[box], affine)
         corrected = self.ants.n4_bias_field_correction(
-            self._image(volume), mask=self._image(Volume(mask, volume.affine)), shrink_factor=4
+            self._image(part),
+            mask=self._image(inside),
+            shrink_factor=4,
+            convergence={"iters": [50] * 4, "tol": N4_TOLERANCE},
         )
-        return Volume(corrected.numpy(), volume.affine)
+        array = np.asarray(volume.array, np.float32).copy()
+        array[box] = corrected.numpy()
+        return Volume(array, volume.affine)
 
 
 class SitkRegistration:
@@ -189,6 +211,7 @@ class SitkRegistration:
         factor = [4 if n >= 32 else 1 for n in image.GetSize()]
         correct = sitk.N4BiasFieldCorrectionImageFilter()
         correct.SetMaximumNumberOfIterations([50, 50, 50, 50])
+        correct.SetConvergenceThreshold(N4_TOLERANCE)
         correct.Execute(sitk.Shrink(image, factor), sitk.Shrink(inside, factor))
         field = self._volume(correct.GetLogBiasFieldAsImage(image), volume.affine).array
         return Volume(volume.array / np.exp(field), volume.affine)

@@ -123,6 +123,8 @@ class BrainEncoder(nn.Module):
             ``"none"``: all regions count alike.
         temperature: of the softmax; 1 lets one region count at most seven times as much as another.
         residual: add a linear map of its input to every layer.
+        tract_means: give every region the mean of its tracts' attributes beside its own. In GATConv (the paper's)
+            attributes of edges weigh neighbours, and their values never reach the embedding.
 
     Shape:
         - nodes: ``[B, R, F]``, edges: ``[B, E, F]``
@@ -155,16 +157,17 @@ class BrainEncoder(nn.Module):
         node_attention: str = "softmax",
         temperature: float = 1.0,
         residual: bool = False,
+        tract_means: bool = False,
     ):
         super().__init__()
         if node_attention not in NODE_ATTENTION:
             raise ValueError(f"node_attention must be one of {NODE_ATTENTION}, got {node_attention!r}.")
         self.node_attention, self.temperature = node_attention, temperature
-        self.num_regions, self.in_channels = num_regions, in_channels
+        self.num_regions, self.in_channels, self.tract_means = num_regions, in_channels, tract_means
         self.register_buffer("edge_index", checked_pairs(edge_index, num_regions))
         self.layers = nn.ModuleList(
             TractGATConv(before, after, edge_dim=in_channels, residual=residual)
-            for before, after in itertools.pairwise([in_channels, *channels])
+            for before, after in itertools.pairwise([in_channels * (1 + tract_means), *channels])
         )
         self.project = None if node_attention == "none" else mlp([channels[-1], *projection])
         self.head = mlp([channels[-1], *hidden, embedding_dim])
@@ -181,10 +184,21 @@ class BrainEncoder(nn.Module):
             )
         if edge_factor is not None:
             edges = edges * edge_factor.unsqueeze(-1).to(edges.dtype)
-        x = nodes
+        x = nodes if not self.tract_means else torch.cat([nodes, self._means(edges, edge_mask)], dim=2)
         for number, layer in enumerate(self.layers):
             x = layer(x if number == 0 else functional.elu(x), edges, self.edge_index, edge_mask)
         return x
+
+    def _means(self, edges: Tensor, edge_mask: Tensor | None) -> Tensor:
+        """Mean attributes of every region's tracts ``[B, R, F]``, 0 where it has none."""
+        if edge_mask is not None:
+            edges = edges * edge_mask.to(edges.dtype).unsqueeze(-1)
+        total = edges.new_zeros(len(edges), self.num_regions, edges.shape[2])
+        count = edges.new_zeros(self.num_regions)
+        for ends in self.edge_index:
+            total = total.index_add(1, ends, edges)
+            count = count.index_add(0, ends, torch.ones_like(ends, dtype=edges.dtype))
+        return total / count.clamp(min=1)[:, None]
 
     def forward(
         self,

@@ -207,3 +207,18 @@ def test_another_atlas_is_refused():
         encoder()(nodes, edges[:, :5])
     with pytest.raises(ValueError, match="node_attention must be"):
         BrainEncoder(PAIRS, node_attention="hard")
+
+
+def test_the_mean_of_a_regions_tracts_is_given_to_it_beside_its_own_attributes():
+    nodes, edges, _ = brains(batch=3)
+    net = BrainEncoder(PAIRS, num_regions=REGIONS, channels=(8,), hidden=(8,), projection=(4, 6), tract_means=True)
+    means = net._means(edges, None)
+    for region in range(REGIONS):
+        touching = [edge for edge in range(PAIRS.shape[1]) if region in PAIRS[:, edge].tolist()]
+        expected = edges[:, touching].mean(dim=1) if touching else torch.zeros_like(means[:, region])
+        torch.testing.assert_close(means[:, region], expected)
+    plain = TractGATConv(32, 8, edge_dim=16)
+    plain.load_state_dict(net.layers[0].state_dict())
+    wide = torch.cat([nodes, means], dim=2)
+    torch.testing.assert_close(net.node_embeddings(nodes, edges), plain(wide, edges, PAIRS))
+    assert torch.equal(net._means(edges, torch.zeros(PAIRS.shape[1])), torch.zeros_like(means))

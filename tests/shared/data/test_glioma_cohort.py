@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from shared.data import GliomaDatalist
+from shared.data.glioma_cohort import stratified_parts
+from shared.errors import DataError
+from tests.tiny_glioma import write_cohort
+
+SHARES = {"self_supervised": 0.2, "contrastive": 0.4, "population": 0.4}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "data")
+
+
+@pytest.mark.parametrize("count", [7, 20, 61])
+def test_parts_hold_their_shares_of_each_label_whatever_the_order(count):
+    names, labels = [f"P{k}" for k in range(count)], [int(k % 4 == 0) for k in range(count)]
+    parts = stratified_parts(names, labels, SHARES, seed=3)
+    assert set(parts) == set(names)
+    for label in (0, 1):
+        group = [parts[name] for name, other in zip(names, labels, strict=True) if other == label]
+        for part, share in SHARES.items():
+            assert abs(group.count(part) - share * len(group)) <= 1
+    assert parts == stratified_parts(names[::-1], labels[::-1], SHARES, seed=3)
+    if count > 10:
+        assert parts != stratified_parts(names, labels, SHARES, seed=4)
+
+
+def test_no_patient_is_in_two_parts_and_a_fold_is_in_none(cohort):
+    found = GliomaDatalist(cohort, shares=SHARES, fold=0, seed=5)
+    parts = found.parts()
+    every = [name for names in parts.values() for name in names]
+    assert len(every) == len(set(every)) == 26
+    assert len(parts["validation"]) == 10 and len(found.training) == 10
+    assert set(found.part_of) == {case["patient"] for case in found.training}
+
+
+def test_without_a_part_of_their_own_the_contrastive_patients_train_the_brain_networks_encoders(cohort):
+    found = GliomaDatalist(cohort, shares=SHARES | {"self_supervised": 0})
+    assert found.self_supervised == found.contrastive and len(found.with_fa) == 10
+    assert all(case["fa"].startswith(str(cohort)) for case in found.with_fa)
+
+
+def test_a_datalist_may_name_the_parts_itself(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    for k, case in enumerate(content["training"]):
+        case["part"] = "population" if k < 14 else "contrastive"
+    (tmp_path / "parts.json").write_text(json.dumps(content))
+    found = GliomaDatalist(cohort, tmp_path / "parts.json", shares=SHARES)
+    assert [case["patient"] for case in found.population] == [f"P{k:02d}" for k in range(14)]
+    content["training"][0]["part"] = "teaching"
+    (tmp_path / "parts.json").write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match="P00: part must be one of self_supervised, contrastive, population, got 'teach"
+    ):
+        GliomaDatalist(cohort, tmp_path / "parts.json", shares=SHARES)
+
+
+def test_parts_too_small_and_unknown_shares_are_refused(cohort):
+    with pytest.raises(DataError, match="the part 'contrastive' has 0 and 0 patients of the two labels, at least 2"):
+        GliomaDatalist(cohort, shares=SHARES | {"contrastive": 0})
+    with pytest.raises(DataError, match="shares must name the parts self_supervised, contrastive, population, got a"):
+        GliomaDatalist(cohort, shares={"a": 1})
+    with pytest.raises(DataError, match="at least 0"):
+        GliomaDatalist(cohort, shares=SHARES | {"contrastive": -1})

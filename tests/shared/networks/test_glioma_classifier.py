@@ -1,0 +1,147 @@
+import pytest
+import torch
+
+from shared.checkpoint import load_weights
+from shared.engines import PopulationLoss
+from shared.engines.population import fit_population_graph
+from shared.errors import CheckpointError
+from shared.networks import GliomaClassifier, PopulationTraining
+from shared.networks.glioma_classifier import name_hashes
+from tests.tiny_brains import PAIRS, REGIONS, cloud, lively
+
+VOXELS = 6
+
+
+def classifier(*, seed=0, **settings):
+    """A small one."""
+    torch.manual_seed(seed)
+    given = {
+        "num_regions": REGIONS,
+        "in_channels": 2,
+        "size": 16,
+        "num_voxels": VOXELS,
+        "embedding_dim": 8,
+        "projection": [8, 8, 16],
+        "image": {"channels": [4, 8], "hidden": [8]},
+        "points": {"channels": [4, 8], "hidden": [8], "radii": [8.0, 14.0]},
+        "brain": {"channels": [8], "hidden": [8]},
+        "attribute_widths": [8, 4],
+        "edge_head": [4, 6],
+    }
+    return GliomaClassifier(PAIRS.tolist(), **(given | settings))
+
+
+def inputs(batch=4, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    incidence = torch.randint(-1, PAIRS.shape[1], (batch, 64, 2), generator=generator)
+    return {
+        "image": torch.randn(batch, 2, 16, 16, 16, generator=generator),
+        "points": cloud(batch=batch, seed=seed),
+        "region_rows": torch.randn(batch, REGIONS, 2 * VOXELS, generator=generator),
+        "tract_rows": torch.randn(batch, PAIRS.shape[1], 2 * VOXELS, generator=generator),
+        "incidence": incidence,
+    }
+
+
+def with_bank(network, *, patients=12):
+    """Random embeddings as the bank."""
+    generator = torch.Generator().manual_seed(1)
+    nodes, edges = (
+        torch.randn(patients, d, generator=generator) for d in (network.population.in_dim, network.brain_dim)
+    )
+    network.population.set_bank(nodes, edges)
+    network.bank_labels = torch.arange(patients).remainder(2).float()
+    network.features.remember(f"P{k}" for k in range(5))
+    return network.eval()
+
+
+def test_the_whole_is_its_parts():
+    network, given = with_bank(lively(classifier())), inputs()
+    with torch.no_grad():
+        logits = network(**given)
+        nodes, edges = network.features.attributes(given["region_rows"], given["tract_rows"])
+        out = network.features.glioma(given["image"], given["points"], None, nodes, edges, given["incidence"])
+        both = torch.cat([out.u_tumour, out.u_brain], dim=1)
+        expected = network.population(both, out.u_brain)[:, 0]
+    assert logits.shape == (4, 2) and torch.equal(logits[:, 0], torch.zeros(4))
+    torch.testing.assert_close(logits[:, 1], expected)
+
+
+def test_a_prediction_does_not_depend_on_its_batch():
+    network, given = with_bank(lively(classifier())), inputs()
+    with torch.no_grad():
+        alone = torch.cat([network(**{key: value[k : k + 1] for key, value in given.items()}) for k in range(4)])
+        torch.testing.assert_close(network(**given), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_state_dict_is_tensors_and_enough(tmp_path):
+    network, given = with_bank(lively(classifier())), inputs()
+    path = tmp_path / "model.pt"
+    torch.save(network.state_dict(), path)
+    other = GliomaClassifier(**classifier(seed=3).settings)
+    load_weights(other, torch.load(path, weights_only=True), path)
+    with torch.no_grad():
+        assert torch.equal(other.eval()(**given), network(**given))
+    assert torch.equal(other.features.seen, name_hashes(f"P{k}" for k in range(5)))
+    assert torch.equal(other.bank_labels, network.bank_labels)
+    with pytest.raises(CheckpointError, match="does not fit this network"):
+        load_weights(classifier(embedding_dim=6), torch.load(path, weights_only=True), path)
+
+
+def test_attributes_are_standardised_by_the_patients_they_were_fitted_to_and_never_trained():
+    network, given = classifier(batch_norm=True), inputs(8)
+    features = network.features.train()
+    before = [buffer.clone() for buffer in features.nodes.buffers()]
+    raw = features.attributes(given["region_rows"], given["tract_rows"], standardised=False)
+    features.fit_attributes(*raw)
+    for x in features.attributes(given["region_rows"], given["tract_rows"]):
+        assert not x.requires_grad
+        torch.testing.assert_close(x.mean(dim=0), torch.zeros_like(x[0]), atol=1e-4, rtol=0)
+        spread = x.std(dim=0)
+        assert (((spread - 1).abs() < 1e-3) | (spread < 1e-3)).all()
+    assert features.nodes.training and all(map(torch.equal, before, features.nodes.buffers()))
+    literal = classifier(standardise="none").features
+    literal.fit_attributes(*raw)
+    assert torch.equal(literal.node_mean, torch.zeros_like(literal.node_mean))
+
+
+@pytest.mark.parametrize("encoders", [["image"], ["brain"], ["image", "points"], ["points", "brain"]])
+def test_with_fewer_encoders_the_graph_takes_what_there_is(encoders):
+    network, given = classifier(encoders=encoders), inputs()
+    tumour = 8 * len({"image", "points"} & set(encoders))
+    brain = 8 * ("brain" in encoders)
+    assert network.population.in_dim == tumour + brain
+    assert network.population.edge_features == (brain or tumour)
+    edges = None if not (tumour and brain) else torch.randn(9, brain)
+    network.population.set_bank(torch.randn(9, tumour + brain), edges)
+    assert network.eval()(**given).shape == (4, 2)
+
+
+@pytest.mark.parametrize("population", [{"dropout": 0.0}, {"dropout": 0.0, "residual": False, "members": 2}])
+def test_training_it_step_by_step_equals_the_fit_of_the_population_graph(population):
+    # float64 and many edges: where a gradient is next to nothing, Adam makes steps of its rounding
+    settings = {"population": {"hidden": [8], "theta": 0.0, **population}, "num_covariates": 1}
+    network, other = classifier(**settings).double(), classifier(**settings).double()
+    generator = torch.Generator().manual_seed(0)
+    nodes, edges, known = (torch.randn(16, width, generator=generator).double() for width in (24, 8, 1))
+    labels = torch.arange(16) % 2
+    fit_population_graph(other.population, nodes, labels, edges=edges, covariates=known, epochs=20, log=False)
+    network.population.set_bank(nodes, edges, known)
+    network.population.fit_covariates(known, labels)
+    training, loss = PopulationTraining(network), PopulationLoss()
+    optimiser = torch.optim.Adam(training.parameters(), 1e-3, weight_decay=0.01)
+    for _ in range(20):
+        rows = torch.randperm(16, generator=generator)  # the order of a batch does not matter
+        optimiser.zero_grad()
+        loss(training(rows, known[rows]), labels[rows].double()).backward()
+        optimiser.step()
+    ours, theirs = network.population.state_dict(), other.population.state_dict()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], atol=1e-5, rtol=1e-5, msg=key)
+
+
+def test_settings_are_refused():
+    with pytest.raises(ValueError, match="graph must be one of tumour-brain"):
+        classifier(graph="brain")
+    with pytest.raises(ValueError, match="standardise must be one of"):
+        classifier(standardise="all")

@@ -1,0 +1,89 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+
+from shared.data import GliomaCases, GliomaRows, collate_glioma
+from shared.errors import DataError
+from shared.transforms import LoadGliomad, PrepareGliomad
+from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
+from tests.tiny_glioma import write_case
+
+SETTINGS = {"size": 16, "num_points": 32, "radii": (8.0, 14.0), "num_voxels": 8}
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return tiny_atlas()
+
+
+def absolute(folder, case):
+    """The entry as a datalist gives it."""
+    images = [str(folder / path) for path in case["image"]]
+    return {**case, "image": images, "mask": str(folder / case["mask"]), "fa": str(folder / case["fa"])}
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cases")
+    return [absolute(folder, write_case(folder, f"P{k}", k % 2, 50 + k)) for k in range(3)]
+
+
+def test_volumes_are_standardised_over_the_brain_and_fa_is_loaded_where_asked_for(atlas, entries):
+    case = LoadGliomad(atlas, fa=True)(entries[0])
+    assert case["image"].shape == (4, *SHAPE) and case["mask"].dtype == torch.bool and case["fa"].shape == (1, *SHAPE)
+    for volume in case["image"]:
+        inside = volume[volume != 0]
+        assert abs(float(inside.mean())) < 1e-4 and abs(float(inside.std(correction=0)) - 1) < 1e-4
+    assert "fa" not in (LoadGliomad(atlas)(entries[0])).keys() - entries[0].keys()
+
+
+def test_a_patient_becomes_what_the_network_reads(atlas, entries):
+    prepare = PrepareGliomad(atlas, **SETTINGS)
+    loaded = LoadGliomad(atlas)(entries[0])
+    item = prepare(loaded)
+    assert item["image"].shape == (4, 16, 16, 16) and item["mask"].shape == (1, 16, 16, 16)
+    assert item["mask"].sum() == loaded["mask"].sum()
+    assert item["region_rows"].shape == (5, 32) and item["tract_rows"].shape == (5, 32)
+    assert torch.equal(item["tract_rows"], prepare.tracts(loaded["image"]))
+    assert item["points"].shape == (32, 3) and item["incidence"].shape[0] == 32 and item["incidence"].max() < 5
+    # the crop's own affine brings voxels and points to the same place
+    where = np.argwhere(item["mask"][0].numpy()) @ item["crop"]["affine"][:3, :3].T + item["crop"]["affine"][:3, 3]
+    np.testing.assert_allclose(where.mean(axis=0), item["centroid"].numpy(), atol=1e-4)
+    place = item["centre"] + item["points"] / 2
+    nearest = torch.cdist(place, torch.from_numpy(np.argwhere(item["mask"][0].numpy())).float()).min(dim=1).values
+    assert nearest.max() < 1
+
+
+def test_batches_are_stacked_and_their_incidence_padded(atlas, entries):
+    cases = GliomaCases(entries, Compose([LoadGliomad(atlas), PrepareGliomad(atlas, **SETTINGS)]), progress=False)
+    assert cases[1] == {"row": 1, "patient": "P1", "label": 1, "covariates": cases[1]["covariates"]}
+    rows = GliomaRows(cases, ["P2", "P0"])
+    assert rows.patients == ["P2", "P0"] and rows.labels.tolist() == [0, 0] and rows[0]["row"] == 0
+    batch = collate_glioma(rows.items)
+    widest = max(item["incidence"].shape[1] for item in rows.items)
+    assert batch["incidence"].shape == (2, 32, widest) and batch["graph"].nearest.shape == (2, 32)
+    assert torch.equal(batch["image"][0], cases.items[2]["image"]) and batch["label"].tolist() == [0, 0]
+    with pytest.raises(DataError, match="P9: not among the prepared patients"):
+        GliomaRows(cases, ["P9"])
+
+
+def test_a_mask_outside_the_brain_and_another_grid_are_refused(atlas, entries, tmp_path):
+    empty = np.zeros(SHAPE, np.float32)
+    empty[:3] = 7 + np.random.default_rng(0).random((3, *SHAPE[1:]))
+    paths = []
+    for k in range(4):
+        nib.save(nib.Nifti1Image(empty, AFFINE), tmp_path / f"{k}.nii.gz")
+        paths.append(str(tmp_path / f"{k}.nii.gz"))
+    with pytest.raises(DataError, match="only 0% of the tumour mask lie in the brain"):
+        LoadGliomad(atlas)({**entries[0], "image": paths})
+    larger = np.pad(np.asarray(nib.load(entries[0]["mask"]).dataobj), 1)
+    for k in range(4):
+        nib.save(nib.Nifti1Image(np.random.default_rng(k).random(larger.shape), AFFINE), paths[k])
+    with pytest.raises(DataError, match="P0 must lie on the atlas's grid 14 x 16 x 12"):
+        LoadGliomad(atlas)({**entries[0], "image": paths})
+    with pytest.raises(DataError, match="P0: a tumour mask is needed"):
+        LoadGliomad(atlas)({**entries[0], "mask": None})
+    with pytest.raises(DataError, match="P0: has no FA map"):
+        LoadGliomad(atlas, fa=True)({**entries[0], "fa": None})

@@ -153,6 +153,16 @@ def test_the_papers_preset_runs(patches, tmp_path):
     assert (tmp_path / "models/model.pt").is_file()
 
 
+@pytest.mark.parametrize("stage", ["evaluate", "explain"])
+def test_a_part_that_is_not_there_is_no_training_part(trained, patches, tmp_path, stage):
+    options = SMALL | {"fold": -1, "split": "validation", "ckpt_dir": str(trained / "models")}
+    flow = workflow("train", "cpu", stage, data=patches, out=tmp_path, run_id=stage, **options)
+    with pytest.raises(Exception) as caught:
+        flow.run()
+    assert "the validation part has no patches" in str(cause(caught.value))
+    assert not list(tmp_path.iterdir())
+
+
 def test_fold_minus_one_trains_on_everybody_without_validation(patches, tmp_path):
     flow = workflow("train", "cpu", data=patches, out=tmp_path, fold=-1, **SMALL)
     assert len(flow.parser.get_parsed_content("train#dataset")) == 40

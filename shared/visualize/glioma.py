@@ -114,7 +114,7 @@ def surface_picture(
             drawn.append(axes.scatter(*points.T, s=14, depthshade=False, linewidths=0, **colours))
             axes.view_init(elevation, azimuth)
             axes.set(**{f"{x}lim": (m - reach, m + reach) for x, m in zip("xyz", middle, strict=True)})
-            axes.set_box_aspect((1, 1, 1), zoom=1.15)
+            axes.set_box_aspect((1, 1, 1), zoom=1.0)
             axes.set_title(f"{name}, {side}", fontsize=9)
             for x, label in zip("xyz", ("R", "A", "S"), strict=True):
                 getattr(axes, f"set_{x}label")(f"{label} (mm)", fontsize=7, labelpad=-6)

@@ -105,7 +105,7 @@ def connectome_picture(
     bars.set_yticks(range(len(first)), names, fontsize=7)
     # a few tracts are drawn as thin as many
     bars.set_ylim(max(len(first), 12) - 0.5, -0.5)
-    bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(first)} of {len(drawn)} tracts kept ({len(values)} in all)")
+    bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(drawn)} of {len(values)} tracts kept; the first {len(first)}")
     plain(bars)
     handles = [
         Line2D([], [], color=POSITIVE, label="crosses the tumour's surface"),

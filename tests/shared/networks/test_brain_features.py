@@ -48,7 +48,7 @@ def test_a_bottleneck_and_a_projection_are_not_cut_off_at_zero():
 
 
 def test_the_signal_passes_the_papers_depth_at_the_start():
-    """With torch's own initialisation, what differs between regions is gone after 12 layers, and training stands still."""
+    """With torch's own initialisation, regions no longer differ after 12 layers, and training stands still."""
     torch.manual_seed(0)
     widths = [256, 128, 64, 32, 32, 16]
     net, x = NodeAutoencoder(400, widths=widths), torch.randn(64, 400)

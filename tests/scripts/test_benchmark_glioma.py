@@ -57,5 +57,6 @@ def test_memory_of_a_patient_is_what_its_tensors_hold(script, monkeypatch):
     assert len(findings) == 4 and findings[1].found == "7"
 
 
+@pytest.mark.slow
 def test_peak_of_a_step_is_measured_in_a_process_of_its_own(script):
     assert importlib.import_module("_glioma_cases")._peak("fp32", True) > 0

@@ -38,7 +38,7 @@ from shared.data.registration import Registration, choose_registration, dice
 from shared.errors import DataError
 from shared.io import write_json
 
-VERSION = 1  # raised whenever prepared voxels change: older ones are then prepared again
+VERSION = 2  # raised whenever prepared voxels change: older ones are then prepared again
 DONE = "done.json"
 MARGIN_MM = 4.0  # around the tumour, which the registration's metric does not see either
 LEAST_DICE = 0.90  # of the brain masks
@@ -253,7 +253,8 @@ def register_patient(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     far = distance_transform_edt(~native.mask.array, sampling=spacing) > MARGIN_MM
     fine = template_at(steps.template, 1.0).image
-    warp = tools.to_template(fine, native.images[steps.to_template], native.brain.array & far)
+    # the background counts: the brain's edge against it is what pulls the brain onto the template's
+    warp = tools.to_template(fine, native.images[steps.to_template], far)
 
     def moved(volume: Volume, nearest: bool = False) -> Volume:
         return tools.apply([warp], volume, template.image, nearest=nearest)

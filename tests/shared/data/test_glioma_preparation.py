@@ -109,9 +109,8 @@ def test_the_registration_does_not_see_the_tumour_nor_its_margin(template):
     images, mask, found, warps = register_patient(native(), steps, tools, load_template(template))
     radius = np.linalg.norm(coordinates() - (30, -10, 15), axis=-1)
     assert not tools.metric_mask[radius < 16 + MARGIN_MM - SPACING / 2].any()
-    assert (
-        tools.metric_mask[brain() & (radius > 16 + MARGIN_MM + SPACING)].all() and not tools.metric_mask[~brain()].any()
-    )
+    # the rest it does, the edge of the brain against the background, too
+    assert tools.metric_mask[radius > 16 + MARGIN_MM + SPACING].all()
     assert np.array_equal(mask.array, on_mni(tumour(), nearest=True).array > 0) and len(warps) == 1
     assert set(images) == set(STEPS.sequences) and not images["T2"].array[~found.array].any()
 

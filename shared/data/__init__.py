@@ -26,6 +26,7 @@ __all__, __getattr__ = lazy_exports(
         "split_off_groups": "splits",
         "stratified_folds": "splits",
         "TractAtlas": "atlas",
+        "tract_pairs": "atlas",
         "read_streamlines": "streamlines",
         "GliomaDatalist": "glioma_cohort",
         "GliomaInferenceDatalist": "glioma_cohort",

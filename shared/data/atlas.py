@@ -271,5 +271,33 @@ class TractAtlas:
         )
 
 
+def tract_pairs(atlas_file: str | os.PathLike, *, num_regions: int, num_tracts: int) -> dict[str, Any]:
+    """Regions and tracts that a network is built for: the atlas's, or where there is no file, invented ones.
+
+    Without data nothing is trained or predicted, but a network can be described, checked and exported.
+
+    Args:
+        atlas_file: that :meth:`TractAtlas.save` wrote, or no file at all.
+        num_regions: R, without it.
+        num_tracts: E, without it: pairs evenly among all of them.
+
+    Returns:
+        ``num_regions`` and ``edge_index``, two lists of E regions.
+
+    Raises:
+        DataError: the file is no atlas.
+
+    Example:
+        >>> tract_pairs("no/atlas.npz", num_regions=4, num_tracts=3)
+        {'num_regions': 4, 'edge_index': [[0, 0, 1], [1, 3, 3]]}
+    """
+    if Path(atlas_file).is_file():
+        atlas = TractAtlas.load(atlas_file)
+        return {"num_regions": atlas.num_regions, "edge_index": atlas.edge_index.tolist()}
+    rows, columns = np.triu_indices(num_regions, k=1)
+    chosen = np.arange(num_tracts) * len(rows) // num_tracts
+    return {"num_regions": num_regions, "edge_index": [rows[chosen].tolist(), columns[chosen].tolist()]}
+
+
 def _by(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)

@@ -18,6 +18,7 @@ __all__, __getattr__ = lazy_exports(
         "StageCheckpoint": "checkpoint",
         "TrainingLog": "progress",
         "SaveAtlas": "glioma",
+        "trained_atlas": "glioma",
         "SaveGliomaPredictions": "glioma_predictions",
         "StartContrast": "glioma",
         "StartPopulation": "glioma",

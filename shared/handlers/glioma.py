@@ -116,6 +116,7 @@ class StartPopulation:
         known = rows.covariate_table.to(nodes.device) if population.num_covariates else None
         population.set_bank(nodes, edges, known)
         network.bank_labels = labels.to(population.bank_nodes)
+        network.note_sizes()
         if known is not None:
             population.fit_covariates(known, labels)
         if population.graph != "none":

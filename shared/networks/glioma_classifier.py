@@ -169,6 +169,8 @@ class GliomaClassifier(nn.Module):
         bf16: the image encoder in bfloat16.
         channels_last: its memory order.
         checkpointing: its blocks computed again in the backward pass.
+        bank_size: patients of the population graph; as trained, so that a state dict fits at once.
+        seen_size: patients that the encoders were trained on; both are kept in ``settings`` when they are known.
 
     Shape:
         - inputs: see :class:`GliomaFeatures`; covariates: ``[B, k]`` or None
@@ -208,6 +210,8 @@ class GliomaClassifier(nn.Module):
         bf16: bool = False,
         channels_last: bool = False,
         checkpointing: bool = False,
+        bank_size: int = 0,
+        seen_size: int = 0,
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
@@ -247,6 +251,11 @@ class GliomaClassifier(nn.Module):
         )
         self.mlp = mlp([nodes.shape[1] + num_covariates, *mlp_hidden, 1])
         self.register_buffer("bank_labels", torch.zeros(0))
+        sizes = {"features.seen": seen_size}
+        kept = {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[2] in _PATIENTS}
+        self.make_room(
+            {name: buffer.new_zeros(sizes.get(name, bank_size), *buffer.shape[1:]) for name, buffer in kept.items()}
+        )
 
     def graph_parts(self, output: GliomaOutput) -> tuple[Tensor, Tensor]:
         """Node and edge features of the population graph."""
@@ -301,6 +310,11 @@ class GliomaClassifier(nn.Module):
             stored = state.get(name) if last in _PATIENTS else None
             if stored is not None and stored.shape[1:] == buffer.shape[1:]:
                 setattr(self.get_submodule(path), last, buffer.new_zeros(stored.shape))
+        self.note_sizes()
+
+    def note_sizes(self) -> None:
+        """Keep how many patients there are in ``settings``: a network built with these fits its state dict."""
+        self.settings |= {"bank_size": len(self.bank_labels), "seen_size": len(self.features.seen)}
 
     def _empty(self, part: str) -> Tensor | None:
         width = self.tumour_dim if part == "tumour" else self.brain_dim

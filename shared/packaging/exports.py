@@ -62,7 +62,11 @@ class ExportChecks:
         with quiet():
             self.network: nn.Module = parser.get_parsed_content("network_def").eval()
         if not trained:
+            before = dict(getattr(self.network, "settings", {}))
             make_room(self.network)
+            # MONAI's commands build the network anew: with as many patients
+            settings = getattr(self.network, "settings", {})
+            self.places |= {f"network_def#{key}": settings[key] for key in settings if settings[key] != before[key]}
         self.program: torch.export.ExportedProgram | None = None
         self.batches: Sequence[int] = BATCHES
         if trained:

@@ -98,9 +98,9 @@ def memory(*, tiny: bool = False) -> list[Finding]:
     """What one patient takes: kept by the cached dataset, and added by a training step of the three encoders."""
     held = held_by_a_patient(tiny=tiny)
     report("A patient in the cache (MiB)", [held])
-    # of a process of its own each
-    steps = {kind: _peak(kind, tiny) for kind in KINDS}
-    report("A training step of all three encoders, peak beyond weights and their gradients (MiB a patient)", [steps])
+    # what two patients more add to a step of two: workspaces of the libraries fall out
+    steps = {kind: (_peak(kind, 4, tiny) - _peak(kind, 2, tiny)) / 2 for kind in KINDS}
+    report("A training step of all three encoders, added to its peak by a patient more (MiB)", [steps])
     total = sum(held.values())
     findings = [Finding("a patient in the cache, MiB", "-", f"{total:.1f}")]
     findings += [
@@ -140,13 +140,13 @@ def made_patient(*, tiny: bool = False) -> dict[str, Any]:
     return PrepareGliomad(atlas, **smaller)(data)
 
 
-def _peak(kind: str, tiny: bool) -> float:
-    command = [sys.executable, Path(__file__), kind, str(int(tiny))]
+def _peak(kind: str, batch: int, tiny: bool) -> float:
+    command = [sys.executable, Path(__file__), kind, str(batch), str(int(tiny))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_step(kind: str, tiny: bool) -> float:
-    """MiB a patient that a training step adds to this process's peak, in a batch of two."""
+def measure_step(kind: str, batch: int, tiny: bool) -> float:
+    """MiB that a training step adds to this process's peak, beyond weights and their gradients."""
     import torch
     from grad_cam import resident_peak
 
@@ -155,7 +155,7 @@ def measure_step(kind: str, tiny: bool) -> float:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    atlas, patient, batch = made_atlas(tiny=tiny), made_patient(tiny=tiny), 2
+    atlas, patient = made_atlas(tiny=tiny), made_patient(tiny=tiny)
     graph = patient["graph"]
     settings = {"radii": (6.0, 9.0), "channels": (8, 8)} if tiny else {}
     image = {"channels": (4, 8), "global_pool": True} if tiny else {"global_pool": True}
@@ -180,9 +180,9 @@ def measure_step(kind: str, tiny: bool) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = resident_peak()
     step(inputs)
-    return (resident_peak() - before) / batch
+    return resident_peak() - before
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    print(measure_step(sys.argv[1], sys.argv[2] == "1"))
+    print(measure_step(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1"))

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 from monai.data import load_net_with_metadata, save_net_with_metadata
 from torch import Tensor, nn
+from torch.jit.frontend import FrontendError
 
 from shared.errors import DataError
 from shared.packaging.checks import Result
@@ -132,7 +133,7 @@ class ExportChecks:
                 **self.places,
             )
             how = "scripted"
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, FrontendError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             how = f"traced, not scriptable ({lines[0].strip()[:80] if lines else type(error).__name__})"
             traced = torch.jit.trace(self.network, example_kwarg_inputs=self._inputs(1), check_trace=False)

@@ -73,6 +73,8 @@ def farthest_point_sampling(points: Tensor, count: int, *, start: int | None = N
         last = (axes - axes.mean(dim=2, keepdim=True)).square().sum(dim=0).argmax(dim=1, keepdim=True)
     else:
         last = torch.full((batch, 1), start, dtype=torch.long, device=points.device)
+    if torch.compiler.is_exporting():
+        return _exported_sampling(axes, last, count)
     chosen = torch.empty(count, batch, dtype=torch.long, device=points.device)
     nearest = torch.full((batch, number), math.inf, dtype=points.dtype, device=points.device)
     apart, part = torch.empty_like(nearest), torch.empty_like(nearest)
@@ -87,6 +89,24 @@ def farthest_point_sampling(points: Tensor, count: int, *, start: int | None = N
         torch.minimum(nearest, apart, out=nearest)
         last = nearest.argmax(dim=1, keepdim=True)
     return chosen.t().contiguous()
+
+
+def _exported_sampling(axes: Tensor, last: Tensor, count: int) -> Tensor:
+    """The same as a loop of the exported graph: unrolled, thousands of steps would take minutes to export."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def more(step: Tensor, last: Tensor, nearest: Tensor, chosen: Tensor) -> Tensor:
+        return step < count
+
+    def take(step: Tensor, last: Tensor, nearest: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
+        chosen = torch.where(torch.arange(count, device=axes.device) == step, last, chosen)
+        apart = (axes - axes.gather(2, last[None].expand(3, -1, -1))).square().sum(dim=0)
+        nearest = torch.minimum(nearest, apart)
+        return step + 1, nearest.argmax(dim=1, keepdim=True), nearest, chosen
+
+    step = torch.zeros((), dtype=torch.long, device=axes.device)
+    nearest, chosen = torch.full_like(axes[0], math.inf), last.new_zeros(axes.shape[1], count)
+    return while_loop(more, take, (step, last, nearest, chosen))[3]
 
 
 def radius_neighbours(points: Tensor, radius: float, max_neighbours: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +127,8 @@ def radius_neighbours(points: Tensor, radius: float, max_neighbours: int) -> tup
         ([[[1, -1], [0, -1], [-1, -1]]], [[[3.0, 0.0], [3.0, 0.0], [0.0, 0.0]]])
     """
     apart = _distances(points, points)
-    apart.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    # not filled in place: ONNX could not hold that
+    apart = apart.masked_fill(torch.eye(points.shape[1], dtype=torch.bool, device=points.device), math.inf)
     distance, index = apart.topk(min(max_neighbours, points.shape[1] - 1), dim=2, largest=False)
     outside = distance > radius
     return index.masked_fill(outside, -1), distance.masked_fill(outside, 0.0)
@@ -189,5 +210,7 @@ def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # ONNX has no cdist
+        return (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(dim=-1).sqrt()
     # the matrix-product form loses the digits that decide who is nearest
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -11,7 +11,10 @@ results="bundles/$bundle/eval/demo"
     die "no bundle '$bundle'; there is: $(cd bundles && ls -d -- */configs/train.json | sed 's,/.*,,' | paste -sd ' ' -)"
 [ $# -le 1 ] || die "one bundle at a time: bash scripts/demo.sh [BUNDLE]"
 
-install requirements.txt
+case "$bundle" in
+glioma_idh) install requirements.txt requirements-glioma.txt ;; # the phantoms lie on nilearn's template
+*) install requirements.txt ;;
+esac
 export PATH="$VENV/bin:$PATH"
 export PYTHONWARNINGS="ignore:parsing config_file" # MONAI warns at every start that configs are code: these are ours
 

@@ -148,7 +148,7 @@ def _peak(kind: str, batch: int, tiny: bool) -> float:
 def measure_step(kind: str, batch: int, tiny: bool) -> float:
     """MiB that a training step adds to this process's peak, beyond weights and their gradients."""
     import torch
-    from grad_cam import resident_peak
+    from _timing import resident_peak
 
     from shared.networks import GliomaNetwork
     from shared.transforms.point_graph import collate_point_graphs

@@ -141,7 +141,7 @@ def peak(kind: str, level: int, tiny: bool) -> float:
 def measure_peak(kind: str, level: int, tiny: bool) -> float:
     """The same in this process."""
     import torch
-    from grad_cam import resident_peak
+    from _timing import resident_peak
 
     torch.set_num_threads(1)
     small, _ = _nnconv_calls(0, True, "cpu")

@@ -102,6 +102,7 @@ def explainers(network: Any, images: Any, target: int) -> dict[str, Callable]:
 def added_peak(call: Callable, device: Any) -> float:
     """MiB that a call adds to the peak of what is allocated on CUDA, or resident in this process (Linux)."""
     import torch
+    from _timing import resident_peak
 
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -116,10 +117,6 @@ def added_peak(call: Callable, device: Any) -> float:
     before = resident_peak()
     call()
     return resident_peak() - before
-
-
-def resident_peak() -> float:
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -164,7 +164,7 @@ def describe(row: Mapping[str, Any]) -> str:
     Example:
         >>> row = {"patient": "P1", "method": "ANTs SyN", "dice": 0.98, "tumour_ml": 10.0, "tumour_ml_mni": 12.0}
         >>> describe({**row, "tumour_ratio_to_brain": 1.02, "seconds": 8.0, "flags": "", "kept": True})
-        'P1: kept (ANTs SyN, 8 s), brain Dice 0.980, tumour 10.0 -> 12.0 ml (1.02 of the brain's growth)'
+        "P1: kept (ANTs SyN, 8 s), brain Dice 0.980, tumour 10.0 -> 12.0 ml (1.02 of the brain's growth)"
     """
     how = (
         f"kept ({row['method']}, {row['seconds']:.0f} s)"
@@ -188,7 +188,7 @@ def flag_outliers(rows: Sequence[dict[str, Any]], least: int = 10) -> list[dict[
     Example:
         >>> rows = [{"dice": 0.97 + 0.001 * i, "tumour_ratio_to_brain": 1.0, "flags": ""} for i in range(11)]
         >>> [row["flags"] for row in flag_outliers([*rows, {**rows[0], "dice": 0.91}])][-2:]
-        ['', 'Dice unlike the cohort's']
+        ['', "Dice unlike the cohort's"]
     """
     import numpy as np
 

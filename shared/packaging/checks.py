@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,11 @@ def check_schema(bundle: Path, schema: Mapping[str, Any] | None) -> Result:
     """The metadata against MONAI's schema; None: not at hand."""
     if schema is None:
         return Result(bundle.name, "metadata schema", note="no schema at hand: --schema FILE", skipped=True)
-    from jsonschema import validators
-
+    try:
+        validators = import_module("jsonschema.validators")
+    except ImportError:
+        note = "jsonschema is not here: pip install -r requirements-dev.txt"
+        return Result(bundle.name, "metadata schema", note=note, skipped=True)
     validator = validators.validator_for(schema)(schema)
     errors = sorted(validator.iter_errors(read_metadata(bundle)), key=lambda error: list(map(str, error.path)))
     return Result(

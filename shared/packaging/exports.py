@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,7 @@ class ExportChecks:
     def onnx(self, name: str) -> Result:
         """ONNX of the exported program, run by onnxruntime."""
         try:
-            import onnxruntime
-            import onnxscript  # noqa: F401
+            onnxruntime, _ = import_module("onnxruntime"), import_module("onnxscript")
         except ImportError as error:
             note = f"{error.name} is not here: pip install -r requirements-dev.txt"
             return Result(self.bundle.name, name, note=note, skipped=True)

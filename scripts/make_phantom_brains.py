@@ -12,17 +12,21 @@ Image, point cloud and brain network thus carry one sign each, and an agreement 
 scanner (brightness, drift, noise) say nothing. Age and grade differ between the genotypes by --covariate-effect. The
 AUC of the best possible reader of each sign, and of all, follows exactly: manifest.json. Tracts come from --atlas
 (scripts/build_tract_atlas.py), or are made and written beside the images as atlas.npz.
+
+Beside datalist.json lie datalist_shape.json, datalist_intensity.json and datalist_tracts.json, whose labels are the
+sign itself. With agreements of 0.5 the signs are independent, and these tell which encoder finds which sign.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom_anatomy, phantom_brains
-from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, bayes_auc, draw_patients, paint_patient
+from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, TRACTS, bayes_auc, draw_patients, paint_patient
 from shared.data.prepare import (
     DATALIST,
     phantom_is_there,
@@ -35,7 +39,7 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import assign_folds
-from shared.io import write_csv
+from shared.io import write_csv, write_json
 
 CLASSES = ["IDH wild type", "IDH mutant"]
 ATLAS = "atlas.npz"
@@ -144,7 +148,19 @@ def make_cohort(
         testing=cases[patients:],
         planted_codes=PLANTED,
     )
+    write_sign_datalists(output, rows)
     return manifest
+
+
+def write_sign_datalists(output: Path, rows: list[dict]) -> None:
+    """Beside the datalist one for each sign, whose labels are that sign: which encoder finds it?"""
+    content = json.loads((output / DATALIST).read_text(encoding="utf-8"))
+    for sign in SIGNS:
+        shown = {row["patient"]: row[sign] for row in rows}
+        relabelled: dict = {"classes": [f"{sign} as in wild type", f"{sign} as in mutant"]}
+        for part in ("training", "testing"):
+            relabelled[part] = [{**case, "label": shown[case["patient"]]} for case in content[part]]
+        write_json(output / f"datalist_{sign}.json", {**content, **relabelled})
 
 
 def drawn_aucs(rows: list[dict]) -> dict[str, float]:
@@ -186,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="auto: template if nilearn is there",
     )
     add("--atlas", type=Path, help="tract atlas (.npz) on the MNI152 2 mm grid; else one is made")
-    add("--infiltrated-tracts", type=positive_int, default=4, dest="tracts_count", help="per patient who has them (4)")
+    infiltrated = f"per patient who has them ({TRACTS})"
+    add("--infiltrated-tracts", type=positive_int, default=TRACTS, dest="tracts_count", help=infiltrated)
     add("--fa", action="store_true", help="write FA maps, too")
     add("--folds", type=int, default=5, help="stratified folds of the training patients (5)")
     add("--seed", type=int, default=0, help="of everything drawn (0)")

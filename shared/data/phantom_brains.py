@@ -27,7 +27,8 @@ SIGNS = ("shape", "intensity", "tracts")
 # of the planted map; wild type's signs but mismatch, which is mutant's
 PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4}
 DIAMETER = (24.0, 42.0)  # mm, of a ball of the tumour's volume
-SPREAD_MM = 26.0  # along a tract, until infiltration falls to 1/e
+TRACTS = 12  # infiltrated, of a patient who has any
+SPREAD_MM = 40.0  # along a tract, until infiltration falls to 1/e
 LEVELS = 32  # of brightness: few, so that files stay small
 
 
@@ -173,7 +174,9 @@ def infiltrated(atlas: Any, mask: Any, brain: Any, count: int, rng: Any) -> tupl
     return spread.reshape(mask.shape) * (brain & ~mask), chosen
 
 
-def paint_patient(row: Mapping[str, Any], anatomy: Anatomy, atlas: Any, rng: Any, *, tracts: int = 4) -> dict[str, Any]:
+def paint_patient(
+    row: Mapping[str, Any], anatomy: Anatomy, atlas: Any, rng: Any, *, tracts: int = TRACTS
+) -> dict[str, Any]:
     """Paint one patient.
 
     Args:

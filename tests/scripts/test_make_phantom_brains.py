@@ -69,6 +69,17 @@ def test_the_manifest_tells_the_truth_that_was_planted(cohort):
         assert (planted == codes["infiltrated_tracts"]).any() == bool(row["tracts_infiltrated"])
 
 
+def test_beside_the_datalist_lies_one_for_each_sign(cohort):
+    rows = {row["patient"]: row for row in csv.DictReader((cohort / "signs.csv").open())}
+    whole = json.loads((cohort / "datalist.json").read_text())
+    for sign in ("shape", "intensity", "tracts"):
+        content = json.loads((cohort / f"datalist_{sign}.json").read_text())
+        for part in ("training", "testing"):
+            assert [case["label"] for case in content[part]] == [int(rows[c["patient"]][sign]) for c in whole[part]]
+            assert [{**case, "label": 0} for case in content[part]] == [{**case, "label": 0} for case in whole[part]]
+        assert content["classes"] == [f"{sign} as in wild type", f"{sign} as in mutant"]
+
+
 def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(cohort, tmp_path, capsys):
     assert script.main(["--output", str(tmp_path / "b"), *SMALL]) == 0
     first, second = contents(cohort), contents(tmp_path / "b")

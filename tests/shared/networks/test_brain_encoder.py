@@ -222,3 +222,18 @@ def test_the_mean_of_a_regions_tracts_is_given_to_it_beside_its_own_attributes()
     wide = torch.cat([nodes, means], dim=2)
     torch.testing.assert_close(net.node_embeddings(nodes, edges), plain(wide, edges, PAIRS))
     assert torch.equal(net._means(edges, torch.zeros(PAIRS.shape[1])), torch.zeros_like(means))
+
+
+def test_attributes_are_dropped_in_training_only():
+    nodes, edges, _ = brains(batch=3)
+    plain, dropping = encoder(), encoder(dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(nodes, edges)[0], dropping(nodes, edges)[0])
+    dropping.train()
+    torch.manual_seed(0)
+    assert not torch.allclose(plain(nodes, edges)[0], dropping(nodes, edges)[0])
+    torch.manual_seed(0)
+    seen = torch.nn.functional.dropout(nodes, 0.5), torch.nn.functional.dropout(edges, 0.5)
+    expected = plain(*seen)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(dropping(nodes, edges)[0], expected)

@@ -48,6 +48,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "start from the earlier stages' checkpoints (all but model.pt) of the same seed and fold of another experiment"
     )
     add("--reuse", metavar="EXPERIMENT", help=f"{reuse}; right only where those stages do not depend on what differs")
+    add("--reuse-stages", nargs="+", metavar="STAGE", help="which of them --reuse takes (default: all)")
     add("--shuffle-labels", action="store_true", help="control: permute the labels of the patients that train")
     add("--jobs", type=int, default=1, help="folds at a time")
     add("--threads", type=int, help="CPU threads of each (default: cores / jobs)")
@@ -119,6 +120,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
         "shuffle_labels": args.shuffle_labels,
         "training": hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()[:16],
         "reuse": str(source) if source else None,
+        **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
     }
     command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
     write_experiment(output, title=args.title or name, command=command, settings=settings)
@@ -143,7 +145,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
     def runs() -> Iterator[FoldRun]:
         for fold in waiting:
             if source:
-                fold.take_checkpoints(source)
+                fold.take_checkpoints(source, args.reuse_stages)
             yield FoldRun(fold, fold_commands(args, fold, configs, cwd, overrides), cwd=cwd, environment=environment)
 
     run_folds(runs(), total=len(folds), done=len(folds) - len(waiting), jobs=args.jobs, name=name)

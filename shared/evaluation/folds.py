@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,15 @@ class Fold:
         except DataError:
             return False
 
-    def take_checkpoints(self, other: Path) -> None:
+    def take_checkpoints(self, other: Path, names: Sequence[str] | None = None) -> None:
         """Copy the earlier stages' checkpoints of the same fold of ``other``, if the very same patients trained there.
 
+        Args:
+            other: the experiment.
+            names: of the stages (default: all).
+
         Raises:
-            DataError: nothing there, trained on other patients than this fold's, or not to the end.
+            DataError: nothing there, or not all of ``names``; trained on other patients than this fold's; not ended.
         """
         origin = Fold(other, self.seed, self.number, self.truth)
         stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
@@ -86,6 +90,9 @@ class Fold:
             raise DataError(
                 f"{origin.checkpoints} holds no checkpoint of an earlier stage: finish that experiment first"
             )
+        if lacking := sorted(set(names or ()) - {path.stem for path in stages}):
+            raise DataError(f"{origin.checkpoints} holds no checkpoint of the stages {', '.join(lacking)}")
+        stages = [path for path in stages if names is None or path.stem in names]
         if origin._trained() != self._trained():
             raise DataError(f"{origin.folder} was trained on other patients than this fold: patients would leak")
         if not origin.done():

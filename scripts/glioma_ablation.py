@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""What each part of glioma_idh is worth: cross-validate it without the part, on the same folds, and write tables.
+
+    encoders    each encoder alone, each pair
+    modules     without the contrastive loss, with it alone, without attention, with the paper's literal attention
+    graphs      the five population graphs of the paper's Table 1, none, and a random one of equal density
+    backbones   MONAI's 3D-ResNet34 and 3D-DenseNet121 on the image alone (the paper's benchmarks)
+
+Every run is a scripts/cross_validate.py of its own; runs and folds that are done are not done again. Stages that do not
+depend on what is left out are taken from the whole network's run of the same fold.
+
+    python scripts/glioma_ablation.py --dataset_dir DATA --config cpu --groups encoders graphs --output eval/ablation
+    python scripts/glioma_ablation.py --dataset_dir PHANTOMS --signs --config cpu --output eval/signs
+
+--signs is for phantoms whose signs are independent (make_phantom_brains.py --shape 0.5 --intensity 0.5 --tracts 0.5):
+each encoder alone and all together are trained on each sign as the label, to see which finds which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from shared.data.phantom_brains import SIGNS  # noqa: E402
+from shared.errors import DataError  # noqa: E402
+from shared.io import atomic_path, write_csv  # noqa: E402
+
+WHOLE = "whole"
+NETWORK, GRAPH = ("nodes", "edges"), ("nodes", "edges", "contrast")  # stages that a run may take from the whole's
+
+
+def _without(*names: str) -> dict:
+    return {f"network_def#{name}": "none" for name in names}
+
+
+# by group: what a run is called, what it overrides, the overlay it merges
+ENCODERS = {
+    name: {"network_def#encoders": name.split(" + ")}
+    for name in ("image", "points", "brain", "image + points", "image + brain", "points + brain")
+}
+MODULES = {
+    "without the contrastive loss": {"contrast#contrastive_weight": 0},
+    "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0},
+    "without attention to tracts": _without("edge_attention"),
+    "without attention to regions": _without("brain#node_attention"),
+    "without attention": _without("edge_attention", "brain#node_attention"),
+    "attention as printed": {"network_def#edge_attention": "literal", "network_def#brain#node_attention": "literal"},
+}
+GRAPHS = {
+    **{
+        f"graph {name}": {"network_def#graph": name}
+        for name in ("tumour-brain", "brain-tumour", "both-brain", "both-tumour", "both-both")
+    },
+    "no edges": _without("population#graph"),
+    "random edges": {"network_def#population#graph": "random"},
+}
+BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
+GROUPS = ("encoders", "modules", "graphs", "backbones")
+
+
+def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
+    """By name the overrides, the overlays, and the stages taken from the whole network's run."""
+    if group == "backbones":
+        return {name: ({}, [overlay], NETWORK) for name, overlay in BACKBONES.items()}
+    found = {"encoders": ENCODERS, "modules": MODULES, "graphs": GRAPHS}[group]
+    return {name: (values, [], GRAPH if group == "graphs" else NETWORK) for name, values in found.items()}
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--bundle", default="glioma_idh", help="a name under bundles/, or the folder of an unpacked bundle")
+    add("--dataset_dir", required=True, help="folder with datalist.json")
+    add("--groups", nargs="+", choices=GROUPS, default=["encoders"], help="what is left out (default: encoders)")
+    add("--signs", action="store_true", help="phantoms: single encoders and all together, on each sign as the label")
+    add("--folds", type=int, default=5)
+    add("--seeds", type=int, nargs="+", default=[0], help="each splits anew and trains anew (default: 0)")
+    add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys in all runs")
+    add("--output", type=Path, required=True, help="folder of the runs and tables")
+    add("--jobs", type=int, default=1, help="folds at a time")
+    add("--threads", type=int, help="CPU threads of each")
+    add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
+    return parser.parse_args(argv)
+
+
+def cross_validation(args: argparse.Namespace, name: str, folder: Path, datalist: Path | None) -> list[str]:
+    """The command of one run; ``name`` is ``WHOLE`` or a variant's."""
+    overrides, overlays, stages = {}, [], ()
+    if name != WHOLE:
+        overrides, overlays, stages = next(found[name] for found in map(variants, GROUPS) if name in found)
+    command = [sys.executable, str(ROOT / "scripts" / "cross_validate.py"), args.bundle]
+    command += ["--dataset_dir", args.dataset_dir, "--output", str(folder / _slug(name)), "--title", name]
+    command += ["--datalist_file", str(datalist)] if datalist else []
+    command += ["--folds", str(args.folds), "--seeds", *map(str, args.seeds), "--jobs", str(args.jobs)]
+    command += ["--threads", str(args.threads)] if args.threads else []
+    command += ["--bootstrap", str(args.bootstrap)]
+    command += ["--config", *args.config, *overlays] if args.config or overlays else []
+    settings = [*args.set, *(f"{key}={value}" for key, value in overrides.items())]
+    command += ["--set", *settings] if settings else []
+    return command + (["--reuse", str(folder / WHOLE), "--reuse-stages", *stages] if stages else [])
+
+
+def run(args: argparse.Namespace, names: Sequence[str], folder: Path, datalist: Path | None = None) -> None:
+    """Run the whole network and these variants, each if it is not done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys([WHOLE, *names]):
+        command = cross_validation(args, name, folder, datalist)
+        print(f"{folder.name}: {name}", flush=True)
+        with (folder / f"{_slug(name)}.log").open("w", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            # its progress bar stays on the terminal; a Ctrl-C reaches it as well
+            done = subprocess.run(command, cwd=ROOT, stdout=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        if done.returncode:
+            raise DataError(f"the run {name!r} of {folder} ended with status {done.returncode}: see above")
+
+
+def write_table(path: Path, text: str) -> None:
+    """Write and show a table."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{path}")
+
+
+def sign_table(output: Path, names: Sequence[str], bootstrap: int) -> str:
+    """AUC of each encoder for each sign: of its own classifier, and of the population graph on its embeddings."""
+    from shared.evaluation.tables import interval_text, markdown_table
+    from shared.metrics.report import RepeatedPredictions, summarise
+
+    rows, lines = [], []
+    for name in names:
+        for column, title in (("multitask", "own classifier"), ("probability", "population graph")):
+            line = [name, title]
+            for sign in SIGNS:
+                found = []
+                for path in sorted((output / sign / _slug(name)).glob("seed*/fold*/predictions.csv")):
+                    seed, fold = (int(part.name.lstrip("sedfol")) for part in (path.parent.parent, path.parent))
+                    with path.open(newline="", encoding="utf-8") as file:
+                        found += [
+                            {"seed": seed, "fold": fold, **row, "probability": row[column]}
+                            for row in csv.DictReader(file)
+                        ]
+                summary = summarise(RepeatedPredictions.from_rows(found), names=("AUC",), bootstrap=bootstrap)
+                auc = summary["metrics"]["AUC"]
+                line.append(interval_text(auc))
+                rows.append(
+                    {"encoder": name, "by": title, "sign": sign, **{k: auc[k] for k in ("value", "low", "high")}}
+                )
+            lines.append(line)
+    write_csv(output / "signs.csv", rows)
+    note = (
+        "AUC over all patients, each predicted by the fold that left the patient out, mean over the seeds, with 95 % "
+        "bootstrap interval over patients. Own classifier: trained with the encoder, on the contrastive part. "
+        "Population graph: trained on the other part's embeddings."
+    )
+    return f"{markdown_table(['encoder', 'AUC by', *SIGNS], lines)}\n\n{note}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all, write the tables."""
+    args = arguments(argv)
+    args.dataset_dir, args.output = str(Path(args.dataset_dir).resolve()), args.output.resolve()
+    from shared.evaluation.comparison import comparison_table
+    from shared.evaluation.processes import resumable
+
+    with resumable("glioma_ablation"):
+        if args.signs:
+            datalists = {sign: Path(args.dataset_dir) / f"datalist_{sign}.json" for sign in SIGNS}
+            if missing := [str(path) for path in datalists.values() if not path.is_file()]:
+                raise DataError(f"{', '.join(missing)}: not there; make phantoms with scripts/make_phantom_brains.py")
+            names = ["image", "points", "brain"]
+            for sign, datalist in datalists.items():
+                run(args, names, args.output / sign, datalist)
+            write_table(args.output / "signs.md", sign_table(args.output, [*names, WHOLE], args.bootstrap))
+            return
+        for group in args.groups:
+            names = list(variants(group))
+            run(args, names, args.output)
+            folders = [args.output / _slug(name) for name in (WHOLE, *names)]
+            write_table(args.output / f"{group}.md", comparison_table(folders, bootstrap=args.bootstrap))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+if __name__ == "__main__":
+    main()

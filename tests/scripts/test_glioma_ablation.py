@@ -1,0 +1,60 @@
+"""Ablations of the glioma bundle: every override is one of the bundle's keys, tables hold what the runs predicted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.evaluation.bundle_config import find_bundle, find_config, merge_configs, parse_overrides
+from shared.networks.population_edges import VARIANTS
+from tests.scripts.test_prepare_scripts import load_script
+
+ROOT = Path(__file__).resolve().parents[2]
+script = load_script("glioma_ablation")
+cross_validate = load_script("cross_validate")
+
+
+@pytest.mark.parametrize("group", script.GROUPS)
+def test_every_variant_is_a_cross_validation_of_the_bundle(group, tmp_path):
+    args = script.arguments(
+        ["--dataset_dir", "data", "--config", "cpu", "--output", str(tmp_path), "--seeds", "0", "1"]
+    )
+    bundle = find_bundle("glioma_idh", ROOT)
+    for name in (script.WHOLE, *script.variants(group)):
+        command = script.cross_validation(args, name, tmp_path, None)
+        given = cross_validate.arguments(command[2:])
+        merged = merge_configs([find_config(bundle, overlay) for overlay in ("train", *given.config)])
+        parse_overrides(given.set, merged, reserved=cross_validate.SET_HERE)  # refuses a key that is not there
+        assert given.seeds == [0, 1] and given.title == name and given.config[0] == "cpu"
+        assert bool(given.reuse) == (name != script.WHOLE)
+        assert ("contrast" in (given.reuse_stages or [])) == (group == "graphs" and name != script.WHOLE)
+
+
+def test_the_graphs_are_those_of_table_1():
+    assert {f"graph {name}" for name in VARIANTS} < set(script.variants("graphs"))
+
+
+def test_the_table_of_signs_scores_the_own_classifier_beside_the_graph(tmp_path):
+    for sign in script.SIGNS:
+        for fold in (0, 1):
+            folder = tmp_path / sign / "brain" / "seed0" / f"fold{fold}"
+            folder.mkdir(parents=True)
+            lines = ["patient,label,probability,multitask"]
+            # the classifier tells tracts and nothing else, the graph answers the wrong way round
+            for number, label in enumerate((0, 1, 0, 1)):
+                own = label if sign == "tracts" else 0.5
+                lines.append(f"P{fold}{number},{label},{0.9 - 0.8 * label},{own}")
+            (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    text = script.sign_table(tmp_path, ["brain"], bootstrap=20)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| brain")
+    ]
+    assert [cell.split()[0] for cell in rows[0][2:]] == ["0.500", "0.500", "1.000"]
+    assert [cell.split()[0] for cell in rows[1][2:]] == ["0.000", "0.000", "0.000"]
+    assert (tmp_path / "signs.csv").read_text().count("own classifier") == 3
+
+
+def test_signs_need_the_datalists_of_phantoms(tmp_path):
+    (tmp_path / "datalist.json").write_text(json.dumps({}))
+    with pytest.raises(SystemExit, match=r"datalist_shape.json.*make_phantom_brains.py"):
+        script.main(["--dataset_dir", str(tmp_path), "--signs", "--output", str(tmp_path / "out")])

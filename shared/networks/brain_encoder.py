@@ -48,14 +48,16 @@ def edge_attention(point_attention: Tensor, incidence: Tensor, num_tracts: int, 
         >>> edge_attention(torch.tensor([[0.5, 1.5]]), crossed, 3, "literal")
         tensor([[0.5000, 0.0000, 1.0000]])
     """
-    if mode not in EDGE_ATTENTION:
-        raise ValueError(f"mode must be one of {EDGE_ATTENTION}, got {mode!r}.")
+    # conditions apart, or TorchScript compiles what follows
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if mode not in EDGE_ATTENTION:
+            raise ValueError(f"mode must be one of {EDGE_ATTENTION}, got '{mode}'.")
     index = incidence.flatten(1)
     crossed = index >= 0
     # padding goes to a column of its own, which is cut off
     index = torch.where(crossed, index, num_tracts)
     share = point_attention.unsqueeze(-1).expand_as(incidence).flatten(1)
-    total = share.new_zeros(len(share), num_tracts + 1).scatter_add(1, index, share)
+    total = share.new_zeros(share.shape[0], num_tracts + 1).scatter_add(1, index, share)
     count = torch.zeros_like(total).scatter_add(1, index, torch.ones_like(share))
     mean = (total / count.clamp(min=1))[:, :num_tracts]
     return 1 + mean if mode == "residual" else mean
@@ -101,7 +103,7 @@ class TractGATConv(DenseGATConv):
         scores = functional.leaky_relu(full_precision(scores), self.negative_slope).masked_fill(apart, float("-inf"))
         weights = scores.softmax(dim=2).to(value.dtype)
         if edge_mask is not None:
-            mask = _both_ways(edge_mask.to(value.dtype).expand(len(x), -1), edge_index, number)
+            mask = _both_ways(edge_mask.to(value.dtype).expand(x.shape[0], -1), edge_index, number)
             weights = weights * (mask + torch.eye(number, dtype=value.dtype, device=x.device))
         out = weights @ value + self.bias
         return out if self.res is None else out + self.res(x)
@@ -164,9 +166,9 @@ class BrainEncoder(nn.Module):
         super().__init__()
         if node_attention not in NODE_ATTENTION:
             raise ValueError(f"node_attention must be one of {NODE_ATTENTION}, got {node_attention!r}.")
-        self.node_attention, self.temperature = node_attention, temperature
+        self.node_attention, self.temperature = node_attention, float(temperature)
         self.num_regions, self.in_channels, self.tract_means = num_regions, in_channels, tract_means
-        self.dropout = dropout
+        self.dropout = float(dropout)
         self.register_buffer("edge_index", checked_pairs(edge_index, num_regions))
         self.layers = nn.ModuleList(
             TractGATConv(before, after, edge_dim=in_channels, residual=residual)
@@ -179,15 +181,17 @@ class BrainEncoder(nn.Module):
         self, nodes: Tensor, edges: Tensor, edge_factor: Tensor | None = None, edge_mask: Tensor | None = None
     ) -> Tensor:
         """e^N of every region, ``[B, R, channels[-1]]``."""
-        wanted = (self.num_regions, self.in_channels), (self.edge_index.shape[1], self.in_channels)
-        if (tuple(nodes.shape[1:]), tuple(edges.shape[1:])) != wanted:
+        wanted = [self.num_regions, self.in_channels], [self.edge_index.shape[1], self.in_channels]
+        found = list(nodes.shape[1:]), list(edges.shape[1:])
+        if found[0] != wanted[0] or found[1] != wanted[1]:
             raise ValueError(
-                f"The brain encoder was made for nodes {list(wanted[0])} and edges {list(wanted[1])}, got "
-                f"{list(nodes.shape[1:])} and {list(edges.shape[1:])}. Use the atlas it was trained with."
+                f"The brain encoder was made for nodes {wanted[0]} and edges {wanted[1]}, got {found[0]} and "
+                f"{found[1]}. Use the atlas it was trained with."
             )
         if edge_factor is not None:
             edges = edges * edge_factor.unsqueeze(-1).to(edges.dtype)
-        nodes, edges = (functional.dropout(given, self.dropout, self.training) for given in (nodes, edges))
+        nodes = functional.dropout(nodes, self.dropout, self.training)
+        edges = functional.dropout(edges, self.dropout, self.training)
         x = nodes if not self.tract_means else torch.cat([nodes, self._means(edges, edge_mask)], dim=2)
         for number, layer in enumerate(self.layers):
             x = layer(x if number == 0 else functional.elu(x), edges, self.edge_index, edge_mask)
@@ -197,7 +201,7 @@ class BrainEncoder(nn.Module):
         """Mean attributes of every region's tracts ``[B, R, F]``, 0 where it has none."""
         if edge_mask is not None:
             edges = edges * edge_mask.to(edges.dtype).unsqueeze(-1)
-        total = edges.new_zeros(len(edges), self.num_regions, edges.shape[2])
+        total = edges.new_zeros(edges.shape[0], self.num_regions, edges.shape[2])
         count = edges.new_zeros(self.num_regions)
         for ends in self.edge_index:
             total = total.index_add(1, ends, edges)
@@ -214,15 +218,16 @@ class BrainEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Embedding u^B of each brain and attention a^N of its regions."""
         x = self.node_embeddings(nodes, edges, edge_factor, edge_mask)
-        attention = None
+        attention: Tensor | None = None
         if self.project is not None and tumour is not None:
             # the brain is brought to the tumour, never the tumour to the brain
             fixed = full_precision(tumour.detach())[:, None]
             cosine = functional.cosine_similarity(full_precision(self.project(x)), fixed, dim=2)
             softmax = self.node_attention == "softmax"
-            attention = (cosine / self.temperature).softmax(dim=1) if softmax else cosine
+            given = (cosine / self.temperature).softmax(dim=1) if softmax else cosine
             # shares sum to one, cosines are averaged
-            pooled = ((attention if softmax else attention / self.num_regions)[:, None].to(x.dtype) @ x)[:, 0]
+            pooled = ((given if softmax else given / self.num_regions)[:, None].to(x.dtype) @ x)[:, 0]
+            attention = given
         else:
             pooled = x.mean(dim=1)
         return full_precision(self.head(pooled)), attention
@@ -258,5 +263,6 @@ def checked_pairs(edge_index: Any, num_regions: int) -> Tensor:
 def _both_ways(values: Tensor, edge_index: Tensor, number: int) -> Tensor:
     """Values of edges ``[B, E]`` as symmetric matrices ``[B, R, R]``, zero where there is no edge."""
     place = torch.cat([edge_index[0] * number + edge_index[1], edge_index[1] * number + edge_index[0]])
-    square = values.new_zeros(len(values), number * number).index_copy(1, place, torch.cat([values, values], dim=1))
+    square = values.new_zeros(values.shape[0], number * number)
+    square = square.index_copy(1, place, torch.cat([values, values], dim=1))
     return square.unflatten(1, (number, number))

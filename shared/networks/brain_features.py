@@ -65,7 +65,7 @@ class NodeAutoencoder(nn.Module):
 
     def encode(self, rows: Tensor) -> Tensor:
         """Node attributes."""
-        return _rowwise(self.encoder, rows)
+        return self.encoder(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # BatchNorm takes two axes only
 
     def forward(self, rows: Tensor) -> Tensor:
         """The rows, reconstructed."""
@@ -104,7 +104,7 @@ class EdgeEncoder(nn.Module):
 
     def encode(self, rows: Tensor) -> Tensor:
         """Edge attributes."""
-        return _rowwise(self.encoder, rows)
+        return self.encoder(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # BatchNorm takes two axes only
 
     def forward(self, rows: Tensor) -> Tensor:
         """Projections for the contrastive loss."""
@@ -206,8 +206,3 @@ class BrainNetworkEncoder(nn.Module):
             return self.nodes.encode(region_rows), self.edges.encode(tract_rows)
         finally:
             self.train(training)
-
-
-def _rowwise(layers: nn.Sequential, rows: Tensor) -> Tensor:
-    """Apply to rows of any leading shape (BatchNorm takes two axes only)."""
-    return layers(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])

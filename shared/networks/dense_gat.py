@@ -56,7 +56,8 @@ class DenseGATConv(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.heads, self.edge_dim, self.negative_slope, self.dropout = heads, edge_dim, negative_slope, dropout
+        self.heads, self.edge_dim = heads, edge_dim
+        self.negative_slope, self.dropout = float(negative_slope), float(dropout)
         width = heads * out_channels
         self.att_src = nn.Parameter(torch.empty(1, heads, out_channels))
         self.att_dst = nn.Parameter(torch.empty(1, heads, out_channels))
@@ -73,7 +74,8 @@ class DenseGATConv(nn.Module):
         self, x: Tensor, mask: Tensor, edge_attr: Tensor | None = None, sources: Tensor | None = None
     ) -> Tensor:
         """Every target's weighted sum over its sources and itself."""
-        self._check(edge_attr)
+        if not torch.jit.is_scripting():
+            self._check(edge_attr)
         own = self._heads(x)  # [*, H, T, C]
         value = own if sources is None else self._heads(sources)
         loop = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
@@ -82,6 +84,7 @@ class DenseGATConv(nn.Module):
         listen = own @ self.att_dst.movedim(0, -1)  # [*, H, T, 1]
         heard = value @ self.att_src.movedim(0, -1)
         scores = listen + heard.transpose(-2, -1)
+        mean: Tensor | None = None
         if edge_attr is not None:
             edge_attr = edge_attr if edge_attr.dim() > mask.dim() else edge_attr.unsqueeze(-1)
             count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -94,10 +97,10 @@ class DenseGATConv(nn.Module):
             mask = mask | loop
         else:
             at_loop = listen + own @ self.att_src.movedim(0, -1)
-            if edge_attr is not None:
+            if mean is not None:
                 at_loop = at_loop + self._edge_scores(mean.unsqueeze(-2))
             scores = torch.cat([scores, at_loop], dim=-1)
-            mask = torch.cat([mask, mask.new_ones((*mask.shape[:-1], 1))], dim=-1)
+            mask = functional.pad(mask, (0, 1), value=True)
         scores = functional.leaky_relu(scores, self.negative_slope).masked_fill(~mask.unsqueeze(-3), float("-inf"))
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         if sources is None:

@@ -19,6 +19,7 @@ from shared.transforms.point_graph import (
     RADII,
     PointGraph,
     build_point_graph,
+    graph_levels,
     take_points,
 )
 
@@ -68,7 +69,7 @@ class DistanceNNConv(nn.Module):
         weights = torch.stack([distances.to(x.dtype) * there, there], dim=2)
         if self.aggregation == "mean":
             weights = weights / there.sum(dim=2).clamp(min=1)[:, :, None, None]
-        first = torch.arange(len(x), device=x.device)[:, None, None] * x.shape[1]
+        first = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
         gathered = x.flatten(0, 1).index_select(0, (neighbours.clamp(min=0) + first).flatten())
         # summed in the narrow width first: two products of every point, whatever its number of neighbours
         sums = weights @ gathered.unflatten(0, neighbours.shape)
@@ -121,8 +122,8 @@ class GeometricEncoder(nn.Module):
         super().__init__()
         if len(radii) != len(channels):
             raise ValueError(f"Every convolution has a radius: got {len(channels)} channels and {len(radii)} radii.")
-        self.graph = {"radii": tuple(radii), "max_neighbours": max_neighbours, "ratio": ratio}
-        self.scale = scale
+        self.radii, self.max_neighbours = [float(radius) for radius in radii], max_neighbours
+        self.ratio, self.scale = float(ratio), float(scale)
         self.convolutions = nn.ModuleList(
             DistanceNNConv(before, after, aggregation=aggregation)
             for before, after in itertools.pairwise([3, *channels])
@@ -134,19 +135,23 @@ class GeometricEncoder(nn.Module):
     def forward(self, points: Tensor, graph: PointGraph | None = None) -> tuple[Tensor, Tensor]:
         """Embedding u^P of each surface and attention a^P of each point."""
         if graph is None:
-            graph = build_point_graph(points, **self.graph)
+            graph = self._own_graph(points)
         if len(graph.neighbours) != len(self.convolutions) or graph.nearest.shape != points.shape[:2]:
             raise ValueError(
                 f"The encoder has {len(self.convolutions)} levels and the points {list(points.shape)}; the graph has "
                 f"{len(graph.neighbours)} levels for points {list(graph.nearest.shape)}. Make it with the same radii."
             )
         x = points / self.scale
-        levels = zip(self.convolutions, self.norms, *graph[:3], strict=True)
-        for convolution, norm, neighbours, distances, survivors in levels:
-            x = convolution(x, neighbours, distances / self.scale)
+        for level, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):  # noqa: B905
+            x = convolution(x, graph.neighbours[level], graph.distances[level] / self.scale)
             x = norm(x.flatten(0, 1)).relu().unflatten(0, x.shape[:2])
-            x = take_points(x, survivors)
+            x = take_points(x, graph.survivors[level])
         share = full_precision(self.gate(x)[..., 0]).softmax(dim=1)
         pooled = (share[:, None].to(x.dtype) @ x)[:, 0]
         attention = share.gather(1, graph.nearest) * share.shape[1]
         return full_precision(self.head(pooled)), attention
+
+    def _own_graph(self, points: Tensor) -> PointGraph:
+        if torch.jit.is_scripting():
+            return graph_levels(points, self.radii, self.max_neighbours, self.ratio)
+        return build_point_graph(points, radii=self.radii, max_neighbours=self.max_neighbours, ratio=self.ratio)

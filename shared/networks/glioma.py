@@ -3,8 +3,7 @@
 Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), section 3.3 and Algorithm 1.
 """
 
-from __future__ import annotations
-
+# annotations are not postponed here: TorchScript must read those of GliomaOutput
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -120,6 +119,7 @@ class GliomaNetwork(nn.Module):
         if objective == "contrastive" and len(self.encoders) == 1:
             raise ValueError(f"One encoder alone ({self.encoders[0]}) has no contrast; use objective 'multitask'.")
         self.edge_attention = edge_attention
+        self.attends_edges = edge_attention != "none" and {"points", "brain"} <= set(self.encoders)
         self.image_encoder = self.geometric_encoder = self.brain_encoder = self.classifier = None
         if "image" in self.encoders:
             settings = dict(image or {})
@@ -159,48 +159,82 @@ class GliomaNetwork(nn.Module):
         edge_mask: Tensor | None = None,
     ) -> GliomaOutput:
         """Embeddings, projections and attention of each patient."""
-        self._check(image=image, points=points, nodes=nodes, edges=edges, incidence=incidence)
-        u_image = u_points = u_brain = point_attention = node_attention = None
+        if not torch.jit.is_scripting():
+            self._check(image=image, points=points, nodes=nodes, edges=edges, incidence=incidence)
+        # one by one and with their types, as TorchScript wants it
+        u_image: Tensor | None = None
+        u_points: Tensor | None = None
+        u_tumour: Tensor | None = None
+        u_brain: Tensor | None = None
+        z_image: Tensor | None = None
+        z_points: Tensor | None = None
+        z_tumour: Tensor | None = None
+        z_brain: Tensor | None = None
+        logits: Tensor | None = None
+        point_attention: Tensor | None = None
+        node_attention: Tensor | None = None
         if self.image_encoder is not None:
-            u_image = self.image_encoder(image)
+            u_image = self.image_encoder(_given(image, "image"))
         if self.geometric_encoder is not None:
-            u_points, point_attention = self.geometric_encoder(points, graph)
-        parts = [u for u in (u_image, u_points) if u is not None]
-        u_tumour = torch.cat(parts, dim=1) if parts else None
-        z_tumour = None if self.project_tumour is None else self.project_tumour(u_tumour)
+            u_points, point_attention = self.geometric_encoder(_given(points, "points"), graph)
+        parts = _there(u_image, u_points)
+        if len(parts) > 0:
+            u_tumour = torch.cat(parts, dim=1)
+        if self.project_tumour is not None:
+            z_tumour = self.project_tumour(_given(u_tumour, "u_tumour"))
         if self.brain_encoder is not None:
-            factor = None
-            if self._attends_edges():
-                factor = edge_attention(point_attention, incidence, edges.shape[1], self.edge_attention)
+            nodes, edges = _given(nodes, "nodes"), _given(edges, "edges")
+            factor: Tensor | None = None
+            if self.attends_edges:
+                mine, crossed = _given(point_attention, "point_attention"), _given(incidence, "incidence")
+                factor = edge_attention(mine, crossed, edges.shape[1], self.edge_attention)
             u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
-        logits = None
         if self.classifier is not None:
-            known = [u for u in (u_tumour, u_brain) if u is not None]
-            logits = self.classifier(torch.cat(known, dim=1))[:, 0]
+            logits = self.classifier(torch.cat(_there(u_tumour, u_brain), dim=1))[:, 0]
+        if self.project_image is not None:
+            z_image = self.project_image(_given(u_image, "u_image"))
+        if self.project_points is not None:
+            z_points = self.project_points(_given(u_points, "u_points"))
+        if self.project_brain is not None:
+            z_brain = self.project_brain(_given(u_brain, "u_brain"))
         return GliomaOutput(
             u_image,
             u_points,
             u_tumour,
             u_brain,
-            None if self.project_image is None else self.project_image(u_image),
-            None if self.project_points is None else self.project_points(u_points),
+            z_image,
+            z_points,
             z_tumour,
-            None if self.project_brain is None else self.project_brain(u_brain),
+            z_brain,
             logits,
             point_attention,
             node_attention,
         )
 
-    def _attends_edges(self) -> bool:
-        return self.edge_attention != "none" and {"points", "brain"} <= set(self.encoders)
-
     def _check(self, **given: Tensor | None) -> None:
         needed = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}
         wanted = [name for encoder in self.encoders for name in needed[encoder]]
-        wanted += ["incidence"] if self._attends_edges() else []
+        wanted += ["incidence"] if self.attends_edges else []
         missing = [name for name in wanted if given[name] is None]
         if missing:
             raise ValueError(
                 f"The network's encoders ({', '.join(self.encoders)}) need {', '.join(wanted)}; missing: "
                 f"{', '.join(missing)}."
             )
+
+
+def _given(x: Tensor | None, name: str) -> Tensor:
+    """The tensor, which is there."""
+    if x is None:
+        raise ValueError(f"The network's encoders need {name}; it is missing.")
+    return x
+
+
+def _there(first: Tensor | None, second: Tensor | None) -> list[Tensor]:
+    """Those of the two that are there."""
+    parts: list[Tensor] = []
+    if first is not None:
+        parts.append(first)
+    if second is not None:
+        parts.append(second)
+    return parts

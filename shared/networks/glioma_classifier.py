@@ -102,8 +102,9 @@ class GliomaFeatures(nn.Module):
             nodes, edges = self.nodes.encode(region_rows), self.edges.encode(tract_rows)
         finally:
             self.nodes.train(modes[0]), self.edges.train(modes[1])
-        if not standardised:
-            return nodes, edges
+        return self._scaled(nodes, edges) if standardised else (nodes, edges)
+
+    def _scaled(self, nodes: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         return (nodes - self.node_mean) / self.node_std, (edges - self.edge_mean) / self.edge_std
 
     @torch.no_grad()
@@ -133,9 +134,13 @@ class GliomaFeatures(nn.Module):
         edge_mask: Tensor | None = None,
     ) -> GliomaOutput:
         """Embeddings, projections and attention of each patient."""
-        nodes = edges = None
-        if "brain" in self.glioma.encoders and region_rows is not None and tract_rows is not None:
-            nodes, edges = self.attributes(region_rows, tract_rows)
+        nodes: Tensor | None = None
+        edges: Tensor | None = None
+        if self.glioma.brain_encoder is not None and region_rows is not None and tract_rows is not None:
+            if torch.jit.is_scripting():  # for inference only
+                nodes, edges = self._scaled(self.nodes.encode(region_rows), self.edges.encode(tract_rows))
+            else:
+                nodes, edges = self.attributes(region_rows, tract_rows)
         return self.glioma(image, points, graph, nodes, edges, incidence, edge_mask)
 
 
@@ -259,10 +264,12 @@ class GliomaClassifier(nn.Module):
 
     def graph_parts(self, output: GliomaOutput) -> tuple[Tensor, Tensor]:
         """Node and edge features of the population graph."""
-        if output.u_tumour is None or output.u_brain is None:
-            only = output.u_brain if output.u_tumour is None else output.u_tumour
-            return only, only
-        return graph_inputs(output.u_tumour, output.u_brain, self.graph)
+        tumour, brain = output.u_tumour, output.u_brain
+        if tumour is not None and brain is not None:
+            return graph_inputs(tumour, brain, self.graph)
+        only = brain if tumour is None else tumour
+        assert only is not None  # there is an encoder
+        return only, only
 
     def embed(
         self,
@@ -279,7 +286,8 @@ class GliomaClassifier(nn.Module):
 
     def classify(self, output: GliomaOutput, covariates: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of the population graph."""
-        return self.population(*self.graph_parts(output), covariates)[:, 0]
+        nodes, edges = self.graph_parts(output)
+        return self.population(nodes, edges, covariates)[:, 0]
 
     def forward(
         self,
@@ -290,13 +298,23 @@ class GliomaClassifier(nn.Module):
         tract_rows: Tensor | None = None,
         incidence: Tensor | None = None,
         covariates: Tensor | None = None,
-        *,
         edge_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits of both classes."""
         output = self.embed(image, points, graph, region_rows, tract_rows, incidence, edge_mask)
         logit = self.classify(output, covariates if self.population.num_covariates else None)
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+    def data_format(self) -> dict[str, dict[str, Any]]:
+        """What a metadata file's ``network_data_format#inputs`` must say of this network's inputs."""
+        channels, tracts = self.settings["in_channels"], len(self.settings["edge_index"][0])
+        voxels = [channels * self.settings["num_voxels"]]
+        return {
+            "image": {"num_channels": channels, "spatial_shape": [self.settings["size"]] * 3},
+            "region_rows": {"num_channels": self.settings["num_regions"], "spatial_shape": voxels},
+            "tract_rows": {"num_channels": tracts, "spatial_shape": voxels},
+            "incidence": {"value_range": [-1, tracts - 1]},
+        }
 
     def mlp_logits(self, nodes: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of the control, the MLP on node features ``[B, D]``."""

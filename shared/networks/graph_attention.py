@@ -85,13 +85,14 @@ class GraphAttentionNetwork(nn.Module):
             DenseGATConv(before, width, heads=heads, **options)
             for before, width in zip(widths[:-1], hidden, strict=True)
         )
-        self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
+        self.dropout, self.input_dropout = nn.Dropout(float(dropout)), nn.Dropout(float(input_dropout))
         self.extra = extra
         linear = head == "linear"
         self.head = (
             nn.Linear(widths[-1] + extra, out_channels) if linear else DenseGATConv(widths[-1], out_channels, **options)
         )
 
+    @torch.jit.unused
     def forward(self, x: Tensor, graph: Tensor, edge_attr: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
         """Logits of every node."""
         _check_graph(graph, len(x), edge_attr)
@@ -101,7 +102,7 @@ class GraphAttentionNetwork(nn.Module):
         return _layer(self.head, self.dropout(state), graph, edge_attr)
 
     def states(
-        self, x: Tensor, graph: Tensor, edge_attr: Tensor | None = None, sources: Sequence[Tensor] | None = None
+        self, x: Tensor, graph: Tensor, edge_attr: Tensor | None = None, sources: list[Tensor] | None = None
     ) -> list[Tensor]:
         """The input of every layer, then the last one's output.
 
@@ -113,9 +114,13 @@ class GraphAttentionNetwork(nn.Module):
         """
         found = [x]
         for number, layer in enumerate(self.layers):
-            state = (self.dropout if number else self.input_dropout)(found[-1])
+            state = self.dropout(found[-1]) if number > 0 else self.input_dropout(found[-1])
             heard = None if sources is None else sources[number]
-            found.append(functional.elu(_layer(layer, state, graph, edge_attr, heard)))
+            if torch.jit.is_scripting():  # which hands on no layers; of a matrix only
+                state = layer(state, graph, edge_attr, heard)
+            else:
+                state = _layer(layer, state, graph, edge_attr, heard)
+            found.append(functional.elu(state))
         return found
 
     def logits(self, state: Tensor, extra: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ class ImageEncoder(nn.Module):
         hidden: widths between the last feature map and the embedding.
         embedding_dim: width of u^I.
         global_pool: mean of the last feature map instead of all of its voxels.
-        bf16: compute in bfloat16 under autocast; the embedding is float32 all the same.
+        bf16: compute in bfloat16 under autocast; the embedding is float32 all the same. TorchScript is float32.
         channels_last: memory order of the convolutions; with bfloat16 about twice as fast.
         checkpointing: compute the blocks again in the backward pass instead of keeping what they gave.
 
@@ -66,7 +66,7 @@ class ImageEncoder(nn.Module):
                 f"{len(channels)} poolings halve a side {len(channels)} times: the crop must have at least "
                 f"{2 ** len(channels)} voxels a side, got {size}."
             )
-        self.shape = (in_channels, size, size, size)
+        self.shape = [in_channels, size, size, size]
         self.global_pool, self.bf16, self.checkpointing = global_pool, bf16, checkpointing
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
         self.blocks = nn.ModuleList(
@@ -78,22 +78,32 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Embedding u^I of each tumour."""
-        if tuple(image.shape[1:]) != self.shape:
+        if list(image.shape[1:]) != self.shape:
             raise ValueError(
-                f"The image encoder was made for images {list(self.shape)} (sequences and crop), got "
-                f"{list(image.shape[1:])}."
+                f"The image encoder was made for images {self.shape} (sequences and crop), got {list(image.shape[1:])}."
             )
+        return self._embedding(image) if torch.jit.is_scripting() else self._autocast_embedding(image)
+
+    def _embedding(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self._pooled(x)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        x = x.mean(dim=(2, 3, 4)) if self.global_pool else x.flatten(1)
+        return full_precision(self.head(x))
+
+    @torch.jit.unused
+    def _autocast_embedding(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16 or _autocasting(image)):
             x = image.contiguous(memory_format=self.memory_format)
+            if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+                return self._embedding(x)
             for block in self.blocks:
-                if self.checkpointing and self.training and torch.is_grad_enabled():
-                    # the second pass must not update the running statistics again
-                    contexts = partial(_contexts, block.norm)
-                    x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-                else:
-                    x = block(x)
-            x = x.mean(dim=(2, 3, 4)) if self.global_pool else x.flatten(1)
-            return full_precision(self.head(x))
+                # the second pass must not update the running statistics again
+                contexts = partial(_contexts, block.norm)
+                x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+            return self._pooled(x)
 
 
 BACKBONES = ("resnet34", "densenet121")

@@ -45,14 +45,17 @@ def graph_inputs(tumour: Tensor, brain: Tensor, variant: str = "both-brain") -> 
         >>> nodes.shape, edges.shape
         (torch.Size([5, 96]), torch.Size([5, 32]))
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"The graph must be one of Table 1, {', '.join(VARIANTS)} (nodes-edges), got {variant!r}.")
+    # conditions apart, or TorchScript compiles what follows
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if variant not in VARIANTS:
+            raise ValueError(f"The graph must be one of Table 1, {', '.join(VARIANTS)} (nodes-edges), got '{variant}'.")
     parts = {"tumour": tumour, "brain": brain, "both": torch.cat([tumour, brain], dim=1)}
-    nodes, edges = VARIANTS[variant]
+    nodes, edges = variant.split("-")
     return parts[nodes], parts[edges]
 
 
-def correlation_edges(features: Tensor, bank: Tensor | None = None, *, theta: float = 0.5) -> tuple[Tensor, Tensor]:
+# no keyword-only arguments: TorchScript has none with defaults
+def correlation_edges(features: Tensor, bank: Tensor | None = None, theta: float = 0.5) -> tuple[Tensor, Tensor]:
     """Edge weights of Eq. 8: Pearson's correlation of two patients' features where it reaches ``theta``, else 0.
 
     Args:
@@ -82,8 +85,8 @@ def correlation_edges(features: Tensor, bank: Tensor | None = None, *, theta: fl
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows centred and of unit length, and whether they vary ``[N, 1]`` (more than by rounding)."""
     centred = x - x.mean(dim=1, keepdim=True)
-    length = centred.norm(dim=1, keepdim=True)
-    varies = length > 1e-6 * x.norm(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    varies = length > 1e-6 * torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return centred / length.where(varies, 1.0), varies
 
 

@@ -92,7 +92,8 @@ class PopulationGraphClassifier(nn.Module):
         if not -1 <= theta <= 1:
             raise ValueError(f"theta is a correlation, from -1 to 1, got {theta}.")
         self.in_dim, self.edge_features = in_dim, edge_features or in_dim
-        self.num_covariates, self.theta, self.graph, self.graph_seed = num_covariates, theta, graph, graph_seed
+        self.num_covariates, self.theta = num_covariates, float(theta)
+        self.graph, self.graph_seed = graph, graph_seed
         self.compress = compress
         self.members = nn.ModuleList(
             [_Member(in_dim, hidden, num_covariates, residual, dropout) for _ in range(members)]
@@ -152,7 +153,7 @@ class PopulationGraphClassifier(nn.Module):
     def bank_graph(self) -> tuple[Tensor, Tensor]:
         """Weights and mask ``[N, N]`` of the bank's own graph."""
         weight, mask = correlation_edges(self._bank_edges(), theta=self.theta)
-        return (weight, mask) if self.graph != "none" else (weight * 0, mask & False)
+        return (weight, mask) if self.graph != "none" else (weight * 0, torch.zeros_like(mask))
 
     def report(self, labels: Tensor | None = None, *, log: bool = True) -> GraphReport:
         """Density, isolated share and label homophily of the bank's graph, see :func:`graph_report`."""
@@ -161,7 +162,7 @@ class PopulationGraphClassifier(nn.Module):
     def query_graph(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and mask ``[B, N]`` of the edges from the bank to new patients."""
         weight, mask = correlation_edges(self._standard(edges, "edge"), self._bank_edges(), theta=self.theta)
-        return (weight, mask) if self.graph != "none" else (weight * 0, mask & False)
+        return (weight, mask) if self.graph != "none" else (weight * 0, torch.zeros_like(mask))
 
     def bank_logits(
         self, rows: Tensor | None = None, covariates: Tensor | None = None, graph: tuple[Tensor, Tensor] | None = None
@@ -202,46 +203,56 @@ class PopulationGraphClassifier(nn.Module):
         edges = self._checked(nodes, edges)
         if len(self.bank_nodes) == 0:
             raise DataError("The population graph has no bank: train it, or load a checkpoint of its stage.")
-        own_graph, (weight, mask) = self.bank_graph(), self.query_graph(edges)
+        own_weight, own_mask = self.bank_graph()
+        weight, mask = self.query_graph(edges)
         bank, x = self._standard(self.bank_nodes), self._standard(nodes)
-        known = self._covariates(covariates, len(nodes))
+        known = self._covariates(covariates, nodes.shape[0])
         neighbours = mask.sum(dim=1)
         logits = []
         for member in self.members:
-            sources = member.states(bank, own_graph[1], own_graph[0])
+            sources = member.states(bank, own_mask, own_weight)
             connected = member.logits(member.states(x, mask, weight, sources)[-1], known)[:, 0]
             logits.append(torch.where(neighbours > 0, connected, member.own(x, known)))
         return torch.stack(logits).mean(dim=0).unsqueeze(1), neighbours
 
     def _standard(self, x: Tensor, name: str = "node") -> Tensor:
         x = self._compressed(x, name) if self.compress else x
-        return (x - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
+        # attributes by their own names: TorchScript knows no other
+        mean, std = (self.node_mean, self.node_std) if name == "node" else (self.edge_mean, self.edge_std)
+        return (x - mean) / std
 
     def _compressed(self, x: Tensor, name: str) -> Tensor:
-        return ((x - getattr(self, f"{name}_median")) / getattr(self, f"{name}_range")).asinh()
+        node = name == "node"
+        middle, wide = (self.node_median, self.node_range) if node else (self.edge_median, self.edge_range)
+        return ((x - middle) / wide).asinh()
 
     def _bank_edges(self) -> Tensor:
         edges = self._standard(self.bank_edges, "edge")
         if self.graph == "random":
-            generator = torch.Generator().manual_seed(self.graph_seed)
+            generator = torch.Generator(device=torch.device("cpu")).manual_seed(self.graph_seed)
             edges = edges[torch.randperm(len(edges), generator=generator).to(edges.device)]
         return edges
 
     def _covariates(self, covariates: Tensor | None, count: int) -> Tensor:
         if covariates is None:
             return self.covariate_mean.new_zeros(count, self.num_covariates)
-        if covariates.shape != (count, self.num_covariates):
+        if list(covariates.shape) != [count, self.num_covariates]:
             raise DataError(
                 f"{self.num_covariates} covariates of each of {count} patients are needed, got "
-                f"{tuple(covariates.shape)}."
+                f"{list(covariates.shape)}."
             )
         return ((covariates - self.covariate_mean) / self.covariate_std).nan_to_num(nan=0.0)
 
     def _checked(self, nodes: Tensor, edges: Tensor | None) -> Tensor:
         edges = nodes if edges is None else edges
+        if not torch.jit.is_scripting():
+            self._check(nodes, edges)
+        return edges
+
+    def _check(self, nodes: Tensor, edges: Tensor) -> None:
         problems = []
         for name, x, width in (("node", nodes, self.in_dim), ("edge", edges, self.edge_features)):
-            if x.dim() != 2 or x.shape[1] != width or len(x) != len(nodes):
+            if x.dim() != 2 or x.shape[1] != width or x.shape[0] != nodes.shape[0]:
                 problems.append(f"{name} features must be [{len(nodes)}, {width}], got {list(x.shape)}")
             # an exported graph cannot look at values
             elif not torch.compiler.is_exporting() and not bool(x.isfinite().all()):
@@ -249,7 +260,6 @@ class PopulationGraphClassifier(nn.Module):
                 problems.append(f"{name} features must be finite; those of row {bad[0]} (of {len(bad)} rows) are not")
         if problems:
             raise DataError(problems)
-        return edges
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make room for a bank of the size in the file."""
@@ -279,6 +289,8 @@ class _Member(GraphAttentionNetwork):
         """Logits ``[B]`` from patients' own features."""
         if self.alone is not None:
             return self.alone_head(torch.cat([self.alone(x), known], dim=1))[:, 0]
-        nobody = x.new_zeros(len(x), 0)
-        none = [x.new_zeros(0, layer.lin.in_features) for layer in self.layers]
-        return self.logits(self.states(x, nobody.bool(), nobody, none)[-1], known)[:, 0]
+        nobody = x.new_zeros(x.shape[0], 0)
+        none: list[Tensor] = []
+        for layer in self.layers:
+            none.append(x.new_zeros(0, layer.lin.in_features))
+        return self.logits(self.states(x, nobody.to(torch.bool), nobody, none)[-1], known)[:, 0]

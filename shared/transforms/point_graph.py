@@ -30,9 +30,10 @@ class PointGraph(NamedTuple):
         nearest: ``[P]`` long, for each original point the nearest of the last survivors.
     """
 
-    neighbours: tuple[Tensor, ...]
-    distances: tuple[Tensor, ...]
-    survivors: tuple[Tensor, ...]
+    # tuples, but for TorchScript, which knows none of any length
+    neighbours: list[Tensor]
+    distances: list[Tensor]
+    survivors: list[Tensor]
     nearest: Tensor
 
     def to(self, *args, **kwargs) -> PointGraph:
@@ -64,27 +65,34 @@ def farthest_point_sampling(points: Tensor, count: int, *, start: int | None = N
     """
     if points.ndim == 2:
         return farthest_point_sampling(points[None], count, start=start)[0]
-    batch, number, _ = points.shape
+    number = points.shape[1]
     if not 1 <= count <= number:
         raise ValueError(f"Of {number} points {count} were asked for; count must be between 1 and {number}.")
+    return _sampled(points, count, -1 if start is None else start)
+
+
+def _sampled(points: Tensor, count: int, start: int) -> Tensor:
+    """Farthest points of a batch of clouds; ``start`` -1: the farthest from the mean."""
     # one contiguous row per axis and buffers that are reused: several times faster than sums over a last axis of three
     axes = points.detach().movedim(2, 0).contiguous()
-    if start is None:
+    if start < 0:
         last = (axes - axes.mean(dim=2, keepdim=True)).square().sum(dim=0).argmax(dim=1, keepdim=True)
     else:
-        last = torch.full((batch, 1), start, dtype=torch.long, device=points.device)
-    if torch.compiler.is_exporting():
-        return _exported_sampling(axes, last, count)
-    chosen = torch.empty(count, batch, dtype=torch.long, device=points.device)
-    nearest = torch.full((batch, number), math.inf, dtype=points.dtype, device=points.device)
+        last = torch.full((points.shape[0], 1), start, dtype=torch.long, device=points.device)
+    # conditions apart, or TorchScript compiles what follows
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if torch.compiler.is_exporting():
+            return _exported_sampling(axes, last, count)
+    chosen = torch.empty(count, points.shape[0], dtype=torch.long, device=points.device)
+    nearest = torch.full_like(axes[0], math.inf)
     apart, part = torch.empty_like(nearest), torch.empty_like(nearest)
     for step in range(count):
         chosen[step] = last[:, 0]
-        for axis, row in enumerate(axes):
-            target = apart if axis == 0 else part
+        for axis in range(3):
+            row, target = axes[axis], apart if axis == 0 else part
             torch.sub(row, row.gather(1, last), out=target)
             target.mul_(target)
-            if axis:
+            if axis > 0:
                 apart.add_(part)
         torch.minimum(nearest, apart, out=nearest)
         last = nearest.argmax(dim=1, keepdim=True)
@@ -172,19 +180,29 @@ def build_point_graph(
             f"Every level needs at least two points; {counts[0]} points give levels of {counts}. Take more points or "
             "fewer radii."
         )
-    points = points.detach()
+    graph = graph_levels(points.detach(), [float(radius) for radius in radii], max_neighbours, ratio)
+    return PointGraph(*(tuple(parts) for parts in graph[:3]), graph.nearest)
+
+
+def graph_levels(points: Tensor, radii: list[float], max_neighbours: int, ratio: float) -> PointGraph:
+    """:func:`build_point_graph` of a batch of clouds, unchecked; TorchScript compiles it."""
     # the farthest points of a level are the first of its farthest points: one sampling serves all levels
-    order = farthest_point_sampling(points, counts[1])
-    neighbours, distances, survivors, level = [], [], [], points
+    count = math.ceil(points.shape[1] * ratio)
+    order, level = _sampled(points, count, -1), points
+    neighbours: list[Tensor] = []
+    distances: list[Tensor] = []
+    survivors: list[Tensor] = []
     for number, radius in enumerate(radii):
         index, distance = radius_neighbours(level, radius, max_neighbours)
         neighbours.append(index)
         distances.append(distance)
-        first = torch.arange(counts[number + 1], device=points.device).expand(len(points), -1)
-        survivors.append(order if number == 0 else first)
-        level = take_points(level, survivors[-1])
+        if number > 0:
+            count = math.ceil(count * ratio)
+            order = torch.arange(count, device=points.device).expand(points.shape[0], -1)
+        survivors.append(order)
+        level = take_points(level, order)
     nearest = _distances(points, level).argmin(dim=2)
-    return PointGraph(tuple(neighbours), tuple(distances), tuple(survivors), nearest)
+    return PointGraph(neighbours, distances, survivors, nearest)
 
 
 def take_points(values: Tensor, index: Tensor) -> Tensor:
@@ -210,7 +228,8 @@ def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    if torch.compiler.is_exporting():  # ONNX has no cdist
-        return (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(dim=-1).sqrt()
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if torch.compiler.is_exporting():  # ONNX has no cdist
+            return (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(dim=-1).sqrt()
     # the matrix-product form loses the digits that decide who is nearest
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

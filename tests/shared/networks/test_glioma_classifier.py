@@ -145,3 +145,57 @@ def test_settings_are_refused():
         classifier(graph="brain")
     with pytest.raises(ValueError, match="standardise must be one of"):
         classifier(standardise="all")
+
+
+# --- exports ------------------------------------------------------------------------------------------------------
+
+EXPORTED = {
+    "default": {},
+    "covariates, several members, plain layers": {
+        "num_covariates": 2,
+        "population": {"members": 2, "residual": False, "compress": False},
+    },
+    "all of the brain encoder": {
+        "batch_norm": True,
+        "brain": {"channels": [8], "hidden": [8], "node_attention": "literal", "tract_means": True, "residual": True},
+    },
+    "without attention, random graph": {"edge_attention": "none", "population": {"graph": "random", "theta": 0}},
+    "surface and brain, literally": {
+        "encoders": ["points", "brain"],
+        "edge_attention": "literal",
+        "graph": "brain-tumour",
+        "population": {"graph": "none"},
+    },
+    "image alone, pooled": {"encoders": ["image"], "image": {"channels": [4, 8], "hidden": [8], "global_pool": True}},
+}
+
+
+@pytest.mark.parametrize("settings", EXPORTED.values(), ids=EXPORTED)
+def test_torchscript_equals_eager_for_any_batch_and_number_of_points(settings, tmp_path):
+    network = lively(classifier(**settings))
+    generator = torch.Generator().manual_seed(1)
+    covariates = torch.randn(12, network.population.num_covariates, generator=generator)
+    widths = network.population.in_dim, network.population.edge_features
+    network.population.set_bank(*(torch.randn(12, width, generator=generator) for width in widths), covariates)
+    torch.jit.save(torch.jit.script(network.eval()), tmp_path / "model.ts")
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    for batch, points in ((1, 64), (5, 50)):
+        given = inputs(batch) | {"covariates": covariates[:batch] if covariates.shape[1] else None}
+        given |= {"points": given["points"][:, :points], "incidence": given["incidence"][:, :points]}
+        expected = network(**given)
+        torch.testing.assert_close(scripted(**given), expected)
+        assert batch == 1 or expected[:, 1].std() > 1e-4
+
+
+def test_exported_program_equals_eager_for_any_batch_size():
+    network, given = with_bank(lively(classifier())), inputs(2)
+    shapes = {key: {0: torch.export.Dim("batch", min=1, max=64)} for key in given}
+    program = torch.export.export(network, (), kwargs=given, dynamic_shapes=shapes).module()
+    for batch in (1, 5):
+        torch.testing.assert_close(program(**inputs(batch)), network(**inputs(batch)))
+
+
+def test_a_script_says_which_input_is_missing():
+    scripted = torch.jit.script(with_bank(classifier()))
+    with pytest.raises(torch.jit.Error, match="need points; it is missing"):
+        scripted(inputs()["image"])

@@ -4,7 +4,8 @@ On the anatomy of nilearn's MNI152 template (without nilearn: of ellipsoids), fo
 three signs, each of which agrees with the genotype with a probability of its own, independently of the others:
 
     shape      wild type: 10-14 spicules (planted map: 1)                    mutant: a smooth ellipsoid
-    intensity  wild type: enhancing rim on T1c around a dark core (3)        mutant: T2 bright, FLAIR dark within (2)
+    intensity  wild type: enhancing rim on T1c (3), a dark core beside its   mutant: T2 bright, FLAIR dark in a core
+               middle (5)                                                    beside its middle (2)
     tracts     wild type: spreads along tracts beyond its mask, bright on    mutant: does not
                T2 and FLAIR, FA lowered (4)
 

@@ -25,7 +25,7 @@ SUPPRESSED = 0.34  # FLAIR within a mismatch tumour, whose T2 stays bright
 FA = {"grey": 0.14, "white": 0.50, "fluid": 0.04, "tumour": 0.12, "lost": 0.55}
 SIGNS = ("shape", "intensity", "tracts")
 # of the planted map; wild type's signs but mismatch, which is mutant's
-PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4}
+PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4, "necrotic_core": 5}
 DIAMETER = (24.0, 42.0)  # mm, of a ball of the tumour's volume
 TRACTS = 12  # infiltrated, of a patient who has any
 SPREAD_MM = 40.0  # along a tract, until infiltration falls to 1/e
@@ -149,6 +149,17 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
     return depth, depth > 0, spicules
 
 
+def eccentric_core(depth: Any, mask: Any, radius: float, rng: Any) -> Any:
+    """The inner part of a tumour towards one side, 0 to 1: a map that is hot in the middle alone does not find it."""
+    import numpy as np
+
+    axis = rng.normal(size=3)
+    axis /= np.linalg.norm(axis)
+    centre = np.argwhere(mask).mean(0)
+    along = sum(2.0 * (i - c) * a for i, c, a in zip(np.indices(mask.shape, sparse=True), centre, axis, strict=True))
+    return _soft(depth - 0.25 * radius, 1.5) * _soft(along - 0.05 * radius, 2.0)
+
+
 def infiltrated(atlas: Any, mask: Any, brain: Any, count: int, rng: Any) -> tuple[Any, list[int]]:
     """How far infiltration reaches along some tracts through the tumour, 0 to 1, and which tracts.
 
@@ -200,14 +211,15 @@ def paint_patient(
     spread = gaussian_filter(spread, 0.5) * anatomy.brain
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
     oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
-    rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5)
-    core = _soft(depth - 0.34 * radius, 1.5)
+    rim = _soft(depth, 1.5) * _soft(0.25 * radius - depth, 1.5)
+    core = eccentric_core(depth, mask, radius, rng)
     planted = np.zeros(mask.shape, np.uint8)
     planted[(spread > 0.2) & ~mask] = PLANTED["infiltrated_tracts"]
     if row["intensity"]:
         planted[(core > 0.5) & mask] = PLANTED["mismatch"]
     else:
         planted[(rim > 0.5) & mask] = PLANTED["enhancing_rim"]
+        planted[(core > 0.5) & mask] = PLANTED["necrotic_core"]
     planted[spicules] = PLANTED["spicules"]
     texture = 0.05 * _smooth_noise(rng, mask.shape, 4)
     drift = [0.04 * _smooth_noise(rng, mask.shape, 30) for _ in SEQUENCES]

@@ -52,7 +52,8 @@ def explain_edges(
     .. math:: \min_M -\log P(\hat y \mid A \odot \sigma(M)) + c_s \sum_e \sigma(M_e) + c_e \overline{H(\sigma(M))}
 
     torch_geometric's own optimiser drives it: its masks reach ``logit`` as the factor on what each edge carries. An
-    edge without any influence (no gradient at the start) has mask 0.
+    edge without any influence (no gradient at the start) has mask 0. A logit beyond 1 is divided by its own size: of an
+    answer that is quite sure, no edge alone changes the probability, and the mask would follow its penalties only.
 
     Args:
         logit: the positive class's logit ``[1]`` given a factor for each edge ``[E]``, or None (all count fully).
@@ -81,7 +82,9 @@ def explain_edges(
         warnings.simplefilter("ignore", DeprecationWarning)
         from torch_geometric.explain import Explainer, GNNExplainer
 
-        model = _masked(logit)
+        with torch.no_grad():
+            size = logit(None).abs().clamp(min=1)
+        model = _masked(lambda mask: logit(mask) / size)
     algorithm = GNNExplainer(epochs=epochs, lr=learning_rate, edge_size=edge_size, edge_ent=edge_entropy)
     explainer = Explainer(
         model,

@@ -90,7 +90,7 @@ def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
     smooth = paint(anatomy, atlas)
     assert set(np.unique(smooth["planted"])) == {0, PLANTED["mismatch"]} and smooth["tracts"] == []
     rough = paint(anatomy, atlas, shape=0, intensity=0, tracts=0)
-    codes = PLANTED["spicules"], PLANTED["enhancing_rim"], PLANTED["infiltrated_tracts"]
+    codes = set(PLANTED.values()) - {PLANTED["mismatch"]}
     assert set(np.unique(rough["planted"])) == {0, *codes} and len(rough["tracts"]) == 3
 
     images, planted, mask = smooth["images"], smooth["planted"], smooth["mask"] > 0
@@ -100,7 +100,11 @@ def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
     assert images["T2"][core].mean() == pytest.approx(images["T2"][shell].mean(), rel=0.15)
 
     images, planted, mask = rough["images"], rough["planted"], rough["mask"] > 0
-    rim, spread = (planted == PLANTED[code] for code in ("enhancing_rim", "infiltrated_tracts"))
+    rim, spread, dark = (planted == PLANTED[code] for code in ("enhancing_rim", "infiltrated_tracts", "necrotic_core"))
+    assert images["T1c"][dark].mean() < 0.8 * images["T1c"][mask & ~dark & ~rim].mean()
+    for part, tumour in ((core, smooth["mask"] > 0), (dark, mask)):  # beside the middle
+        off = 2 * np.linalg.norm(np.argwhere(part).mean(0) - np.argwhere(tumour).mean(0))
+        assert off > 3
     assert images["T1c"][rim].mean() > 1.4 * images["T1c"][anatomy.brain].mean()
     assert images["T1"][rim].mean() < images["T1"][anatomy.brain].mean()
     # beyond the mask, along the tracts that were chosen

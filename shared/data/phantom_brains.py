@@ -157,7 +157,7 @@ def eccentric_core(depth: Any, mask: Any, radius: float, rng: Any) -> Any:
     axis /= np.linalg.norm(axis)
     centre = np.argwhere(mask).mean(0)
     along = sum(2.0 * (i - c) * a for i, c, a in zip(np.indices(mask.shape, sparse=True), centre, axis, strict=True))
-    return _soft(depth - 0.25 * radius, 1.5) * _soft(along - 0.05 * radius, 2.0)
+    return _soft(depth - 0.3 * radius, 1.5) * _soft(along - 0.05 * radius, 2.0)
 
 
 def infiltrated(atlas: Any, mask: Any, brain: Any, count: int, rng: Any) -> tuple[Any, list[int]]:
@@ -211,7 +211,7 @@ def paint_patient(
     spread = gaussian_filter(spread, 0.5) * anatomy.brain
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
     oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
-    rim = _soft(depth, 1.5) * _soft(0.25 * radius - depth, 1.5)
+    rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5)
     core = eccentric_core(depth, mask, radius, rng)
     planted = np.zeros(mask.shape, np.uint8)
     planted[(spread > 0.2) & ~mask] = PLANTED["infiltrated_tracts"]

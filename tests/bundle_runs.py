@@ -7,13 +7,9 @@ from pathlib import Path
 from monai.bundle import ConfigWorkflow
 
 from shared.errors import CheckpointError, DataError
+from shared.packaging.properties import phantom_data
 
 ROOT = Path(__file__).parents[1]
-# bundles whose exports and package these tests leave out, and why
-NOT_PACKAGED = {
-    "glioma_idh": "MONAI's ckpt_export only scripts networks of several inputs, and this one must be traced; cpu.json "
-    "samples fewer voxels than metadata.json describes"
-}
 
 
 def bundle_workflow(bundle, *configs, data, out, run_id="run", kind="train", **overrides):
@@ -35,13 +31,23 @@ def bundle_workflow(bundle, *configs, data, out, run_id="run", kind="train", **o
 
 def small_settings(name):
     """``SMALL`` of the bundle's own tests: its tiny network and short training."""
+    return dict(getattr(_tests_of(name), "SMALL", {}))
+
+
+def small_data(bundle, folder):
+    """A prepared folder: ``small_data`` of the bundle's own tests, else its phantoms."""
+    own = getattr(_tests_of(bundle.name), "small_data", None)
+    return phantom_data(bundle, ROOT, folder) if own is None else own(folder)
+
+
+def _tests_of(name):
     path = ROOT / f"tests/bundles/test_{name}.py"
     if not path.is_file():
-        return {}
+        return None
     spec = importlib.util.spec_from_file_location(f"small_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return dict(getattr(module, "SMALL", {}))
+    return module
 
 
 def cause(error):

@@ -53,13 +53,20 @@ class Installed:
 
 
 def act(step):
-    """One call of MONAI's Python functions, or one of its commands as typed in a shell."""
+    """One call of MONAI's Python functions, one of its commands as typed in a shell, or a module as a command."""
     import monai.bundle
 
     name, given = step
     if name == "command":
         sys.argv = ["monai.bundle", *given]
         return runpy.run_module("monai.bundle", run_name="__main__", alter_sys=False)
+    if name == "module":
+        sys.argv = given
+        try:
+            return runpy.run_module(given[0], run_name="__main__", alter_sys=False)
+        except SystemExit as end:
+            assert not end.code, f"{' '.join(given)} ended with {end.code}"
+            return None
     found = getattr(monai.bundle, name)(**given)
     if name == "load":
         import torch

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
-from monai.data import load_net_with_metadata, save_net_with_metadata
+from monai.data import load_net_with_metadata
 from torch import Tensor, nn
-from torch.jit.frontend import FrontendError
 
 from shared.errors import DataError
 from shared.packaging.checks import Result
@@ -21,7 +20,6 @@ from shared.packaging.inputs import fill_empty_buffers, make_room, quiet, random
 
 TOLERANCE = 1e-4
 BATCHES = (1, 3)
-ALONE = (1, 1)
 _BATCH = torch.export.Dim("batch", min=1)
 
 
@@ -29,7 +27,8 @@ class ExportChecks:
     """The checks that need the network: what it takes and gives, and its exports.
 
     The network is the trained one (``models/model.pt`` with ``inference.json``) where there is one and no overlay is
-    asked for; else ``train.json``'s with random weights, kept in ``folder``.
+    asked for; else ``train.json``'s with random weights, kept in ``folder``. Its inputs are the metadata's, but for
+    what its own ``data_format()`` says, where it has one: an overlay or an atlas may have made it for others.
 
     Args:
         bundle: the bundle's folder.
@@ -59,6 +58,8 @@ class ExportChecks:
         self.weights = "trained weights" if trained else "random weights"
         parser = ConfigParser()
         parser.read_config(self.configs)
+        if "bf16" in parser:
+            self.places["bf16"] = False  # exports compute in float32
         parser.update(self.places)
         torch.manual_seed(seed)
         with quiet():
@@ -70,7 +71,13 @@ class ExportChecks:
             settings = getattr(self.network, "settings", {})
             self.places |= {f"network_def#{key}": settings[key] for key in settings if settings[key] != before[key]}
         self.program: torch.export.ExportedProgram | None = None
-        self.batches: Sequence[int] = BATCHES
+        self.differing: list[str] = []
+        own = self.network.data_format() if hasattr(self.network, "data_format") else {}
+        for name, key in [(name, key) for name, found in own.items() for key in found]:
+            value, described = own[name][key], self.inputs[name][key]
+            if value != described:
+                self.differing.append(f"{name}'s {key} is {value}, in metadata.json {described}")
+                self.inputs[name][key] = self.places[f"_meta_#network_data_format#inputs#{name}#{key}"] = value
         if trained:
             self.checkpoint = model
             self.network.load_state_dict(torch.load(model, map_location="cpu", weights_only=True))
@@ -100,65 +107,46 @@ class ExportChecks:
         others = random_inputs(self.inputs, seed=self.seed)
         if others.pop("image", None) is None:
             raise DataError("network_data_format must have an input 'image'; MONAI's verify_net_in_out asks for it")
-        by = "MONAI's verify_net_in_out"
-        try:
-            verify_net_in_out(
-                "network_def",
-                meta_file=str(self.bundle / "configs/metadata.json"),
-                config_file=self.configs,
-                device="cpu",
-                extra_forward_args=others,
-                **self.places,
-            )
-        except DataError as error:
-            # a network that knows its training cohort answers nothing before it was trained
-            by = f"a check of our own, without a cohort MONAI's cannot ({str(error)[:60]})"
+        verify_net_in_out(
+            "network_def",
+            meta_file=str(self.bundle / "configs/metadata.json"),
+            config_file=self.configs,
+            device="cpu",
+            extra_forward_args=others,
+            **self.places,
+        )
         with torch.no_grad():
             pred = self.network(**self._inputs(2))
         wanted = self.metadata["network_data_format"]["outputs"]["pred"]
         found = (tuple(pred.shape[:2]), str(pred.dtype).removeprefix("torch."))
         expected = ((2, wanted["num_channels"]), wanted["dtype"])
         problems = [] if found == expected else [f"pred has shape, dtype {found}, not {expected}"]
-        return Result(self.bundle.name, name, problems, f"{', '.join(self.inputs)} -> {list(pred.shape)}; {by}")
+        note = "; ".join([f"{', '.join(self.inputs)} -> {list(pred.shape)}", *self.differing])
+        return Result(self.bundle.name, name, problems, note)
 
     def torchscript(self, name: str) -> Result:
-        """``ckpt_export`` with metadata; what cannot be scripted is traced."""
+        """``ckpt_export`` with metadata."""
         path = self.folder / "model.ts"
-        try:
-            ckpt_export(
-                "network_def",
-                filepath=str(path),
-                ckpt_file=str(self.checkpoint),
-                meta_file=str(self.bundle / "configs/metadata.json"),
-                config_file=self.configs,
-                **self.places,
-            )
-            how = "scripted"
-        except (RuntimeError, NotImplementedError, FrontendError) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            how = f"traced, not scriptable ({lines[0].strip()[:80] if lines else type(error).__name__})"
-            traced = torch.jit.trace(self.network, example_kwarg_inputs=self._inputs(1), check_trace=False)
-            save_net_with_metadata(traced, str(path), include_config_vals=False, meta_values=self.metadata)
+        ckpt_export(
+            "network_def",
+            filepath=str(path),
+            ckpt_file=str(self.checkpoint),
+            meta_file=str(self.bundle / "configs/metadata.json"),
+            config_file=self.configs,
+            **self.places,
+        )
         loaded, metadata, _ = load_net_with_metadata(str(path), map_location=torch.device("cpu"))
-        # what was traced may hold for the batch size it was traced with only
-        batches = BATCHES if how == "scripted" else ALONE
-        return self._compared(name, lambda inputs: loaded(**inputs), metadata, how, batches)
+        return self._compared(name, lambda inputs: loaded(**inputs), metadata, "scripted")
 
     def exported(self, name: str) -> Result:
-        """``torch.export`` to a ``.pt2`` that holds the metadata; any batch size, else one patient at a time."""
-        path = self.folder / "model.pt2"
-        try:
-            self.program, self.batches = self._program(2, {key: {0: _BATCH} for key in self.inputs}), BATCHES
-        except Exception:
-            self.program, self.batches = self._program(1, None), ALONE
+        """``torch.export`` to a ``.pt2`` that holds the metadata, for any batch size."""
+        path, shapes = self.folder / "model.pt2", {key: {0: _BATCH} for key in self.inputs}
+        self.program = torch.export.export(self.network, (), kwargs=self._inputs(2), dynamic_shapes=shapes)
         torch.export.save(self.program, path, extra_files={"metadata.json": json.dumps(self.metadata)})
         extra = {"metadata.json": ""}
         loaded = torch.export.load(path, extra_files=extra).module()
         metadata = json.loads(extra["metadata.json"])
-        return self._compared(name, lambda inputs: loaded(**inputs), metadata, "", self.batches)
-
-    def _program(self, batch: int, shapes: Any) -> torch.export.ExportedProgram:
-        return torch.export.export(self.network, (), kwargs=self._inputs(batch), dynamic_shapes=shapes)
+        return self._compared(name, lambda inputs: loaded(**inputs), metadata)
 
     def onnx(self, name: str) -> Result:
         """ONNX of the exported program, run by onnxruntime."""
@@ -184,7 +172,7 @@ class ExportChecks:
         def run(inputs: dict[str, Tensor]) -> Tensor:
             return torch.from_numpy(session.run(["pred"], {key: inputs[key].numpy() for key in asked})[0])
 
-        return self._compared(name, run, metadata, f"onnxruntime {onnxruntime.__version__}", self.batches)
+        return self._compared(name, run, metadata, f"onnxruntime {onnxruntime.__version__}")
 
     def _inputs(self, batch: int) -> dict[str, Tensor]:
         return random_inputs(self.inputs, batch=batch, seed=self.seed)
@@ -194,11 +182,10 @@ class ExportChecks:
         name: str,
         run: Callable[[dict[str, Tensor]], Tensor],
         metadata: Mapping[str, Any],
-        note: str,
-        batches: Sequence[int],
+        note: str = "",
     ) -> Result:
         differences, problems = [], []
-        for i, batch in enumerate(batches, 1):
+        for i, batch in enumerate(BATCHES, 1):
             inputs = random_inputs(self.inputs, batch=batch, seed=self.seed + i)
             with torch.no_grad():
                 expected, found = self.network(**inputs), run(inputs)
@@ -209,8 +196,7 @@ class ExportChecks:
         largest = max(differences, default=0.0)
         if largest > TOLERANCE:
             problems.append(f"differs by {largest:.1e} from the network, more than {TOLERANCE:.0e}")
-        if metadata.get("version") != self.metadata["version"]:
+        if metadata["version"] != self.metadata["version"] or metadata["network_data_format"]["inputs"] != self.inputs:
             problems.append("does not hold the bundle's metadata")
-        sizes = "batches of 1 and 3" if batches is BATCHES else "one patient at a time only"
-        parts = [f"differs by {largest:.0e}", sizes, self.weights, *([note] if note else [])]
+        parts = [f"differs by {largest:.0e}", "batches of 1 and 3", self.weights, *([note] if note else [])]
         return Result(self.bundle.name, name, problems, ", ".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,9 @@ def check_properties(
             places["dataset_dir"] = str(data)
         if title != "inference" or not (bundle / "models/model.pt").is_file():
             places["ckpt_dir"] = str(folder / "models")
+            if data is not None and (data / "atlas.npz").is_file():  # which training keeps beside its model
+                (folder / "models").mkdir(exist_ok=True)
+                shutil.copyfile(data / "atlas.npz", folder / "models/atlas.npz")
         name = f"check_properties {title}"
         try:
             with quiet():

@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from shared.handlers import LoadModel
-from tests.bundle_runs import bundle_workflow, cause, rows
+from tests.bundle_runs import ROOT, bundle_workflow, cause, rows
 from tests.tiny_brain import AFFINE
 from tests.tiny_glioma import write_case, write_cohort
 
@@ -39,6 +40,7 @@ SMALL = {
     "val_interval": 6,
     "bf16": False,
 }
+small_data = write_cohort
 workflow = partial(bundle_workflow, "glioma_idh")
 
 
@@ -293,3 +295,13 @@ def test_a_tumour_larger_than_the_crop_is_warned_of_and_centred(cohort, tmp_path
         item = flow.parser.get_parsed_content("validate#dataset").items[0]
     assert "more than the crop of 8 mm" in caplog.text and item["crop"]["clipped"] > 0
     assert item["mask"].all(dim=0).any() and item["image"].shape == (4, 4, 4, 4)
+
+
+def test_the_metadata_describe_the_network_of_the_paper_sized_config(tmp_path):
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles/glioma_idh/configs/train.json")
+    parser["bundle_root"], parser["dataset_dir"] = str(ROOT / "bundles/glioma_idh"), str(tmp_path)
+    metadata = json.loads((ROOT / "bundles/glioma_idh/configs/metadata.json").read_text())
+    inputs = metadata["network_data_format"]["inputs"]
+    for name, found in parser.get_parsed_content("network_def").data_format().items():
+        assert {key: inputs[name][key] for key in found} == found

@@ -305,3 +305,45 @@ def test_the_metadata_describe_the_network_of_the_paper_sized_config(tmp_path):
     inputs = metadata["network_data_format"]["inputs"]
     for name, found in parser.get_parsed_content("network_def").data_format().items():
         assert {key: inputs[name][key] for key in found} == found
+
+
+def test_a_cohort_graph_with_isolated_nodes_trains_predicts_and_says_so(trained, cohort, tmp_path, caplog):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    (tmp_path / "models/model.pt").unlink()
+    given = SMALL | {"network_def#population#theta": 0.999, "covariates": ["age"]}
+    with caplog.at_level(logging.INFO):
+        workflow("train", "cpu", data=cohort, out=tmp_path, run_id="train_run", **given).run()
+    assert "0 edges" in caplog.text and "isolated 100.0%" in caplog.text
+    found = predict(tmp_path, cohort, tmp_path / "out")
+    assert all(row["out_of_cohort"] == "1" and 0 < float(row["probability"]) < 1 for row in found.values())
+
+
+def test_explanations_of_a_cohort_and_of_new_patients_are_files(trained, cohort, tmp_path):
+    explained = {
+        "edge_mask#epochs": 5,
+        "max_patients": 1,
+        "covariates": ["age"],
+        "output_dir": str(tmp_path / "cohort"),
+    }
+    configs = ("train", "cpu", "explain")
+    workflow(*configs, data=cohort, out=trained, run_id="explain", **(SMALL | explained)).run()
+    table = rows(tmp_path / "cohort/explanations.csv")
+    assert [row["patient"] for row in table] == [f"P{k}" for k in range(20, 26)]
+    predicted = rows(trained / "eval/predictions.csv")
+    for row, other in zip(table, predicted, strict=True):
+        assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+    names = {path.name.removeprefix("P20_") for path in (tmp_path / "cohort/patients").iterdir()}
+    wanted = {"cam.nii.gz", "cam.png", "points_attention.ply", "surface.png", "tracts.csv", "tracts.nii.gz"}
+    assert wanted | {"regions.csv"} <= names and not any(name.startswith("P2") and "P20" not in name for name in names)
+    cam = nib.load(tmp_path / "cohort/patients/P20_cam.nii.gz")
+    assert cam.shape == tuple(nib.load(cohort / "P20/mask.nii.gz").shape) and np.allclose(cam.affine, AFFINE)
+
+    case = write_case(tmp_path / "new", "N1", 1, 900, fa=False)
+    del case["label"]
+    (tmp_path / "new/datalist.json").write_text(json.dumps({"training": [], "testing": [case]}))
+    given = {"edge_mask#epochs": 5, "bf16": False, "run_id": "explain", "kind": "infer"}
+    given |= {"ckpt_dir": str(trained / "models"), "output_dir": str(tmp_path / "out")}
+    workflow("inference", "explain", "explain_inference", data=tmp_path / "new", out=trained, **given).run()
+    (row,) = rows(tmp_path / "out/explanations.csv")
+    assert row["patient"] == "N1" and row["label"] == "" and (tmp_path / "out/patients/N1_tracts.csv").is_file()
+    assert not (tmp_path / "out/localisation.json").exists()

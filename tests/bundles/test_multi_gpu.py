@@ -52,7 +52,8 @@ def sscl(folder):
 def glioma(folder):
     """As `ircl`, in float32."""
     data = write_cohort(folder / "data", testing=7)
-    fixed = GLIOMA | {"network_def#population#dropout": 0.0, "contrast#batch_size": 10, "contrast#rotation": 0.0}
+    fixed = GLIOMA | {"network_def#population#dropout": 0.0, "network_def#brain#dropout": 0.0}
+    fixed |= {"contrast#batch_size": 10, "contrast#rotation": 0.0}
     networks = {"nodes": "trainer_network", "edges": "trainer_network", "contrast": "network", "train": "network"}
     for stage, key in networks.items():
         fixed[f"{stage}#optimizer"] = SGD | {"params": f"$@{stage}#{key}.parameters()", "lr": 0.01}

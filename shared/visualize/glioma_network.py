@@ -110,12 +110,10 @@ def connectome_picture(
     handles = [
         Line2D([], [], color=POSITIVE, label="crosses the tumour's surface"),
         Line2D([], [], color=NEGATIVE, label="does not"),
-        *(
-            [Line2D([], [], linestyle="", marker="*", color="0.2", label="planted: infiltrated")]
-            if len(planted)
-            else []
-        ),
     ]
+    if len(planted):
+        label = f"planted: infiltrated ({int(np.asarray(kept)[list(planted)].sum())} of {len(planted)} kept)"
+        handles.append(Line2D([], [], linestyle="", marker="*", color="0.2", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)

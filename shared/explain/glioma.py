@@ -36,6 +36,8 @@ class GliomaExplanation:
         predicted: 1 where the logit is above 0; all maps explain this class.
         cam: Grad-CAM ``[S, S, S]`` in [0, 1] on the tumour's crop, hot = important, 0 where the crop is empty.
         cam_grid: voxels of the layer it comes from, a side.
+        contribution: what each voxel adds to the logit of the predicted class ``[S, S, S]``, beside a tumour all of the
+            patient's mean brightness; negative where it speaks against the class.
         point_attention: a^P ``[P]``, 1 being average.
         point_cam: Grad-CAM at the points ``[P]``.
         edges: mask of the tracts.
@@ -48,6 +50,7 @@ class GliomaExplanation:
     predicted: int
     cam: np.ndarray | None = None
     cam_grid: int = 0
+    contribution: np.ndarray | None = None
     point_attention: np.ndarray | None = None
     point_cam: np.ndarray | None = None
     edges: EdgeExplanation | None = None
@@ -73,6 +76,7 @@ class GliomaExplainer:
         block: of the image encoder, counted from 0, whose output gives the map; -1 is the last. Each block halves the
             side, five of them leave a crop of 64 only 2 voxels.
         local: weigh each voxel of a channel by its own gradient (LayerCAM), see :class:`GradCAM`.
+        steps: of the integrated gradients; 0: without them.
         spacing: mm of a voxel of the crop.
         edges: settings of :func:`explain_edges`; None: no mask of the tracts.
         masked: what the mask of a tract is a factor on: ``"messages"``, what it carries between its regions, or
@@ -93,6 +97,7 @@ class GliomaExplainer:
         *,
         block: int = -1,
         local: bool = False,
+        steps: int = 0,
         spacing: float = 2.0,
         edges: Mapping[str, Any] | None = None,
         masked: str = "messages",
@@ -102,7 +107,7 @@ class GliomaExplainer:
             raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
         self.explained = _Explained(network, target).to(device)
         self.network, self.attributes = network, attributes
-        self.block, self.local, self.spacing = block, local, spacing
+        self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
     def __call__(self, case: Mapping[str, Any]) -> GliomaExplanation:
@@ -116,6 +121,7 @@ class GliomaExplainer:
             found: dict[str, Any] = {}
             if self.network.image_encoder is not None:
                 found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
+                found["contribution"] = self._contribution(case, given, predicted) if self.steps else None
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
             if found.get("cam") is not None and "points" in given and "centre" in case:
@@ -148,6 +154,11 @@ class GliomaExplainer:
         """Grad-CAM alone, of a given class."""
         return self._cam(case, self._inputs(case), predicted)[0]
 
+    def contribution(self, case: Mapping[str, Any], predicted: int) -> np.ndarray:
+        """Integrated gradients alone, of a given class."""
+        with frozen(self.explained):
+            return self._contribution(case, self._inputs(case), predicted)
+
     def untrained(self, seed: int = 0) -> GliomaExplainer:
         """The same with weights of the image encoder drawn anew: what its maps show, no training has put there."""
         other = copy.deepcopy(self)
@@ -172,6 +183,24 @@ class GliomaExplainer:
         # an empty voxel says nothing, whatever the map's coarse grid lays over it
         values = resize_cam(raw, image.shape[2:], normalise=False)[0, 0] * (image[0] != 0).any(dim=0)
         return _array(values / values.max().clamp(min=torch.finfo(values.dtype).tiny)), raw.shape[-1]
+
+    def _contribution(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> np.ndarray:
+        """Integrated gradients (Sundararajan et al., ICML 2017, Eq. 1), summed over the sequences.
+
+        A map of activations shows what is there; this one what is missing, too: a voxel darker than the others counts.
+        """
+        image, rest = given["image"], {key: value for key, value in given.items() if key != "image"}
+        full = image != 0
+        axes = (2, 3, 4)
+        mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
+        baseline = torch.where(full, mean, 0.0)
+        total = torch.zeros_like(image)
+        for step in range(self.steps):
+            x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
+            with torch.enable_grad():
+                logit = self.explained(case, image=x, **rest)[0, predicted]
+            total += torch.autograd.grad(logit, x)[0]
+        return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 
     def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
         place = torch.as_tensor(centre).to(points) + points / self.spacing

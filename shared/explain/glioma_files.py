@@ -152,6 +152,11 @@ def _write_cam(
     if volumes.planted is not None:
         planted = (volumes.planted != 0) & volumes.mask
     cam_planes(images, cam, volumes.mask, f"{stem}_cam.png", title=title, planted=planted)
+    if found.contribution is not None:
+        signed = uncrop(found.contribution, case["crop"]["start"], volumes.mask.shape)
+        write_volume(f"{stem}_contribution.nii.gz", signed, volumes.affine, f"integrated gradients, {found.patient}")
+        shown = signed.clip(min=0) / max(float(signed.max()), np.finfo(np.float32).tiny)
+        cam_planes(images, shown, volumes.mask, f"{stem}_contribution.png", title=title, planted=planted)
 
 
 def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation, title: str) -> None:

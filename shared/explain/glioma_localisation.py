@@ -18,8 +18,8 @@ from shared.transforms.tumour_crop import crop_volume
 
 logger = logging.getLogger(__name__)
 
-CAM, UNTRAINED, TRACTS = "Grad-CAM", "Grad-CAM, untrained", "GNNExplainer"
-PARTS = {"volume": [CAM], "surface": ["attention", CAM], "tracts": [TRACTS]}
+CAM, CONTRIBUTION, TRACTS = "Grad-CAM", "integrated gradients", "GNNExplainer"
+PARTS = {"volume": [CAM, CONTRIBUTION], "surface": ["attention", CAM], "tracts": [TRACTS]}
 EVERYTHING = "planted"
 
 
@@ -77,7 +77,12 @@ class PlantedScores:
         truths[EVERYTHING] = np.isin(planted, list(codes.values()))
         maps = {CAM: found.cam}
         if self.untrained is not None:
-            maps[UNTRAINED] = self.untrained.cam(case, found.predicted)
+            maps[f"{CAM}, untrained"] = self.untrained.cam(case, found.predicted)
+        if found.contribution is not None:
+            maps[CONTRIBUTION] = found.contribution.clip(min=0)
+            if self.untrained is not None:
+                without = self.untrained.contribution(case, found.predicted)
+                maps[f"{CONTRIBUTION}, untrained"] = without.clip(min=0)
         maps |= volume_controls(image, tumour, grid=found.cam_grid, sequences=self.sequences, seed=seed)
         rows = []
         for name, truth in truths.items():

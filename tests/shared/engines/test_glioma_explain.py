@@ -41,7 +41,7 @@ def cases(tmp_path_factory):
 
 def run(cases, atlas, output, sign, **options):
     net = tiny_network(atlas)
-    explainer = GliomaExplainer(net, Fixed(net, sign), block=0, edges={"epochs": 5})
+    explainer = GliomaExplainer(net, Fixed(net, sign), block=0, edges={"epochs": 5}, steps=2)
     given = {"planted": CODES, "bootstrap": 50, "max_patients": 0, "sequences": ["T1", "FLAIR"], **options}
     GliomaExplainStage(explainer, cases, atlas=atlas, output_dir=output, **given).run()
     return explainer
@@ -58,6 +58,7 @@ def test_wild_types_signs_are_scored_where_wild_type_is_explained(cases, atlas, 
     volume = table(tmp_path / "localisation_volume.csv")
     assert {row["truth"] for row in volume} == {"spicules", "enhancing_rim", "planted"}
     expected = {"Grad-CAM", "Grad-CAM, untrained", "tumour centre", "tumour", "random map", "coarse random map"}
+    expected |= {"integrated gradients", "integrated gradients, untrained"}
     assert {row["map"] for row in volume} == expected | {
         f"{a} {b}" for a in ("bright", "dark") for b in ("T1", "FLAIR")
     }

@@ -33,7 +33,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(atlas, case):
     net = tiny_network(atlas)
-    return GliomaExplainer(net, ClassifierLogit(net), block=0, edges=EDGES)(case)
+    return GliomaExplainer(net, ClassifierLogit(net), block=0, edges=EDGES, steps=128)(case)
 
 
 class Population(torch.nn.Module):
@@ -205,8 +205,25 @@ def test_files(found, case, atlas, tmp_path):
     assert first["name"] == NAMES[int(found.node_attention.argmax())]
     content = json.loads((tmp_path / "P1.json").read_text())
     assert content["tracts"]["kept"] == kept.sum() and content["probability"] == found.probability
-    pictures = {"cam", "surface", "tracts", "connectome", "regions"}
+    pictures = {"cam", "contribution", "surface", "tracts", "connectome", "regions"}
     assert {path.stem.removeprefix("P1_") for path in tmp_path.glob("*.png")} == pictures
+
+
+def test_contributions_add_up_to_what_the_image_adds_to_the_logit(found, case, atlas):
+    net = tiny_network(atlas)
+    rest = {key: case[key][None] for key in ("points", "nodes", "edges", "incidence")}
+    image, full = case["image"][None], case["image"][None] != 0
+    flat = torch.stack([channel[channel != 0].mean() for channel in image[0]])
+    baseline = torch.where(full, flat[None, :, None, None, None], 0.0)
+    target = ClassifierLogit(net)
+    with torch.no_grad():
+        # attention to the tumour passes no gradient: it stays as the patient's
+        out, other = net(image=image, **rest), net.image_encoder(baseline)
+        tumour = torch.cat([other, out.u_points], dim=1)
+        gained = target(out, case) - target(out._replace(u_tumour=tumour), case)
+    sign = 1 if found.predicted else -1
+    assert found.contribution.sum() == pytest.approx(sign * float(gained), rel=0.05, abs=1e-3)
+    assert not found.contribution[~full[0].any(dim=0).numpy()].any() and found.contribution.min() < 0
 
 
 def test_ply_can_be_read_back(found, case, atlas, tmp_path):

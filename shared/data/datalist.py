@@ -141,7 +141,7 @@ class InferenceDatalist:
         if not entries:
             raise DataError(
                 f"{check.file}: nothing to predict, section {section!r} is empty; list the patients there "
-                "(scripts/prepare_patients.py --inference does), or ask for section 'training'"
+                "(the preparing script does with --inference), or predict those of 'training': --section training"
             )
         self.cases = check.section(section)
         check.across(self.cases, [])

@@ -37,6 +37,7 @@ def cam_planes(
     *,
     title: str = "",
     planted: np.ndarray | None = None,
+    name: str = "Grad-CAM",
 ) -> None:
     """Write a picture: a sequence a row, three planes through the tumour's centre, each beside itself under the map.
 
@@ -47,6 +48,7 @@ def cam_planes(
         path: the picture.
         title: over it.
         planted: phantoms only: what was planted, drawn as a line.
+        name: of the map.
 
     Shape:
         - all volumes: ``[X, Y, Z]``, x to the right, y to the front, z upward
@@ -63,7 +65,7 @@ def cam_planes(
     box = tuple(slice(a, b) for a, b in zip(low, inside.max(axis=0) + _MARGIN + 1, strict=True))
     figure = new_figure(13.2, 2.2 * len(images) + 0.8)
     axes = figure.subplots(len(images), 6, squeeze=False)
-    for line, (name, image) in zip(axes, images.items(), strict=True):
+    for line, (sequence, image) in zip(axes, images.items(), strict=True):
         for column, axis in enumerate((2, 1, 0)):
             for axe, shown in ((line[2 * column], None), (line[2 * column + 1], cam)):
                 # the whole brain gives the greys, the close-up the detail
@@ -74,12 +76,12 @@ def cam_planes(
                 if planted is not None:
                     _outline(axe, plane(planted[box] != 0, axis, centre - low), PLANTED, "-")
                 _outline(axe, plane(mask[box] != 0, axis, centre - low), TUMOUR, "--")
-        line[0].set_ylabel(name, fontsize=10)
-    for column, (name, sides) in enumerate((("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))):
-        axes[0, 2 * column].set_title(f"{name} ({sides[0]} | {sides[1]})", fontsize=9)
-        axes[0, 2 * column + 1].set_title("Grad-CAM", fontsize=9)
+        line[0].set_ylabel(sequence, fontsize=10)
+    for column, (view, sides) in enumerate((("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))):
+        axes[0, 2 * column].set_title(f"{view} ({sides[0]} | {sides[1]})", fontsize=9)
+        axes[0, 2 * column + 1].set_title(name, fontsize=9)
     bar = figure.colorbar(axes[0, 1].images[1], ax=axes, shrink=0.7, pad=0.01)
-    bar.set_label("Grad-CAM (1 = hot)", fontsize=8)
+    bar.set_label(f"{name} (1 = hot)", fontsize=8)
     bar.ax.set_facecolor("0.35")
     handles = [Line2D([], [], color=TUMOUR, linestyle="--", label="tumour mask")]
     if planted is not None:

@@ -66,6 +66,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("BUNDLE and --dataset_dir are needed (or --report)")
     if args.report and not args.output:
         parser.error("--report needs --output FILE.md")
+    if args.reuse_stages and not args.reuse:
+        parser.error("--reuse-stages needs --reuse EXPERIMENT")
     if args.jobs < 1 or args.folds < 2 or args.bootstrap < 1 or len(set(args.seeds)) != len(args.seeds):
         parser.error("--jobs and --bootstrap must be at least 1, --folds at least 2, and no seed given twice")
     return args

@@ -60,7 +60,7 @@ sscl_crc)
     ;;
 glioma_idh)
     data=data/phantom_brains
-    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_brains.py --output "$data" --fa
+    run python scripts/make_phantom_brains.py --output "$data" --fa # says so where they are there already
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
     monai train,cpu "${places[@]}"
     monai train,cpu,evaluate --run_id evaluate "${places[@]}"

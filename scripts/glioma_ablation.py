@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import re
 import shlex
@@ -48,12 +49,14 @@ ENCODERS = {
     name: {"network_def#encoders": name.split(" + ")}
     for name in ("image", "points", "brain", "image + points", "image + brain", "points + brain")
 }
+for name in ("image", "points", "brain"):  # one alone has no contrast, whatever the preset's objective
+    ENCODERS[name]["network_def#objective"] = "multitask"
 MODULES = {
-    "without the contrastive loss": {"contrast#contrastive_weight": 0},
+    "without the contrastive loss": {"contrast#contrastive_weight": 0, "network_def#objective": "multitask"},
     "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0},
     "without attention to tracts": _without("edge_attention"),
     "without attention to regions": _without("brain#node_attention"),
-    "without attention": _without("edge_attention", "brain#node_attention"),
+    "without any attention": _without("edge_attention", "brain#node_attention"),
     "attention as printed": {"network_def#edge_attention": "literal", "network_def#brain#node_attention": "literal"},
 }
 GRAPHS = {
@@ -134,7 +137,7 @@ def write_table(path: Path, text: str) -> None:
     print(f"\n{text}\n{path}")
 
 
-def sign_table(output: Path, names: Sequence[str], bootstrap: int) -> str:
+def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:
     """AUC of each encoder for each sign: of its own classifier, and of the population graph on its embeddings."""
     from shared.evaluation.tables import interval_text, markdown_table
     from shared.metrics.report import RepeatedPredictions, summarise
@@ -145,8 +148,8 @@ def sign_table(output: Path, names: Sequence[str], bootstrap: int) -> str:
             line = [name, title]
             for sign in SIGNS:
                 found = []
-                for path in sorted((output / sign / _slug(name)).glob("seed*/fold*/predictions.csv")):
-                    seed, fold = (int(part.name.lstrip("sedfol")) for part in (path.parent.parent, path.parent))
+                for seed, fold in itertools.product(seeds, range(folds)):
+                    path = output / sign / _slug(name) / f"seed{seed}" / f"fold{fold}" / "predictions.csv"
                     with path.open(newline="", encoding="utf-8") as file:
                         found += [
                             {"seed": seed, "fold": fold, **row, "probability": row[column]}
@@ -172,18 +175,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run all, write the tables."""
     args = arguments(argv)
     args.dataset_dir, args.output = str(Path(args.dataset_dir).resolve()), args.output.resolve()
+    from shared.evaluation.bundle_config import find_bundle, find_config
     from shared.evaluation.comparison import comparison_table
     from shared.evaluation.processes import resumable
 
     with resumable("glioma_ablation"):
+        # paths are the caller's, the runs' folder is the repository
+        args.bundle = str(find_bundle(args.bundle, ROOT).resolve())
+        args.config = [str(find_config(Path(args.bundle), name).resolve()) for name in args.config]
         if args.signs:
             datalists = {sign: Path(args.dataset_dir) / f"datalist_{sign}.json" for sign in SIGNS}
             if missing := [str(path) for path in datalists.values() if not path.is_file()]:
                 raise DataError(f"{', '.join(missing)}: not there; make phantoms with scripts/make_phantom_brains.py")
             names = ["image", "points", "brain"]
+            given = {"seeds": args.seeds, "folds": args.folds, "bootstrap": args.bootstrap}
             for sign, datalist in datalists.items():
                 run(args, names, args.output / sign, datalist)
-            write_table(args.output / "signs.md", sign_table(args.output, [*names, WHOLE], args.bootstrap))
+            write_table(args.output / "signs.md", sign_table(args.output, [*names, WHOLE], **given))
             return
         for group in args.groups:
             names = list(variants(group))

@@ -20,7 +20,6 @@ sign itself. With agreements of 0.5 the signs are independent, and these tell wh
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import assign_folds
-from shared.io import write_csv, write_json
+from shared.io import write_csv
 
 CLASSES = ["IDH wild type", "IDH mutant"]
 ATLAS = "atlas.npz"
@@ -88,7 +87,8 @@ def make_cohort(
     from shared.data.mni import MNI_SHAPE, mni_affine
 
     brain = phantom_anatomy.choose_anatomy(anatomy)
-    (output / DATALIST).unlink(missing_ok=True)
+    for name in (DATALIST, *(f"datalist_{sign}.json" for sign in SIGNS)):  # none of them beside other images
+        (output / name).unlink(missing_ok=True)
     write_manifest(output, phantom={"unfinished": True})
     if atlas is None:
         network = phantom_anatomy.phantom_tracts(brain, seed=seed)
@@ -140,28 +140,19 @@ def make_cohort(
             section: drawn_aucs([r for r in rows if r["section"] == section]) for section in ("training", "testing")
         },
     )
-    write_datalist(
-        output,
-        name="phantom gliomas",
-        modalities=SEQUENCES,
-        classes=CLASSES,
-        training=assign_folds(cases[:patients], folds, seed) if folds else cases[:patients],
-        testing=cases[patients:],
-        planted_codes=PLANTED,
-    )
-    write_sign_datalists(output, rows)
-    return manifest
-
-
-def write_sign_datalists(output: Path, rows: list[dict]) -> None:
-    """Beside the datalist one for each sign, whose labels are that sign: which encoder finds it?"""
-    content = json.loads((output / DATALIST).read_text(encoding="utf-8"))
+    sections = {"training": assign_folds(cases[:patients], folds, seed) if folds else cases[:patients]}
+    sections["testing"] = cases[patients:]
+    about: dict = {"name": "phantom gliomas", "modalities": SEQUENCES, "planted_codes": PLANTED}
     for sign in SIGNS:
         shown = {row["patient"]: row[sign] for row in rows}
-        relabelled: dict = {"classes": [f"{sign} as in wild type", f"{sign} as in mutant"]}
-        for part in ("training", "testing"):
-            relabelled[part] = [{**case, "label": shown[case["patient"]]} for case in content[part]]
-        write_json(output / f"datalist_{sign}.json", {**content, **relabelled})
+        relabelled: dict = {
+            part: [{**case, "label": shown[case["patient"]]} for case in listed] for part, listed in sections.items()
+        }
+        classes = [f"{sign} as in wild type", f"{sign} as in mutant"]
+        write_datalist(output, file=f"datalist_{sign}.json", classes=classes, **about, **relabelled)
+    # the last: where it is there, everything is
+    write_datalist(output, classes=CLASSES, **about, **sections)
+    return manifest
 
 
 def drawn_aucs(rows: list[dict]) -> dict[str, float]:

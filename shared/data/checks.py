@@ -206,7 +206,8 @@ class DatalistCheck(SectionCheck):
         if num_modalities is not None and self.modalities and len(self.modalities) != num_modalities:
             self.problems.append(
                 f"{self.file}: the datalist has {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
-                f"the configuration expects {num_modalities}; set num_modalities or prepare the data again"
+                f"the configuration expects {num_modalities}; set their number (--in_channels, or num_modalities) or "
+                "prepare the data again"
             )
         elif num_modalities is None and self.modalities:
             self.expected = len(self.modalities)

@@ -56,6 +56,7 @@ def write_predictions(
     write_csv(folder / "predictions.csv", rows)
     known = [row for row in rows if row["label"] != ""]
     if not known:
+        logger.info("%d predicted: %s", len(rows), folder / "predictions.csv")
         return None
     from shared.metrics import class_report, classification_metrics
     from shared.visualize import calibration_figure, confusion_figure, roc_curve_figure

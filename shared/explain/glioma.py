@@ -36,8 +36,8 @@ class GliomaExplanation:
         predicted: 1 where the logit is above 0; all maps explain this class.
         cam: Grad-CAM ``[S, S, S]`` in [0, 1] on the tumour's crop, hot = important, 0 where the crop is empty.
         cam_grid: voxels of the layer it comes from, a side.
-        contribution: what each voxel adds to the logit of the predicted class ``[S, S, S]``, beside a tumour all of the
-            patient's mean brightness; negative where it speaks against the class.
+        contribution: what each voxel adds to the logit of the predicted class ``[S, S, S]``, compared with a crop where
+            each sequence has its own mean everywhere; negative where it speaks against the class.
         point_attention: a^P ``[P]``, 1 being average.
         point_cam: Grad-CAM at the points ``[P]``.
         edges: mask of the tracts.
@@ -121,7 +121,8 @@ class GliomaExplainer:
             found: dict[str, Any] = {}
             if self.network.image_encoder is not None:
                 found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
-                found["contribution"] = self._contribution(case, given, predicted) if self.steps else None
+                if self.steps:
+                    found["contribution"] = self._contribution(case, given["image"], output, predicted)
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
             if found.get("cam") is not None and "points" in given and "centre" in case:
@@ -156,8 +157,11 @@ class GliomaExplainer:
 
     def contribution(self, case: Mapping[str, Any], predicted: int) -> np.ndarray:
         """Integrated gradients alone, of a given class."""
+        given = self._inputs(case)
         with frozen(self.explained):
-            return self._contribution(case, self._inputs(case), predicted)
+            with torch.no_grad():
+                output = self.network(**given)
+            return self._contribution(case, given["image"], output, predicted)
 
     def untrained(self, seed: int = 0) -> GliomaExplainer:
         """The same with weights of the image encoder drawn anew: what its maps show, no training has put there."""
@@ -184,23 +188,26 @@ class GliomaExplainer:
         values = resize_cam(raw, image.shape[2:], normalise=False)[0, 0] * (image[0] != 0).any(dim=0)
         return _array(values / values.max().clamp(min=torch.finfo(values.dtype).tiny)), raw.shape[-1]
 
-    def _contribution(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> np.ndarray:
+    def _contribution(self, case: Mapping[str, Any], image: Tensor, output: GliomaOutput, predicted: int) -> np.ndarray:
         """Integrated gradients (Sundararajan et al., ICML 2017, Eq. 1), summed over the sequences.
 
         A map of activations shows what is there; this one what is missing, too: a voxel darker than the others counts.
+        Points and brain stay the patient's: along the way only the image's own embedding changes.
         """
-        image, rest = given["image"], {key: value for key, value in given.items() if key != "image"}
-        full = image != 0
-        axes = (2, 3, 4)
-        mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
-        baseline = torch.where(full, mean, 0.0)
-        total = torch.zeros_like(image)
-        for step in range(self.steps):
-            x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
-            with torch.enable_grad():
-                logit = self.explained(case, image=x, **rest)[0, predicted]
-            total += torch.autograd.grad(logit, x)[0]
-        return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
+        encoder, sign = self.network.image_encoder, 1 if predicted else -1
+        with torch.inference_mode(False), torch.enable_grad():
+            image = image.clone()
+            rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
+            full, axes = image != 0, (2, 3, 4)
+            mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
+            baseline = torch.where(full, mean, 0.0)
+            total = torch.zeros_like(image)
+            for step in range(self.steps):
+                x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
+                parts = [part for part in (encoder(x), rest.u_points) if part is not None]
+                logit = self.explained.target(rest._replace(u_tumour=torch.cat(parts, dim=1)), case)[0]
+                total += torch.autograd.grad(sign * logit, x)[0]
+            return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 
     def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
         place = torch.as_tensor(centre).to(points) + points / self.spacing

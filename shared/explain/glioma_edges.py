@@ -83,7 +83,7 @@ def explain_edges(
         from torch_geometric.explain import Explainer, GNNExplainer
 
         with torch.no_grad():
-            size = logit(None).abs().clamp(min=1)
+            size = max(1.0, abs(float(logit(None))))
         model = _masked(lambda mask: logit(mask) / size)
     algorithm = GNNExplainer(epochs=epochs, lr=learning_rate, edge_size=edge_size, edge_ent=edge_entropy)
     explainer = Explainer(

@@ -150,7 +150,7 @@ def _write_cam(
     names = [sequences[i] if i < len(sequences) else f"sequence {i}" for i in range(len(volumes.images))]
     images, planted = dict(zip(names, volumes.images, strict=True)), None
     if volumes.planted is not None:
-        planted = (volumes.planted != 0) & volumes.mask
+        planted = np.where(volumes.mask, volumes.planted, 0)
     cam_planes(images, cam, volumes.mask, f"{stem}_cam.png", title=title, planted=planted)
     if found.contribution is not None:
         signed = uncrop(found.contribution, case["crop"]["start"], volumes.mask.shape)

@@ -18,7 +18,7 @@ from shared.distributed import from_main, is_main
 from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
 from shared.errors import CheckpointError, DataError
 from shared.io import write_json
-from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier, name_hashes
+from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier, known_names
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +98,7 @@ class StartPopulation:
         hint = "Run it first: --run_id contrast_run."
         state = part_of(from_main(partial(load_checkpoint, self.path, hint=hint)), "network", self.path)
         load_weights(FeaturesTraining(network.features), state, self.path)
-        seen = set(network.features.seen.tolist())
-        again = [
-            name
-            for name, number in zip(rows.patients, name_hashes(rows.patients).tolist(), strict=True)
-            if number in seen
-        ]
-        if again:
+        if again := known_names(network.features.seen, rows.patients):
             raise DataError(
                 f"{len(again)} patients of the population graph trained the encoders of {self.path}, too "
                 f"({', '.join(again[:5])}): give this run that run's seed, fold and shares, or train them again "

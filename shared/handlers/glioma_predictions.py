@@ -10,12 +10,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
+from shared.errors import DataError
 from shared.evaluation.glioma_controls import write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
 from shared.networks.glioma import GliomaOutput
-from shared.networks.glioma_classifier import GliomaClassifier
+from shared.networks.glioma_classifier import GliomaClassifier, known_names
 
 NEAREST = 5
 
@@ -72,9 +73,17 @@ class SaveGliomaPredictions(SavePredictions):
         self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
 
     def started(self, engine: Engine) -> None:
-        """Forget earlier rows."""
+        """Forget earlier rows; refuse to score patients left out now whom the encoders were trained on."""
         super().started(engine)
         self._inputs, self._own = [], []
+        trained = set(self.training)
+        left_out = [name for case in self.known or [] if (name := str(case["patient"])) not in trained]
+        if again := known_names(self.network.features.seen, left_out):
+            raise DataError(
+                f"{len(again)} of the {len(left_out)} patients to evaluate trained this model's encoders "
+                f"({', '.join(again[:5])}): their scores would say nothing about new patients; give the evaluation "
+                "the training's fold, seed and datalist"
+            )
 
     def write(self, engine: Engine) -> None:
         """Write tables, metrics, pictures and files per patient."""

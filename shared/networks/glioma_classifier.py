@@ -36,6 +36,17 @@ def name_hashes(patients: Iterable[str]) -> Tensor:
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.long)
 
 
+def known_names(seen: Tensor, patients: Sequence[str]) -> list[str]:
+    """Those of ``patients`` whose hash is in ``seen``.
+
+    Example:
+        >>> known_names(name_hashes(["P1", "P3"]), ["P1", "P2"])
+        ['P1']
+    """
+    hashes = set(seen.tolist())
+    return [name for name, number in zip(patients, name_hashes(patients).tolist(), strict=True) if number in hashes]
+
+
 class GliomaFeatures(nn.Module):
     """From a patient's crop, points and brain voxels to the embeddings: what the stages before the last one train.
 

@@ -46,7 +46,8 @@ class LoadGliomad(MapTransform):
     def __init__(self, atlas: TractAtlas, *, fa: bool = False):
         super().__init__(["image"])
         self.atlas, self.fa = atlas, fa
-        self._load, self._normalise = LoadCased(), NormalizeIntensity(nonzero=True, channel_wise=True)
+        self._load = LoadCased(whole_allowed=False)
+        self._normalise = NormalizeIntensity(nonzero=True, channel_wise=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load one patient."""

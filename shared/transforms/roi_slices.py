@@ -31,6 +31,7 @@ class LoadCased(MapTransform):
         image_key: key of one path, or of a list of paths (one per modality).
         mask_key: key of the mask's path; absent or None: no mask.
         patient_key: key of the patient's name, for messages.
+        whole_allowed: whether leaving the mask out is a way; for the message about an empty one.
 
     Shape:
         - ``data[image_key]`` becomes ``[C, X, Y, Z]`` float32, ``data[mask_key]`` ``[1, X, Y, Z]`` bool, both RAS
@@ -40,9 +41,18 @@ class LoadCased(MapTransform):
         DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty.
     """
 
-    def __init__(self, image_key: str = "image", mask_key: str = "mask", patient_key: str = "patient"):
+    def __init__(
+        self,
+        image_key: str = "image",
+        mask_key: str = "mask",
+        patient_key: str = "patient",
+        *,
+        whole_allowed: bool = True,
+    ):
         super().__init__([image_key])
         self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
+        whole = "the mask out of the datalist to take the whole image as region of interest"
+        self._instead = whole if whole_allowed else "the patient out"
         self._load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=False, dtype=np.float32)
         self._orient = Orientation(axcodes="RAS", labels=None)
 
@@ -77,7 +87,7 @@ class LoadCased(MapTransform):
             if not mask.any():
                 raise DataError(
                     f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
-                    "the mask out of the datalist to take the whole image as region of interest."
+                    f"{self._instead}."
                 )
             out["masked"] = True
         out.setdefault("masked", False)

@@ -47,7 +47,7 @@ def cam_planes(
         mask: the tumour's; its outline is drawn.
         path: the picture.
         title: over it.
-        planted: phantoms only: what was planted, drawn as a line.
+        planted: phantoms only: codes of what was planted, each drawn as a line.
         name: of the map.
 
     Shape:
@@ -63,6 +63,7 @@ def cam_planes(
     centre = np.rint(inside.mean(axis=0)).astype(int)
     low = np.maximum(inside.min(axis=0) - _MARGIN, 0)
     box = tuple(slice(a, b) for a, b in zip(low, inside.max(axis=0) + _MARGIN + 1, strict=True))
+    codes = [] if planted is None else [code for code in np.unique(planted) if code]
     figure = new_figure(13.2, 2.2 * len(images) + 0.8)
     axes = figure.subplots(len(images), 6, squeeze=False)
     for line, (sequence, image) in zip(axes, images.items(), strict=True):
@@ -70,11 +71,11 @@ def cam_planes(
             for axe, shown in ((line[2 * column], None), (line[2 * column + 1], cam)):
                 # the whole brain gives the greys, the close-up the detail
                 picture(axe, plane(image[box], axis, centre - low))
-                axe.images[0].set_clim(0, float(np.max(image)) or 1.0)
+                axe.images[0].set_clim(0, float(np.quantile(image[image > 0], 0.995)) if (image > 0).any() else 1.0)
                 if shown is not None:
                     axe.imshow(plane(shown[box], axis, centre - low), cmap=heat(), vmin=0, vmax=1)
-                if planted is not None:
-                    _outline(axe, plane(planted[box] != 0, axis, centre - low), PLANTED, "-")
+                for code in codes:  # one line each, so that a hole in one is not taken for another
+                    _outline(axe, plane(planted[box] == code, axis, centre - low), PLANTED, "-")
                 _outline(axe, plane(mask[box] != 0, axis, centre - low), TUMOUR, "--")
         line[0].set_ylabel(sequence, fontsize=10)
     for column, (view, sides) in enumerate((("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))):
@@ -85,7 +86,7 @@ def cam_planes(
     bar.ax.set_facecolor("0.35")
     handles = [Line2D([], [], color=TUMOUR, linestyle="--", label="tumour mask")]
     if planted is not None:
-        handles.append(Line2D([], [], color=PLANTED, label="planted"))
+        handles.append(Line2D([], [], color=PLANTED, label="planted (each sign)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)

@@ -16,6 +16,7 @@ from shared.visualize.glioma import TUMOUR
 from shared.visualize.style import NEGATIVE, POSITIVE, new_figure, plain, save
 
 _LISTED = 20
+_NONE = "no mask is above the threshold:\nthe answer does not need any single tract"
 
 
 def glass_brain(
@@ -56,7 +57,10 @@ def glass_brain(
             axe.contour(shadow, [0.5], colors=TUMOUR, linewidths=1.6)
         axe.set(xticks=[], yticks=[], title=f"{name} ({sides[0]} | {sides[1]})")
         axe.spines[:].set_visible(False)
-    figure.colorbar(last, ax=axes, shrink=0.6, label="sum over tracts of mask x probability")
+    if tracts.any():
+        figure.colorbar(last, ax=axes, shrink=0.6, label="sum over tracts of mask x probability")
+    else:
+        axes[1].text(0.5, -0.04, _NONE, ha="center", va="top", transform=axes[1].transAxes, fontsize=9)
     figure.legend(
         handles=[Line2D([], [], color=TUMOUR, label="tumour (its shadow)")], loc="outside lower center", frameon=False
     )
@@ -105,7 +109,10 @@ def connectome_picture(
     bars.set_yticks(range(len(first)), names, fontsize=7)
     # a few tracts are drawn as thin as many
     bars.set_ylim(max(len(first), 12) - 0.5, -0.5)
-    bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(drawn)} of {len(values)} tracts kept; the first {len(first)}")
+    listed = f"; the first {len(first)}" if len(first) < len(drawn) else ""
+    bars.set(xlim=(0, 1), xlabel="mask", title=f"{len(drawn)} of {len(values)} tracts kept{listed}")
+    if not len(drawn):
+        bars.text(0.5, 0.5, _NONE, ha="center", va="center", transform=bars.transAxes, fontsize=9)
     plain(bars)
     handles = [
         Line2D([], [], color=POSITIVE, label="crosses the tumour's surface"),

@@ -347,3 +347,11 @@ def test_explanations_of_a_cohort_and_of_new_patients_are_files(trained, cohort,
     (row,) = rows(tmp_path / "out/explanations.csv")
     assert row["patient"] == "N1" and row["label"] == "" and (tmp_path / "out/patients/N1_tracts.csv").is_file()
     assert not (tmp_path / "out/localisation.json").exists()
+
+
+def test_patients_whom_the_encoders_saw_are_not_scored(trained, cohort, tmp_path):
+    given = SMALL | {"covariates": ["age"], "fold": 0, "output_dir": str(tmp_path)}
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", "evaluate", data=cohort, out=trained, run_id="evaluate", **given).run()
+    assert "trained this model's encoders" in str(cause(raised.value)) and "fold" in str(cause(raised.value))
+    assert not (tmp_path / "metrics.json").exists()

@@ -270,8 +270,11 @@ def test_reuse_takes_the_earlier_stages_of_the_same_fold_and_not_the_model(run):
         assert model["pretrain"] == "stage one of first" and model["note"] == "second"
     with pytest.raises(SystemExit, match="seed1/fold0/models holds no checkpoint of an earlier stage"):
         run("--folds", "2", "--seeds", "1", "--reuse", str(source), name="missing")
+    for fold in (0, 1):
+        (source / f"seed0/fold{fold}/models/second.pt").write_text("of another stage")
     some = run("--folds", "2", "--set", "note=3", "--reuse", str(source), "--reuse-stages", "pretrain", name="some")
     assert json.loads((some / "seed0/fold0/models/model.pt").read_text())["pretrain"] == "stage one of first"
+    assert not (some / "seed0/fold0/models/second.pt").exists()
     with pytest.raises(SystemExit, match="holds no checkpoint of the stages nothing"):
         run("--folds", "2", "--reuse", str(source), "--reuse-stages", "nothing", name="none")
     (source / "seed0/fold1/predictions.csv").unlink()

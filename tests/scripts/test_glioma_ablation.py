@@ -45,7 +45,7 @@ def test_the_table_of_signs_scores_the_own_classifier_beside_the_graph(tmp_path)
                 own = label if sign == "tracts" else 0.5
                 lines.append(f"P{fold}{number},{label},{0.9 - 0.8 * label},{own}")
             (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
-    text = script.sign_table(tmp_path, ["brain"], bootstrap=20)
+    text = script.sign_table(tmp_path, ["brain"], seeds=[0], folds=2, bootstrap=20)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| brain")
     ]

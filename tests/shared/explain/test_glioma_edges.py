@@ -112,3 +112,18 @@ def test_through_the_brain_encoder_the_edge_that_carries_the_signal_is_kept():
     found = explain_edges(logit, nodes[0], pairs, edge_size=0.02)
     assert found.kept.tolist() == [True, False, False, False]
     assert found.probability["all"] > 0.9 and found.probability["removed"] < 0.2
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_sure_answer_keeps_the_edges_that_carry_it(mode):
+    pairs, nodes = torch.tensor([[0, 0, 1, 2, 3], [1, 2, 3, 4, 4]]), torch.rand(5, 2)
+    weights = torch.tensor([2.0, 2.0, 0.05, 0.0, 0.02])
+
+    def logit(mask):
+        # with all edges the probability is 1 - 1e-17: no edge alone changes it
+        return 20 * (weights * (torch.ones(5) if mask is None else mask)).sum()[None] - 40
+
+    with mode():
+        found = explain_edges(logit, nodes, pairs, epochs=200, learning_rate=0.1, edge_size=0.05, edge_entropy=0.1)
+    assert found.kept.tolist() == [True, True, False, False, False]
+    assert found.probability["all"] == pytest.approx(float(torch.sigmoid(logit(None))[0]))

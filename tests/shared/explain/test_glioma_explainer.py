@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -209,21 +210,38 @@ def test_files(found, case, atlas, tmp_path):
     assert {path.stem.removeprefix("P1_") for path in tmp_path.glob("*.png")} == pictures
 
 
-def test_contributions_add_up_to_what_the_image_adds_to_the_logit(found, case, atlas):
+@pytest.mark.parametrize("make", [ClassifierLogit, lambda net: AnswerLogit(Population())])
+def test_contributions_add_up_to_what_the_image_adds_to_the_logit(case, atlas, make):
     net = tiny_network(atlas)
+    target = make(net).eval()
+    found = GliomaExplainer(net, target, block=0, steps=128)(case)
     rest = {key: case[key][None] for key in ("points", "nodes", "edges", "incidence")}
     image, full = case["image"][None], case["image"][None] != 0
     flat = torch.stack([channel[channel != 0].mean() for channel in image[0]])
     baseline = torch.where(full, flat[None, :, None, None, None], 0.0)
-    target = ClassifierLogit(net)
     with torch.no_grad():
-        # attention to the tumour passes no gradient: it stays as the patient's
+        # points, brain and its attention stay the patient's
         out, other = net(image=image, **rest), net.image_encoder(baseline)
         tumour = torch.cat([other, out.u_points], dim=1)
         gained = target(out, case) - target(out._replace(u_tumour=tumour), case)
     sign = 1 if found.predicted else -1
     assert found.contribution.sum() == pytest.approx(sign * float(gained), rel=0.05, abs=1e-3)
     assert not found.contribution[~full[0].any(dim=0).numpy()].any() and found.contribution.min() < 0
+
+
+def test_a_contribution_is_scored_where_it_speaks_for_the_class(found, case, atlas):
+    from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
+
+    volumes = BrainVolumes.load(case["files"])
+    score = PlantedScores({"anything": (int(volumes.planted[volumes.mask].max()), found.predicted)}, atlas)
+    start = tuple(int(first) for first in case["crop"]["start"])
+    code = score.planted["anything"][0]
+    hot = crop_volume(torch.from_numpy(volumes.planted == code)[None], start, SIZE)[0].numpy() * 2.0 - 1.0
+    energy = {}
+    for sign in (1, -1):
+        rows = score(case, replace(found, contribution=sign * hot), volumes)["volume"]
+        energy[sign] = next(row["energy_ratio"] for row in rows if row["map"] == CONTRIBUTION)
+    assert energy[1] > 1 and energy[-1] == 0
 
 
 def test_ply_can_be_read_back(found, case, atlas, tmp_path):

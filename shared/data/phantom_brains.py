@@ -150,7 +150,7 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
 
 
 def eccentric_core(depth: Any, mask: Any, radius: float, rng: Any) -> Any:
-    """The inner part of a tumour towards one side, 0 to 1: a map that is hot in the middle alone does not find it."""
+    """The inner part of a tumour towards one side, 0 to 1: the middle itself lies outside it."""
     import numpy as np
 
     axis = rng.normal(size=3)

@@ -229,9 +229,15 @@ class PopulationGraphClassifier(nn.Module):
     def _bank_edges(self) -> Tensor:
         edges = self._standard(self.bank_edges, "edge")
         if self.graph == "random":
+            if not torch.jit.is_scripting():
+                self._refuse_export()
             generator = torch.Generator(device=torch.device("cpu")).manual_seed(self.graph_seed)
             edges = edges[torch.randperm(len(edges), generator=generator).to(edges.device)]
         return edges
+
+    def _refuse_export(self) -> None:
+        if torch.compiler.is_exporting():  # the exported program would draw another graph at every call
+            raise DataError("population graph: the random graph is a control, it cannot be exported by torch.export")
 
     def _covariates(self, covariates: Tensor | None, count: int) -> Tensor:
         if covariates is None:

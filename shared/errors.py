@@ -34,12 +34,16 @@ def plain_errors() -> None:
     """From here on, an error of this module ends the program with its message alone.
 
     So does a setting that a component of this repository refuses (its ``ValueError``), named with the component. MONAI
-    wraps what a config's component raises into several errors of its own, whose tracebacks bury the message.
+    wraps what a config's component raises into several errors of its own, whose tracebacks bury the message. Ctrl-C
+    ends it with a line, too.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
         component = None
+        if isinstance(error, KeyboardInterrupt):
+            print("\nStopped. A training goes on after its last saved epoch with --resume true.", file=sys.stderr)
+            return
         while cause is not None:
             if isinstance(cause, (DataError, CheckpointError)):
                 print(f"\nError: {cause}", file=sys.stderr)

@@ -64,3 +64,9 @@ def test_any_other_error_keeps_its_traceback(hook, capsys):
         hook(error)
     shown = capsys.readouterr().err
     assert "Traceback" in shown and "ZeroDivisionError: in the program" in shown
+
+
+def test_ctrl_c_ends_with_what_goes_on(hook, capsys):
+    hook(KeyboardInterrupt())
+    shown = capsys.readouterr().err
+    assert "--resume true" in shown and "Traceback" not in shown

@@ -41,7 +41,19 @@ def perceptron(widths: Sequence[int], *, batch_norm: bool = False) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-class NodeAutoencoder(nn.Module):
+class _RowEncoder(nn.Module):
+    """What both attribute encoders do with rows of any leading shape."""
+
+    def __init__(self, encoder: nn.Sequential):
+        super().__init__()
+        self.encoder = encoder
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Attributes of every row."""
+        return self.encoder(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # BatchNorm takes two axes only
+
+
+class NodeAutoencoder(_RowEncoder):
     """Autoencoder of a region's voxels; its bottleneck is the node's attributes v^N.
 
     Args:
@@ -59,20 +71,15 @@ class NodeAutoencoder(nn.Module):
     """
 
     def __init__(self, num_inputs: int = 4000, *, widths: Sequence[int] = WIDTHS, batch_norm: bool = False):
-        super().__init__()
-        self.encoder = perceptron([num_inputs, *widths], batch_norm=batch_norm)
+        super().__init__(perceptron([num_inputs, *widths], batch_norm=batch_norm))
         self.decoder = perceptron([*widths[::-1], num_inputs], batch_norm=batch_norm)
-
-    def encode(self, rows: Tensor) -> Tensor:
-        """Node attributes."""
-        return self.encoder(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # BatchNorm takes two axes only
 
     def forward(self, rows: Tensor) -> Tensor:
         """The rows, reconstructed."""
         return self.decoder(self.encoder(rows))
 
 
-class EdgeEncoder(nn.Module):
+class EdgeEncoder(_RowEncoder):
     """Encoder of a tract's voxels, its output the edge's attributes v^E, and the head that projects them for Eq. 1.
 
     Args:
@@ -98,13 +105,8 @@ class EdgeEncoder(nn.Module):
         head: Sequence[int] = (32, 64, 128),
         batch_norm: bool = False,
     ):
-        super().__init__()
-        self.encoder = perceptron([num_inputs, *widths], batch_norm=batch_norm)
+        super().__init__(perceptron([num_inputs, *widths], batch_norm=batch_norm))
         self.head = perceptron([widths[-1], *head], batch_norm=batch_norm)
-
-    def encode(self, rows: Tensor) -> Tensor:
-        """Edge attributes."""
-        return self.encoder(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # BatchNorm takes two axes only
 
     def forward(self, rows: Tensor) -> Tensor:
         """Projections for the contrastive loss."""

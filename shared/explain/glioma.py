@@ -110,14 +110,14 @@ class GliomaExplainer:
         self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
-    def __call__(self, case: Mapping[str, Any]) -> GliomaExplanation:
-        """Explain one patient."""
+    def __call__(self, case: Mapping[str, Any], predicted: int | None = None) -> GliomaExplanation:
+        """Explain one patient; ``predicted``: that class instead of the network's own."""
         given = self._inputs(case)
         with frozen(self.explained):
             with torch.no_grad():
                 output = self.network(**given)
                 logit = self.explained.target(output, case)
-            predicted = int(logit[0] > 0)
+            predicted = int(logit[0] > 0) if predicted is None else predicted
             found: dict[str, Any] = {}
             if self.network.image_encoder is not None:
                 found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
@@ -151,21 +151,13 @@ class GliomaExplainer:
                 given["nodes"], given["edges"] = self.attributes(*rows)
         return given
 
-    def cam(self, case: Mapping[str, Any], predicted: int) -> np.ndarray:
-        """Grad-CAM alone, of a given class."""
-        return self._cam(case, self._inputs(case), predicted)[0]
-
-    def contribution(self, case: Mapping[str, Any], predicted: int) -> np.ndarray:
-        """Integrated gradients alone, of a given class."""
-        given = self._inputs(case)
-        with frozen(self.explained):
-            with torch.no_grad():
-                output = self.network(**given)
-            return self._contribution(case, given["image"], output, predicted)
-
     def untrained(self, seed: int = 0) -> GliomaExplainer:
-        """The same with weights of the image encoder drawn anew: what its maps show, no training has put there."""
+        """The same with weights of the image encoder drawn anew: what its maps show, no training has put there.
+
+        It explains no tracts.
+        """
         other = copy.deepcopy(self)
+        other.edges = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
             for part in other.network.image_encoder.modules():

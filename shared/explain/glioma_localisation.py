@@ -75,14 +75,13 @@ class PlantedScores:
         codes = self._signs(found.predicted)
         truths = {name: planted == code for name, code in codes.items()}
         truths[EVERYTHING] = np.isin(planted, list(codes.values()))
-        maps = {CAM: found.cam}
-        if self.untrained is not None:
-            maps[f"{CAM}, untrained"] = self.untrained.cam(case, found.predicted)
-        if found.contribution is not None:
-            maps[CONTRIBUTION] = found.contribution.clip(min=0)
-            if self.untrained is not None:
-                without = self.untrained.contribution(case, found.predicted)
-                maps[f"{CONTRIBUTION}, untrained"] = without.clip(min=0)
+        maps = {}
+        control = None if self.untrained is None else self.untrained(case, found.predicted)
+        for suffix, each in (("", found), (", untrained", control)):
+            if each is not None:
+                maps[CAM + suffix] = each.cam
+                if each.contribution is not None:
+                    maps[CONTRIBUTION + suffix] = each.contribution.clip(min=0)
         maps |= volume_controls(image, tumour, grid=found.cam_grid, sequences=self.sequences, seed=seed)
         rows = []
         for name, truth in truths.items():

@@ -166,8 +166,8 @@ def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, ca
     net = tiny_network(atlas)
     explainer = GliomaExplainer(net, ClassifierLogit(net), block=0)
     found = explainer(case)
-    other = explainer.untrained().cam(case, found.predicted)
-    assert not np.allclose(other, found.cam) and np.array_equal(explainer.cam(case, found.predicted), found.cam)
+    other = explainer.untrained()(case, found.predicted).cam
+    assert not np.allclose(other, found.cam) and np.array_equal(explainer(case, found.predicted).cam, found.cam)
 
 
 def test_no_classifier_no_classifiers_logit():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
-from shared.io import atomic_path  # noqa: E402
+from shared.io import write_text  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         raise SystemExit(f"compare_runs: {error}") from None
     if args.output:
-        with atomic_path(args.output) as temporary:
-            temporary.write_text(table, encoding="utf-8")
+        write_text(args.output, table)
     print(table)
 
 

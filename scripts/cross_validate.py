@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
-from shared.io import atomic_path, write_json  # noqa: E402
+from shared.io import write_json, write_text  # noqa: E402
 
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
@@ -166,8 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from shared.evaluation.comparison import comparison_table
 
             table = comparison_table(args.report, bootstrap=args.bootstrap)
-            with atomic_path(args.output) as temporary:
-                temporary.write_text(table, encoding="utf-8")
+            write_text(args.output, table)
             print(table)
             return
         output = cross_validate(args)

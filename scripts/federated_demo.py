@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
 from shared.evaluation.tables import interval_text, markdown_table, number_text  # noqa: E402
-from shared.io import atomic_path, write_csv, write_json  # noqa: E402
+from shared.io import write_csv, write_json, write_text  # noqa: E402
 
 SITES, UNSEEN, PUBLIC = ("north", "south", "east"), "unseen", "public"
 DEFAULTS = {"sscl_crc": {"rounds": 5, "local_epochs": 4}, "ircl_mvi": {"rounds": 4, "local_epochs": 3}}
@@ -200,8 +200,7 @@ def report(args: argparse.Namespace, rows: list[dict], output: Path, command: st
     )
     text += f"plain training: {same['difference']:.2g}.\n"
     write_json(output / "federated.json", {"arms": table, "one_site_difference": same["difference"]})
-    with atomic_path(output / "federated.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output / "federated.md", text)
     return text
 
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from shared.data.phantom_brains import SIGNS  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.io import atomic_path, write_csv  # noqa: E402
+from shared.io import write_csv, write_text  # noqa: E402
 
 WHOLE = "whole"
 NETWORK, GRAPH = ("nodes", "edges"), ("nodes", "edges", "contrast")  # stages that a run may take from the whole's
@@ -45,14 +45,14 @@ def _without(*names: str) -> dict:
 
 
 # by group: what a run is called, what it overrides, the overlay it merges
+SINGLE, PAIRS = ("image", "points", "brain"), ("image + points", "image + brain", "points + brain")
+SUPERVISED = {"network_def#objective": "multitask"}  # where there is no contrast, whatever the preset's objective
 ENCODERS = {
-    name: {"network_def#encoders": name.split(" + ")}
-    for name in ("image", "points", "brain", "image + points", "image + brain", "points + brain")
+    **{name: {"network_def#encoders": [name], **SUPERVISED} for name in SINGLE},
+    **{name: {"network_def#encoders": name.split(" + ")} for name in PAIRS},
 }
-for name in ("image", "points", "brain"):  # one alone has no contrast, whatever the preset's objective
-    ENCODERS[name]["network_def#objective"] = "multitask"
 MODULES = {
-    "without the contrastive loss": {"contrast#contrastive_weight": 0, "network_def#objective": "multitask"},
+    "without the contrastive loss": {"contrast#contrastive_weight": 0, **SUPERVISED},
     "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0},
     "without attention to tracts": _without("edge_attention"),
     "without attention to regions": _without("brain#node_attention"),
@@ -132,8 +132,7 @@ def run(args: argparse.Namespace, names: Sequence[str], folder: Path, datalist: 
 
 def write_table(path: Path, text: str) -> None:
     """Write and show a table."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     print(f"\n{text}\n{path}")
 
 
@@ -187,11 +186,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             datalists = {sign: Path(args.dataset_dir) / f"datalist_{sign}.json" for sign in SIGNS}
             if missing := [str(path) for path in datalists.values() if not path.is_file()]:
                 raise DataError(f"{', '.join(missing)}: not there; make phantoms with scripts/make_phantom_brains.py")
-            names = ["image", "points", "brain"]
             given = {"seeds": args.seeds, "folds": args.folds, "bootstrap": args.bootstrap}
             for sign, datalist in datalists.items():
-                run(args, names, args.output / sign, datalist)
-            write_table(args.output / "signs.md", sign_table(args.output, [*names, WHOLE], **given))
+                run(args, SINGLE, args.output / sign, datalist)
+            write_table(args.output / "signs.md", sign_table(args.output, [*SINGLE, WHOLE], **given))
             return
         for group in args.groups:
             names = list(variants(group))

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
-from shared.io import atomic_path, write_csv, write_json  # noqa: E402
+from shared.io import write_csv, write_json, write_text  # noqa: E402
 
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
@@ -227,9 +227,8 @@ def report(
     counted = {"images": len(runs[0].truth), "patients": len(set(runs[0].patients.values()))}
     counted |= {"positive": sum(runs[0].truth.values()), "positive_name": positive, "draws": args.draws}
     note = HOW.format(**counted, arm=ARMS[0], control=ARMS[1], bootstrap=args.bootstrap)
-    with atomic_path(output / "label_efficiency.md") as temporary:
-        text = markdown(summary, title=args.title, note=note, command=command)
-        temporary.write_text(text, encoding="utf-8")
+    text = markdown(summary, title=args.title, note=note, command=command)
+    write_text(output / "label_efficiency.md", text)
     label_efficiency_figure(single, output / "label_efficiency.png", title=args.title)
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import CheckpointError, DataError  # noqa: E402
-from shared.io import atomic_path  # noqa: E402
+from shared.io import write_text  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -258,8 +258,7 @@ def run(args: argparse.Namespace) -> None:
         if args.folds:
             write_results(output / name, RepeatedPredictions.from_rows(rows), bootstrap=args.bootstrap)
     table = comparison_table([output / name for name in args.methods], bootstrap=args.bootstrap)
-    with atomic_path(output / "comparison.md") as temporary:
-        temporary.write_text(table, encoding="utf-8")
+    write_text(output / "comparison.md", table)
     print(table)
     print(f"Predictions and pictures: {output}")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from shared.errors import DataError
 from shared.evaluation.tables import interval_text, markdown_table, number_text
-from shared.io import atomic_path, write_csv, write_json
+from shared.io import write_csv, write_json, write_text
 from shared.metrics.report import METRICS, RepeatedPredictions, summarise
 
 HOW = (
@@ -83,8 +83,7 @@ def write_results(folder: str | os.PathLike, predictions: RepeatedPredictions, *
     write_csv(folder / "predictions.csv", predictions.rows())
     write_csv(folder / "results.csv", _csv_rows(summary))
     write_json(folder / "results.json", {"title": experiment["title"], "command": experiment["command"], **summary})
-    with atomic_path(folder / "results.md") as temporary:
-        temporary.write_text(_markdown(experiment, summary), encoding="utf-8")
+    write_text(folder / "results.md", _markdown(experiment, summary))
     _pictures(folder, predictions, experiment["title"], bootstrap)
     return summary
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.evaluation.population import classifier
 from shared.evaluation.tables import interval_text, markdown_table
-from shared.io import atomic_path, write_json
+from shared.io import write_json, write_text
 from shared.metrics import class_report, classification_metrics
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,6 @@ def write_glioma_controls(
         header = ["AUC", *(f"{name} ({part['positives']} of {part['n']} mutant)" for name, part in result.items())]
         lines = [[title, *(interval_text(part["AUC"][title]) for part in result.values())] for title in methods]
         text = markdown_table(header, lines)
-        with atomic_path(folder / "controls.md") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "controls.md", text + "\n")
         logger.info("%s", "\n" + text)
     return result

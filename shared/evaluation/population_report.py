@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.evaluation.tables import difference_text, interval_text, markdown_table, number_text
-from shared.io import atomic_path, write_csv
+from shared.io import write_csv, write_text
 from shared.metrics.report import RepeatedPredictions, paired_seed_difference, summarise
 
 # a method and what it has to beat
@@ -110,8 +110,7 @@ def write_population_report(
     if differences:
         write_csv(folder / "differences.csv", differences)
     text = _page(scores, titles, differences, heading, command, bootstrap)
-    with atomic_path(folder / "comparison.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / "comparison.md", text)
     _picture(folder / "roc.png", predictions, titles, bootstrap)
     return text
 

@@ -12,7 +12,7 @@ import numpy as np
 from shared.data.atlas import TractAtlas
 from shared.explain.glioma import GliomaExplanation
 from shared.explain.glioma_volumes import BrainVolumes, uncrop, write_volume
-from shared.io import atomic_path, write_csv, write_json
+from shared.io import write_csv, write_json, write_text
 from shared.metrics.arrays import to_numpy
 
 
@@ -35,8 +35,7 @@ def write_ply(
         " ".join([*(f"{x:.4f}" for x in point), *map(str, colour), *(f"{x:.6g}" for x in value)])
         for point, colour, value in zip(points, colours.tolist(), np.stack([*values.values()], axis=1), strict=True)
     ]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(header + lines) + "\n", encoding="ascii")
+    write_text(path, "\n".join(header + lines) + "\n")
 
 
 def tract_rows(atlas: TractAtlas, found: GliomaExplanation, crossing: np.ndarray) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.errors import DataError
-from shared.io import atomic_path, write_json
+from shared.io import atomic_path, write_json, write_text
 from shared.packaging.checks import pinned_packages
 from shared.packaging.contents import LARGEST, packaged_files, read_metadata
 
@@ -146,9 +146,8 @@ def _large_entry(path: str, name: str, file: bytes | Path, url: str) -> str:
 
 def _write_info(output: Path, archive: Path, metadata: Mapping[str, Any], url: str | None) -> None:
     digest = file_sha256(archive)
-    with atomic_path(output / f"{archive.name}.sha256") as temporary:
-        # what sha256sum -c reads
-        temporary.write_text(f"{digest}  {archive.name}\n", encoding="utf-8")
+    # what sha256sum -c reads
+    write_text(output / f"{archive.name}.sha256", f"{digest}  {archive.name}\n")
     path = output / MODEL_INFO
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known[archive.stem] = {

@@ -3,16 +3,18 @@
 On the anatomy of nilearn's MNI152 template (without nilearn: of ellipsoids), four sequences at 2 mm, a tumour, and
 three signs, each of which agrees with the genotype with a probability of its own, independently of the others:
 
-    shape      wild type: 10-14 spicules (planted map: 1)                    mutant: a smooth ellipsoid
-    intensity  wild type: enhancing rim on T1c (3), a dark core beside its   mutant: T2 bright, FLAIR dark in a core
-               middle (5)                                                    beside its middle (2)
+    shape      wild type: 6-8 spicules (planted map: 1)                      mutant: a smooth ellipsoid
+    intensity  wild type: none                                               mutant: T2-FLAIR mismatch (2), a part
+                                                                             beside the middle, T2 bright, FLAIR dark
     tracts     wild type: spreads along tracts beyond its mask, bright on    mutant: does not
                T2 and FLAIR, FA lowered (4)
 
-Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Volume, place and
-scanner (brightness, drift, noise) say nothing. Age and grade differ between the genotypes by --covariate-effect. The
-AUC of the best possible reader of each sign, and of all, follows exactly: manifest.json. Tracts come from --atlas
-(scripts/build_tract_atlas.py), or are made and written beside the images as atlas.npz.
+Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Two decoys say
+nothing: a calcification in every tumour (5), as large and as dark on FLAIR as the mismatch, but dark on T2, too; and an
+enhancing rim on T1c (3) in half of either genotype. Neither do volume, place and scanner (brightness, drift, noise).
+Age and grade differ between the genotypes by --covariate-effect. The AUC of the best possible reader of each sign, and
+of all, follows exactly: manifest.json. Tracts come from --atlas (scripts/build_tract_atlas.py), or are made and written
+beside the images as atlas.npz.
 
 Beside datalist.json lie datalist_shape.json, datalist_intensity.json and datalist_tracts.json, whose labels are the
 sign itself. With agreements of 0.5 the signs are independent, and these tell which encoder finds which sign.
@@ -162,7 +164,7 @@ def drawn_aucs(rows: list[dict]) -> dict[str, float]:
     labels = [row["label"] for row in rows]
     if len(set(labels)) < 2:
         return {}
-    signs = {"age": -1, "grade": -1, "diameter_mm": 1} | dict.fromkeys(SIGNS, 1)
+    signs = {"age": -1, "grade": -1, "diameter_mm": 1, "enhancing": 1} | dict.fromkeys(SIGNS, 1)
     found = {key: roc_auc_score(labels, [sign * row[key] for row in rows]) for key, sign in signs.items()}
     found["all signs"] = roc_auc_score(labels, [sum(row[sign] for sign in SIGNS) for row in rows])
     return {key: round(float(value), 3) for key, value in found.items()}

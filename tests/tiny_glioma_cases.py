@@ -11,7 +11,7 @@ from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 from tests.tiny_brains import lively
 
 SIZE, RADII = 16, (6.0, 10.0)
-CODES = {"spicules": (1, 0), "mismatch": (2, 1), "enhancing_rim": (3, 0), "infiltrated_tracts": (4, 0)}
+CODES = {"spicules": (1, 0), "mismatch": (2, 1), "enhancing_rim": (3, None), "infiltrated_tracts": (4, 0)}
 
 
 def tiny_network(atlas, **settings):

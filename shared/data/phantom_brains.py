@@ -1,7 +1,9 @@
 """Synthetic glioma patients whose genotype shows in three separate ways: tumour shape, brightness, spread along tracts.
 
-Each way (a sign) is one that the literature ties to IDH: wild type is irregular, has an enhancing rim and infiltrates
-tracts; mutant is smooth and shows the T2-FLAIR mismatch. ``scripts/make_phantom_brains.py`` writes cohorts of them.
+Each way (a sign) is one that the literature ties to IDH: wild type is irregular and infiltrates tracts; mutant is smooth
+and shows the T2-FLAIR mismatch. Two decoys say nothing of the genotype: every tumour has a calcification, as dark on
+FLAIR as the mismatch, and half of either genotype an enhancing rim. A map that follows brightness finds them, too.
+``scripts/make_phantom_brains.py`` writes cohorts of these patients.
 """
 
 from __future__ import annotations
@@ -16,19 +18,23 @@ from shared.data.phantom_anatomy import Anatomy
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 # brightness of tissues; of oedema, what it adds
 CONTRAST = {
-    "T1": {"grey": 0.50, "white": 0.72, "fluid": 0.22, "oedema": -0.10, "tumour": 0.44, "core": 0.30, "rim": 0.48},
-    "T1c": {"grey": 0.52, "white": 0.72, "fluid": 0.22, "oedema": -0.10, "tumour": 0.46, "core": 0.30, "rim": 1.00},
-    "T2": {"grey": 0.52, "white": 0.36, "fluid": 0.95, "oedema": 0.22, "tumour": 0.74, "core": 0.80, "rim": 0.70},
-    "FLAIR": {"grey": 0.52, "white": 0.42, "fluid": 0.12, "oedema": 0.28, "tumour": 0.76, "core": 0.72, "rim": 0.74},
+    "T1": {"grey": 0.50, "white": 0.72, "fluid": 0.22, "oedema": -0.10, "tumour": 0.44, "calcium": 0.36, "rim": 0.48},
+    "T1c": {"grey": 0.52, "white": 0.72, "fluid": 0.22, "oedema": -0.10, "tumour": 0.46, "calcium": 0.38, "rim": 0.90},
+    "T2": {"grey": 0.52, "white": 0.36, "fluid": 0.95, "oedema": 0.22, "tumour": 0.74, "calcium": 0.36, "rim": 0.70},
+    "FLAIR": {"grey": 0.52, "white": 0.42, "fluid": 0.12, "oedema": 0.28, "tumour": 0.76, "calcium": 0.34, "rim": 0.74},
 }
-SUPPRESSED = 0.34  # FLAIR within a mismatch tumour, whose T2 stays bright
+SUPPRESSED = CONTRAST["FLAIR"]["calcium"]  # FLAIR of the mismatch, whose T2 stays the tumour's
 FA = {"grey": 0.14, "white": 0.50, "fluid": 0.04, "tumour": 0.12, "lost": 0.55}
 SIGNS = ("shape", "intensity", "tracts")
-# of the planted map; wild type's signs but mismatch, which is mutant's
-PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4, "necrotic_core": 5}
+# of the planted map: signs of wild type but mismatch, which is mutant's; and the decoys
+PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4, "calcification": 5}
 DIAMETER = (24.0, 42.0)  # mm, of a ball of the tumour's volume
+STRETCH = 0.5  # of an axis: its logarithm, at most
+SPICULES = (6, 8)
+HEIGHT = (0.4, 0.6)  # of a spicule, shares of the radius below it
 TRACTS = 12  # infiltrated, of a patient who has any
 SPREAD_MM = 40.0  # along a tract, until infiltration falls to 1/e
+POCKET = {"radius": 0.5, "off_centre": 0.6, "margin": 0.1}  # of mismatch and calcification, shares of the tumour's radius
 LEVELS = 32  # of brightness: few, so that files stay small
 
 
@@ -55,9 +61,9 @@ def bayes_auc(strengths: Mapping[str, float]) -> float:
 
 
 def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: float, rng: Any) -> list[dict]:
-    """Genotype, signs, size, age and grade of patients; half of them mutant.
+    """Genotype, signs, decoy, size, age and grade of patients; half of them mutant.
 
-    Signs, size and covariates are drawn systematically within each genotype: small cohorts then have about the strength
+    Signs, decoy, size and covariates are drawn systematically within each genotype: small cohorts then have about the strength
     that was asked for, and size says nothing. A sign is 1 where it looks mutant.
 
     Args:
@@ -74,6 +80,8 @@ def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: 
         for sign in SIGNS:
             for row, draw in zip(group, _systematic(len(group), rng), strict=True):
                 row[sign] = label if draw < strengths[sign] else 1 - label
+        for row, draw in zip(group, _systematic(len(group), rng), strict=True):
+            row["enhancing"] = int(draw < 0.5)
         sizes, ages, grades = (_systematic(len(group), rng) for _ in range(3))
         shift = covariate_effect * (0.5 - label)  # mutants are younger and of lower grade
         for row, size, age, grade in zip(group, sizes, ages, grades, strict=True):
@@ -108,8 +116,8 @@ def _soft(distance: Any, width: float) -> Any:
 def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -> tuple[Any, Any, Any]:
     """A tumour in the brain: mm inside its edge (negative outside), its mask, and the part of it that is spicules.
 
-    Smooth tumours are ellipsoids, a little wavy; irregular ones carry 10 to 14 spicules. Both have the volume of a ball
-    of ``diameter``, so that only the shape tells.
+    Smooth tumours are ellipsoids, a little wavy; irregular ones carry spicules as well. Both have the volume of a ball
+    of ``diameter``, so that only the shape tells. Spicules stand on the flat sides: what is far from the middle need be no spicule.
     """
     import numpy as np
     from scipy.ndimage import distance_transform_edt
@@ -125,18 +133,21 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
     offset = (index[box] - centre) * 2.0
     length = np.maximum(np.linalg.norm(offset, axis=-1), 1e-6)
     direction = offset / length[..., None]
-    stretch = np.exp(rng.uniform(-0.15, 0.15, 3))
+    stretch = np.exp(rng.uniform(-STRETCH, STRETCH, 3))
     base = 1 / np.linalg.norm(direction / stretch, axis=-1)
     waves = rng.normal(size=(4, 3)) * 2.0
     base = base * (1 + 0.03 * np.cos(direction @ waves.T + rng.uniform(0, 6.3, 4)).sum(-1))
     spikes = np.zeros(length.shape)
     if irregular:
-        golden = np.arange(count := int(rng.integers(10, 15))) + rng.uniform(-0.3, 0.3, count)
-        height = 1 - 2 * (np.clip(golden, 0, count - 1) + 0.5) / count
+        count = int(rng.integers(SPICULES[0], SPICULES[1] + 1))
+        golden = np.arange(2 * count) + rng.uniform(-0.3, 0.3, 2 * count)
+        height = 1 - 2 * (np.clip(golden, 0, 2 * count - 1) + 0.5) / (2 * count)
         angle = golden * 2.39996 + rng.uniform(0, 6.3)
         ring = np.sqrt(np.maximum(1 - height**2, 0))
         axes = np.stack([ring * np.cos(angle), ring * np.sin(angle), height], -1)
-        tall = rng.uniform(0.55, 0.95, count)
+        # on the flat sides: at the long ends a spicule would be no more than what is farthest from the middle
+        axes = axes[np.argsort(np.linalg.norm(axes / stretch, axis=1))[::-1][:count]]
+        tall = rng.uniform(*HEIGHT, count)
         spikes = (tall * np.exp(22 * (direction @ axes.T - 1))).max(-1)
     wanted, inside = np.pi / 6 * diameter**3 / 8, anatomy.brain[box]
     ratio = np.where(inside, length / (base * (1 + spikes)), np.inf)
@@ -149,15 +160,20 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
     return depth, depth > 0, spicules
 
 
-def eccentric_core(depth: Any, mask: Any, radius: float, rng: Any) -> Any:
-    """The inner part of a tumour towards one side, 0 to 1: the middle itself lies outside it."""
+def pockets(depth: Any, mask: Any, radius: float, rng: Any) -> tuple[Any, Any]:
+    """Two balls along a tumour's longest axis, in random order, 0 to 1; the middle itself lies in neither."""
     import numpy as np
 
-    axis = rng.normal(size=3)
-    axis /= np.linalg.norm(axis)
-    centre = np.argwhere(mask).mean(0)
-    along = sum(2.0 * (i - c) * a for i, c, a in zip(np.indices(mask.shape, sparse=True), centre, axis, strict=True))
-    return _soft(depth - 0.3 * radius, 1.5) * _soft(along - 0.05 * radius, 2.0)
+    places = 2.0 * np.argwhere(mask)
+    centre = places.mean(0)
+    axis = np.linalg.eigh(np.cov((places - centre).T))[1][:, -1]
+    axis *= rng.choice([-1, 1]) * POCKET["off_centre"] * radius
+    found = []
+    for side in (1, -1):
+        place = centre + side * axis
+        away = sum((2.0 * i - c) ** 2 for i, c in zip(np.indices(mask.shape, sparse=True), place, strict=True)) ** 0.5
+        found.append(_soft(POCKET["radius"] * radius - away, 1.5) * _soft(depth - POCKET["margin"] * radius, 1.5))
+    return found[0], found[1]
 
 
 def infiltrated(atlas: Any, mask: Any, brain: Any, count: int, rng: Any) -> tuple[Any, list[int]]:
@@ -191,7 +207,7 @@ def paint_patient(
     """Paint one patient.
 
     Args:
-        row: of :func:`draw_patients`: signs and diameter.
+        row: of :func:`draw_patients`: signs, decoy and diameter.
         anatomy: the brain.
         atlas: tracts along which a tumour may spread.
         rng: numpy random generator; everything about the patient comes from it.
@@ -212,14 +228,16 @@ def paint_patient(
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
     oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
     rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5)
-    core = eccentric_core(depth, mask, radius, rng)
+    if not row["enhancing"]:
+        rim = np.zeros_like(rim)
+    suppressed, calcium = pockets(depth, mask, radius, rng)
+    if not row["intensity"]:
+        suppressed = np.zeros_like(suppressed)
     planted = np.zeros(mask.shape, np.uint8)
     planted[(spread > 0.2) & ~mask] = PLANTED["infiltrated_tracts"]
-    if row["intensity"]:
-        planted[(core > 0.5) & mask] = PLANTED["mismatch"]
-    else:
-        planted[(rim > 0.5) & mask] = PLANTED["enhancing_rim"]
-        planted[(core > 0.5) & mask] = PLANTED["necrotic_core"]
+    planted[(rim > 0.5) & mask] = PLANTED["enhancing_rim"]
+    planted[(calcium > 0.5) & mask] = PLANTED["calcification"]
+    planted[(suppressed > 0.5) & mask] = PLANTED["mismatch"]
     planted[spicules] = PLANTED["spicules"]
     texture = 0.05 * _smooth_noise(rng, mask.shape, 4)
     drift = [0.04 * _smooth_noise(rng, mask.shape, 30) for _ in SEQUENCES]
@@ -228,10 +246,10 @@ def paint_patient(
         c = CONTRAST[name]
         healthy = anatomy.grey * c["grey"] + anatomy.white * c["white"] + anatomy.fluid * c["fluid"]
         value = healthy + oedema * c["oedema"] * (1 - anatomy.fluid)
-        if row["intensity"]:
-            solid = c["tumour"] + (core * (SUPPRESSED - c["tumour"]) if name == "FLAIR" else 0)
-        else:
-            solid = c["tumour"] + core * (c["core"] - c["tumour"]) + rim * (c["rim"] - c["tumour"])
+        solid = c["tumour"] + rim * (c["rim"] - c["tumour"])
+        solid = solid + calcium * (c["calcium"] - solid)
+        if name == "FLAIR":
+            solid = solid + suppressed * (SUPPRESSED - solid)
         value = value * (1 - tumour) + (solid + texture) * tumour
         value = value * (1 + drift[number]) + 0.025 * _smooth_noise(rng, mask.shape, 3)
         value = value * rng.uniform(0.95, 1.05)

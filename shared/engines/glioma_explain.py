@@ -43,7 +43,8 @@ class GliomaExplainStage:
         output_dir: where the files go.
         sequences: names of the image's channels.
         class_names: names of the classes; the second is the positive one.
-        planted: of phantoms: by sign its code in the planted map and the class it speaks for; empty: no scores.
+        planted: of phantoms: by sign its code in the planted map and the class it speaks for, None for a decoy; empty:
+            no scores.
         signs_file: of phantoms: CSV with the infiltrated tracts of each ``patient`` in ``tracts_infiltrated``.
         max_patients: patients whose files are written; None: all. All are scored.
         bootstrap: draws of the intervals.
@@ -61,7 +62,7 @@ class GliomaExplainStage:
         checkpoint: str | os.PathLike | None = None,
         sequences: Sequence[str] = (),
         class_names: Sequence[str] = ("negative", "positive"),
-        planted: Mapping[str, Sequence[int]] | None = None,
+        planted: Mapping[str, Sequence[int | None]] | None = None,
         signs_file: str | os.PathLike | None = None,
         max_patients: int | None = None,
         bootstrap: int = 2000,

@@ -27,8 +27,9 @@ class PlantedScores:
     """Score a patient's explanation. A planted sign counts where it speaks for the class explained.
 
     Args:
-        planted: by sign its code in the planted map and the class it speaks for; ``spicules`` and
-            ``infiltrated_tracts`` are scored on the surface and among the tracts, all others in the volume.
+        planted: by sign its code in the planted map and the class it speaks for, None for a decoy, which speaks for
+            neither: how much a map finds it is scored whatever was predicted. ``spicules`` are scored on the surface,
+            too, ``infiltrated_tracts`` among the tracts.
         atlas: regions and tracts.
         untrained: the explainer with random weights, a control; None: without.
         sequences: names of the image's channels.
@@ -36,7 +37,7 @@ class PlantedScores:
 
     def __init__(
         self,
-        planted: Mapping[str, Sequence[int]],
+        planted: Mapping[str, Sequence[int | None]],
         atlas: TractAtlas,
         untrained: GliomaExplainer | None = None,
         *,
@@ -60,9 +61,9 @@ class PlantedScores:
             "tracts": self._tracts(found, volumes, tracts),
         }
 
-    def _signs(self, predicted: int) -> dict[str, int]:
-        """Codes of the signs that speak for a class."""
-        return {name: code for name, (code, label) in self.planted.items() if label == predicted}
+    def _codes(self, label: int | None) -> dict[str, int]:
+        """Codes of the signs that speak for a class, or of the decoys (None)."""
+        return {name: code for name, (code, spoken_for) in self.planted.items() if spoken_for == label}
 
     def _volume(
         self, case: Mapping[str, Any], found: GliomaExplanation, volumes: BrainVolumes, seed: int
@@ -72,8 +73,8 @@ class PlantedScores:
         planted, tumour = (_cut(volume, case, len(found.cam)) for volume in (volumes.planted, volumes.mask))
         image = np.asarray(case["image"])
         support = (image != 0).any(axis=0)
-        codes = self._signs(found.predicted)
-        truths = {name: planted == code for name, code in codes.items()}
+        codes = self._codes(found.predicted)
+        truths = {name: planted == code for name, code in (codes | self._codes(None)).items()}
         truths[EVERYTHING] = np.isin(planted, list(codes.values()))
         maps = {}
         control = None if self.untrained is None else self.untrained(case, found.predicted)
@@ -97,7 +98,7 @@ class PlantedScores:
     def _surface(
         self, case: Mapping[str, Any], found: GliomaExplanation, volumes: BrainVolumes, seed: int
     ) -> list[dict[str, Any]]:
-        code = self._signs(found.predicted).get("spicules")
+        code = self._codes(found.predicted).get("spicules")
         if found.point_attention is None or code is None or not (volumes.planted == code).any():
             return []
         values = {"attention": found.point_attention}
@@ -107,7 +108,7 @@ class PlantedScores:
         return [{"patient": found.patient, "truth": "spicules", "map": key} | row for key, row in scored.items()]
 
     def _tracts(self, found: GliomaExplanation, volumes: BrainVolumes, tracts: Sequence[int]) -> list[dict[str, Any]]:
-        if found.edges is None or not tracts or "infiltrated_tracts" not in self._signs(found.predicted):
+        if found.edges is None or not tracts or "infiltrated_tracts" not in self._codes(found.predicted):
             return []
         controls = {"overlap with the tumour": tract_overlap(self.atlas, volumes.mask)}
         if found.edge_factor is not None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation, binary_erosion, label
 
 from shared.data.phantom_anatomy import ellipsoid_anatomy, phantom_tracts
 from shared.data.phantom_brains import (
@@ -28,7 +28,7 @@ def atlas(anatomy):
 
 
 def paint(anatomy, atlas, seed=3, **signs):
-    row = {"diameter_mm": 32.0, **dict.fromkeys(SIGNS, 1), **signs}
+    row = {"diameter_mm": 32.0, "enhancing": 0, **dict.fromkeys(SIGNS, 1), **signs}
     return paint_patient(row, anatomy, atlas, np.random.default_rng(seed), tracts=3)
 
 
@@ -46,6 +46,8 @@ def test_signs_agree_with_the_label_as_often_as_asked_and_independently():
         between = np.corrcoef(table[group, 1:4].T)[np.triu_indices(3, 1)]
         assert np.abs(between).max() < 0.08
     assert abs(np.corrcoef(mutant, table[:, 4])[0, 1]) < 0.01
+    enhancing = np.array([row["enhancing"] for row in rows])
+    assert enhancing[mutant].mean() == enhancing[~mutant].mean() == 0.5
     # Cohen's d of age, mutants the younger
     ages = table[:, 5]
     assert (ages[~mutant].mean() - ages[mutant].mean()) / ages[mutant].std() == pytest.approx(0.8, abs=0.1)
@@ -78,34 +80,53 @@ def test_a_tumour_is_one_piece_of_the_size_asked_for_inside_the_brain(anatomy, i
         assert spicules.any() == irregular and not (spicules & ~mask).any()
 
 
-def test_an_irregular_tumour_has_the_rougher_surface(anatomy):
-    def surface(irregular, seed):
-        mask = tumour_shape(anatomy, 36.0, irregular, np.random.default_rng(seed))[1]
-        return (binary_dilation(mask) & ~mask).sum()
+def test_an_irregular_tumour_fills_less_of_its_convex_hull(anatomy):
+    from skimage.measure import regionprops
 
-    assert min(surface(True, s) for s in range(4)) > 1.1 * max(surface(False, s) for s in range(4))
+    def solidity(irregular, seed):
+        mask = tumour_shape(anatomy, 36.0, irregular, np.random.default_rng(seed))[1]
+        return regionprops(mask.astype(np.uint8))[0].solidity
+
+    rough, smooth = ([solidity(irregular, seed) for seed in range(4)] for irregular in (True, False))
+    assert max(rough) < 0.95 * min(smooth), (rough, smooth)
+
+
+def test_spicules_are_not_just_what_is_far_from_the_middle(anatomy):
+    """Distance to the middle must not be as good as an explanation."""
+    from sklearn.metrics import roc_auc_score
+
+    found = []
+    for seed in range(12):
+        _, mask, spicules = tumour_shape(anatomy, 32.0, True, np.random.default_rng(seed))
+        surface = np.argwhere(mask & ~binary_erosion(mask))
+        away = np.linalg.norm(surface - np.argwhere(mask).mean(0), axis=1)
+        found.append(roc_auc_score(spicules[tuple(surface.T)], away))
+    assert np.mean(found) < 0.9 and min(found) < 0.75
 
 
 def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
+    always = {0, PLANTED["calcification"]}
     smooth = paint(anatomy, atlas)
-    assert set(np.unique(smooth["planted"])) == {0, PLANTED["mismatch"]} and smooth["tracts"] == []
-    rough = paint(anatomy, atlas, shape=0, intensity=0, tracts=0)
+    assert set(np.unique(smooth["planted"])) == {*always, PLANTED["mismatch"]} and smooth["tracts"] == []
+    rough = paint(anatomy, atlas, shape=0, intensity=0, tracts=0, enhancing=1)
     codes = set(PLANTED.values()) - {PLANTED["mismatch"]}
-    assert set(np.unique(rough["planted"])) == {0, *codes} and len(rough["tracts"]) == 3
+    assert set(np.unique(rough["planted"])) == {*always, *codes} and len(rough["tracts"]) == 3
 
     images, planted, mask = smooth["images"], smooth["planted"], smooth["mask"] > 0
-    core = planted == PLANTED["mismatch"]
-    shell = mask & ~binary_dilation(core, iterations=2)
-    assert images["FLAIR"][core].mean() < 0.7 * images["FLAIR"][shell].mean()
-    assert images["T2"][core].mean() == pytest.approx(images["T2"][shell].mean(), rel=0.15)
-
-    images, planted, mask = rough["images"], rough["planted"], rough["mask"] > 0
-    rim, spread, dark = (planted == PLANTED[code] for code in ("enhancing_rim", "infiltrated_tracts", "necrotic_core"))
-    assert images["T1c"][dark].mean() < 0.8 * images["T1c"][mask & ~dark & ~rim].mean()
-    for part, tumour in ((core, smooth["mask"] > 0), (dark, mask)):  # beside the middle
-        off = 2 * np.linalg.norm(np.argwhere(part).mean(0) - np.argwhere(tumour).mean(0))
-        assert off > 3
-    assert images["T1c"][rim].mean() > 1.3 * images["T1c"][anatomy.brain].mean()
+    mismatch, calcified = (planted == PLANTED[name] for name in ("mismatch", "calcification"))
+    rest = mask & ~binary_dilation(mismatch | calcified, iterations=2)
+    # the decoy is as dark on FLAIR and as large: only T2 tells them apart
+    for part in (mismatch, calcified):
+        assert images["FLAIR"][part].mean() < 0.7 * images["FLAIR"][rest].mean()
+        off = 2 * (np.argwhere(part).mean(0) - np.argwhere(mask).mean(0))
+        assert np.linalg.norm(off) > 0.5 * 16
+    assert images["FLAIR"][mismatch].mean() == pytest.approx(images["FLAIR"][calcified].mean(), rel=0.1)
+    assert mismatch.sum() == pytest.approx(calcified.sum(), rel=0.3)
+    assert images["T2"][mismatch].mean() == pytest.approx(images["T2"][rest].mean(), rel=0.15)
+    assert images["T2"][calcified].mean() < 0.7 * images["T2"][rest].mean()
+    images, mask = rough["images"], rough["mask"] > 0
+    rim, spread = (rough["planted"] == PLANTED[name] for name in ("enhancing_rim", "infiltrated_tracts"))
+    assert images["T1c"][rim].mean() > 1.2 * images["T1c"][anatomy.brain].mean()
     assert images["T1"][rim].mean() < images["T1"][anatomy.brain].mean()
     # beyond the mask, along the tracts that were chosen
     reach = np.zeros(mask.shape, bool)

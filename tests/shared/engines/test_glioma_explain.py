@@ -76,7 +76,11 @@ def test_wild_types_signs_are_scored_where_wild_type_is_explained(cases, atlas, 
 
 def test_mutants_sign_is_scored_where_mutant_is_explained(cases, atlas, tmp_path):
     run(cases, atlas, tmp_path, 1)
-    assert {row["truth"] for row in table(tmp_path / "localisation_volume.csv")} == {"mismatch", "planted"}
+    assert {row["truth"] for row in table(tmp_path / "localisation_volume.csv")} == {
+        "mismatch",
+        "enhancing_rim",
+        "planted",
+    }
     assert not (tmp_path / "localisation_surface.csv").exists() and not (tmp_path / "localisation_tracts.csv").exists()
 
 

@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="new or empty folder, or one this script made")
-    add("--patients", type=positive_int, default=80, help="for training and cross-validation (80)")
+    add("--patients", type=positive_int, default=120, help="for training and cross-validation (120)")
     add("--test-patients", type=int, default=40, help="in the testing section (40)")
     for sign in SIGNS:
         add(f"--{sign}", type=float, default=0.9, help=f"probability that {sign} agrees with the genotype (0.9)")

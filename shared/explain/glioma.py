@@ -152,7 +152,7 @@ class GliomaExplainer:
         return given
 
     def untrained(self, seed: int = 0) -> GliomaExplainer:
-        """The same with weights of the image encoder drawn anew: what its maps show, no training has put there.
+        """The same with weights of the tumour's encoders drawn anew: what their maps show, no training has put there.
 
         It explains no tracts.
         """
@@ -160,9 +160,10 @@ class GliomaExplainer:
         other.edges = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
-            for part in other.network.image_encoder.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+            for encoder in (other.network.image_encoder, other.network.geometric_encoder):
+                for part in () if encoder is None else encoder.modules():
+                    if hasattr(part, "reset_parameters"):
+                        part.reset_parameters()
         return other
 
     def _cam(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> tuple[np.ndarray, int]:

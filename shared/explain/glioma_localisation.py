@@ -31,7 +31,7 @@ class PlantedScores:
             neither: how much a map finds it is scored whatever was predicted. ``spicules`` are scored on the surface,
             too, ``infiltrated_tracts`` among the tracts.
         atlas: regions and tracts.
-        untrained: the explainer with random weights, a control; None: without.
+        untrained: the explainer with random weights of the tumour's encoders, a control; None: without.
         sequences: names of the image's channels.
     """
 
@@ -55,9 +55,10 @@ class PlantedScores:
         seed: int = 0,
     ) -> dict[str, list[dict[str, Any]]]:
         """Rows of ``volume``, ``surface`` and ``tracts``, a row for each sign and map; given the infiltrated tracts."""
+        control = None if self.untrained is None else self.untrained(case, found.predicted)
         return {
-            "volume": self._volume(case, found, volumes, seed),
-            "surface": self._surface(case, found, volumes, seed),
+            "volume": self._volume(case, found, control, volumes, seed),
+            "surface": self._surface(case, found, control, volumes, seed),
             "tracts": self._tracts(found, volumes, tracts),
         }
 
@@ -66,7 +67,12 @@ class PlantedScores:
         return {name: code for name, (code, spoken_for) in self.planted.items() if spoken_for == label}
 
     def _volume(
-        self, case: Mapping[str, Any], found: GliomaExplanation, volumes: BrainVolumes, seed: int
+        self,
+        case: Mapping[str, Any],
+        found: GliomaExplanation,
+        control: GliomaExplanation | None,
+        volumes: BrainVolumes,
+        seed: int,
     ) -> list[dict[str, Any]]:
         if found.cam is None:
             return []
@@ -77,7 +83,6 @@ class PlantedScores:
         truths = {name: planted == code for name, code in (codes | self._codes(None)).items()}
         truths[EVERYTHING] = np.isin(planted, list(codes.values()))
         maps = {}
-        control = None if self.untrained is None else self.untrained(case, found.predicted)
         for suffix, each in (("", found), (", untrained", control)):
             if each is not None:
                 maps[CAM + suffix] = each.cam
@@ -96,13 +101,19 @@ class PlantedScores:
         return rows
 
     def _surface(
-        self, case: Mapping[str, Any], found: GliomaExplanation, volumes: BrainVolumes, seed: int
+        self,
+        case: Mapping[str, Any],
+        found: GliomaExplanation,
+        control: GliomaExplanation | None,
+        volumes: BrainVolumes,
+        seed: int,
     ) -> list[dict[str, Any]]:
         code = self._codes(found.predicted).get("spicules")
         if found.point_attention is None or code is None or not (volumes.planted == code).any():
             return []
         values = {"attention": found.point_attention}
         values |= {} if found.point_cam is None else {CAM: found.point_cam}
+        values |= {} if control is None else {"attention, untrained": control.point_attention}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
         scored = surface_scores(values, points, volumes.planted == code, volumes.mask, volumes.affine, seed=seed)
         return [{"patient": found.patient, "truth": "spicules", "map": key} | row for key, row in scored.items()]

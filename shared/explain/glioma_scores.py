@@ -95,7 +95,7 @@ def surface_scores(
     *,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Pointing game and energy of values at the points of the surface, beside noise and the distance to the centre.
+    """Scores of values at the points of the surface, beside noise and the distance to the centre.
 
     Args:
         values: by name, ``[P]``, not negative.
@@ -107,8 +107,11 @@ def surface_scores(
         seed: of the noise.
 
     Returns:
-        by map ``pointing`` and ``energy_ratio``, and ``truth_share``; empty where no point lies on anything planted.
+        by map ``pointing``, ``energy_ratio``, ``average_precision`` (of the points' order alone), and ``truth_share``;
+        empty where no point lies on anything planted.
     """
+    from sklearn.metrics import average_precision_score
+
     nearest = distance_transform_edt(tumour == 0, return_distances=False, return_indices=True)
     near = (planted != 0)[tuple(nearest)]
     voxel = np.rint((points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
@@ -126,6 +129,7 @@ def surface_scores(
         found[name] = {
             "pointing": float(pointing_game(*given)[0]),
             "energy_ratio": float(energy_ratio(*given)[0]),
+            "average_precision": float(average_precision_score(truth, value)),
             "truth_share": float(truth.mean()),
         }
     return found

@@ -59,9 +59,20 @@ class DistanceNNConv(nn.Module):
         self.nn = nn.Linear(1, in_channels * out_channels)
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        self._spread_edge_network()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        self.nn.reset_parameters()
+        self.lin.reset_parameters()
+        nn.init.zeros_(self.bias)
+        self._spread_edge_network()
+
+    def _spread_edge_network(self) -> None:
         # as one matrix of in_channels rows, not as a layer of one input
+        bound = 1 / math.sqrt(self.in_channels)
         for parameter in self.nn.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(in_channels), 1 / math.sqrt(in_channels))
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor, neighbours: Tensor, distances: Tensor) -> Tensor:
         """Every point's map of itself and of its neighbours."""

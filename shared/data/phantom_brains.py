@@ -1,8 +1,8 @@
 """Synthetic glioma patients whose genotype shows in three separate ways: tumour shape, brightness, spread along tracts.
 
-Each way (a sign) is one that the literature ties to IDH: wild type is irregular and infiltrates tracts; mutant is smooth
-and shows the T2-FLAIR mismatch. Two decoys say nothing of the genotype: every tumour has a calcification, as dark on
-FLAIR as the mismatch, and half of either genotype an enhancing rim. A map that follows brightness finds them, too.
+Each way (a sign) is one that the literature ties to IDH: wild type is irregular and infiltrates tracts; mutant is
+smooth and shows the T2-FLAIR mismatch. Two decoys say nothing of the genotype: every tumour has a calcification, as
+dark on FLAIR as the mismatch, and half of either genotype an enhancing rim. A map of brightness finds them, too.
 ``scripts/make_phantom_brains.py`` writes cohorts of these patients.
 """
 
@@ -34,7 +34,7 @@ SPICULES = (6, 8)
 HEIGHT = (0.55, 0.95)  # of a spicule, shares of the radius below it
 TRACTS = 12  # infiltrated, of a patient who has any
 SPREAD_MM = 40.0  # along a tract, until infiltration falls to 1/e
-POCKET = {"radius": 0.5, "off_centre": 0.6, "margin": 0.1}  # of mismatch and calcification, shares of the tumour's radius
+POCKET = {"radius": 0.5, "off_centre": 0.6, "margin": 0.1}  # mismatch, calcification: shares of the tumour's radius
 LEVELS = 32  # of brightness: few, so that files stay small
 
 
@@ -63,8 +63,8 @@ def bayes_auc(strengths: Mapping[str, float]) -> float:
 def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: float, rng: Any) -> list[dict]:
     """Genotype, signs, decoy, size, age and grade of patients; half of them mutant.
 
-    Signs, decoy, size and covariates are drawn systematically within each genotype: small cohorts then have about the strength
-    that was asked for, and size says nothing. A sign is 1 where it looks mutant.
+    Signs, decoy, size and covariates are drawn systematically within each genotype: small cohorts then have about the
+    strength that was asked for, and size says nothing. A sign is 1 where it looks mutant.
 
     Args:
         count: how many.
@@ -117,7 +117,8 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
     """A tumour in the brain: mm inside its edge (negative outside), its mask, and the part of it that is spicules.
 
     Smooth tumours are ellipsoids, a little wavy; irregular ones carry spicules as well. Both have the volume of a ball
-    of ``diameter``, so that only the shape tells. Spicules stand on the flat sides: what is far from the middle need be no spicule.
+    of ``diameter``, so that only the shape tells. Spicules stand on the flat sides: what is far from the middle need be
+    no spicule.
     """
     import numpy as np
     from scipy.ndimage import distance_transform_edt

@@ -5,7 +5,6 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "BrainNetworkEncoder": "brain_features",
         "EdgeContrast": "brain_features",
         "EdgeEncoder": "brain_features",
         "NodeAutoencoder": "brain_features",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from shared.networks.blocks import mlp
@@ -181,30 +180,3 @@ class TractPretraining(nn.Module):
     def forward(self, rows: Tensor, fa_rows: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         """Projections of both, or the rows reconstructed."""
         return (self.mri(rows), self.fa(fa_rows)) if self.use_fa else self.decoder(self.mri.encoder(rows))
-
-
-class BrainNetworkEncoder(nn.Module):
-    """Attributes of all nodes and edges of a brain network, by the trained and frozen encoders.
-
-    Args:
-        nodes: the trained autoencoder.
-        edges: the trained MRI edge encoder.
-
-    Shape:
-        - region_rows: ``[B, R, C * V]``, tract_rows: ``[B, E, C * V]``
-        - returns: nodes ``[B, R, F]``, edges ``[B, E, F]``
-    """
-
-    def __init__(self, nodes: NodeAutoencoder, edges: EdgeEncoder):
-        super().__init__()
-        self.nodes, self.edges = nodes, edges
-
-    @torch.no_grad()
-    def forward(self, region_rows: Tensor, tract_rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes and edges, as in evaluation whatever the mode."""
-        training = self.training
-        self.eval()
-        try:
-            return self.nodes.encode(region_rows), self.edges.encode(tract_rows)
-        finally:
-            self.train(training)

@@ -166,8 +166,10 @@ def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, ca
     net = tiny_network(atlas)
     explainer = GliomaExplainer(net, ClassifierLogit(net), block=0)
     found = explainer(case)
-    other = explainer.untrained()(case, found.predicted).cam
-    assert not np.allclose(other, found.cam) and np.array_equal(explainer(case, found.predicted).cam, found.cam)
+    other, again = explainer.untrained()(case, found.predicted), explainer(case, found.predicted)
+    for name in ("cam", "point_attention"):
+        before = getattr(found, name)
+        assert not np.allclose(getattr(other, name), before) and np.array_equal(getattr(again, name), before)
 
 
 def test_no_classifier_no_classifiers_logit():

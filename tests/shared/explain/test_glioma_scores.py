@@ -61,7 +61,13 @@ def test_surface_scores():
     scores = surface_scores({"hot": hot}, points, planted, tumour, AFFINE)
     assert scores["hot"]["pointing"] == 1 and scores["hot"]["energy_ratio"] > 3
     assert scores["random"]["energy_ratio"] == pytest.approx(1, abs=0.25)
-    assert 0.05 < scores["hot"]["truth_share"] < 0.3
+    share = scores["hot"]["truth_share"]
+    assert 0.05 < share < 0.3 and scores["random"]["average_precision"] == pytest.approx(share, abs=0.15)
+    # only the order counts for it
+    same = surface_scores({"hot": points[:, 0] - points[:, 0].min()}, points, planted, tumour, AFFINE)["hot"][
+        "average_precision"
+    ]
+    assert same == scores["hot"]["average_precision"] > 0.9
     assert surface_scores({"hot": hot}, points, np.zeros(SHAPE, bool), tumour, AFFINE) == {}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared.networks import BrainNetworkEncoder, EdgeContrast, EdgeEncoder, NodeAutoencoder
+from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder
 from shared.networks.brain_features import FA_WIDTHS, WIDTHS, perceptron
 
 SMALL = {"widths": (12, 6, 3)}
@@ -83,22 +83,3 @@ def test_the_contrast_gives_both_projections():
     rows, fa_rows = torch.randn(6, 8), torch.randn(6, 2)
     z, z_fa = EdgeContrast(mri, fa)(rows, fa_rows)
     assert torch.equal(z, mri(rows)) and torch.equal(z_fa, fa(fa_rows))
-
-
-def test_a_brain_network_does_not_depend_on_its_batch_nor_on_the_mode():
-    torch.manual_seed(0)
-    network = BrainNetworkEncoder(
-        NodeAutoencoder(8, **SMALL, batch_norm=True), EdgeEncoder(8, **SMALL, batch_norm=True)
-    )
-    regions, tracts = torch.randn(3, 5, 8), torch.randn(3, 4, 8)
-    network.eval()
-    nodes, edges = network(regions, tracts)
-    statistics = [buffer.clone() for buffer in network.buffers()]
-    network.train()
-    again, edges_again = network(regions[1:2], tracts[1:2])
-    assert nodes.shape == (3, 5, 3) and edges.shape == (3, 4, 3) and not nodes.requires_grad
-    torch.testing.assert_close((again[0], edges_again[0]), (nodes[1], edges[1]))
-    assert network.training and network.nodes.encoder[0].training
-    assert all(torch.equal(a, b) for a, b in zip(statistics, network.buffers(), strict=True))
-    with torch.no_grad():
-        torch.testing.assert_close(nodes, network.eval().nodes.encode(regions))

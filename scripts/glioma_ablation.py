@@ -13,7 +13,11 @@ depend on what is left out are taken from the whole network's run of the same fo
     python scripts/glioma_ablation.py --dataset_dir PHANTOMS --signs --config cpu --output eval/signs
 
 --signs is for phantoms whose signs are independent (make_phantom_brains.py --shape 0.5 --intensity 0.5 --tracts 0.5):
-each encoder alone and all together are trained on each sign as the label, to see which finds which.
+each encoder alone and all together are trained on each sign as the label, to see which finds which. With --explain the
+whole network's answers for the patients left out are explained, and scored where the sign was planted: these networks
+are known to read it, one of the whole cohort may answer by the others.
+
+    python scripts/glioma_ablation.py --dataset_dir PHANTOMS --signs --explain --config cpu --output eval/signs
 """
 
 from __future__ import annotations
@@ -69,6 +73,16 @@ GRAPHS = {
 }
 BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
 GROUPS = ("encoders", "modules", "graphs", "backbones")
+EXPLAINED = "explained"
+# by sign the parts of an explanation that are scored: what was planted there, and which scores are shown
+SCORED = {
+    "shape": {
+        "surface": ("spicules", ("energy_ratio", "average_precision", "pointing")),
+        "volume": ("spicules", ("energy_ratio_in_tumour", "pointing")),
+    },
+    "intensity": {"volume": ("mismatch", ("energy_ratio_in_tumour", "pointing"))},
+    "tracts": {"tracts": ("infiltrated tracts", ("average_precision", "precision_planted", "precision_kept"))},
+}
 
 
 def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
@@ -87,6 +101,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--groups", nargs="+", choices=GROUPS, default=["encoders"], help="what is left out (default: encoders)")
     add("--signs", action="store_true", help="phantoms: single encoders and all together, on each sign as the label")
+    add("--explain", action="store_true", help="with --signs: explain the whole network, too, and score what it shows")
     add("--folds", type=int, default=5)
     add("--seeds", type=int, nargs="+", default=[0], help="each splits anew and trains anew (default: 0)")
     add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
@@ -95,7 +110,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=1, help="folds at a time")
     add("--threads", type=int, help="CPU threads of each")
     add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.explain and not args.signs:
+        parser.error("--explain goes with --signs")
+    return args
 
 
 def cross_validation(args: argparse.Namespace, name: str, folder: Path, datalist: Path | None) -> list[str]:
@@ -170,6 +188,66 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
     return f"{markdown_table(['encoder', 'AUC by', *SIGNS], lines)}\n\n{note}\n"
 
 
+def explain(args: argparse.Namespace, sign: str) -> None:
+    """Explain the whole network's answers for the patients that each fold leaves out, where that is not done."""
+    from shared.evaluation.bundle_config import find_config, merge_configs, parse_overrides
+    from shared.evaluation.processes import RUN_BUNDLE, bundle_arguments, run_environment
+
+    bundle = Path(args.bundle)
+    configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]
+    overrides = parse_overrides(args.set, merge_configs(configs))
+    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+    for seed, number in itertools.product(args.seeds, range(args.folds)):
+        folder = args.output / sign / WHOLE / f"seed{seed}" / f"fold{number}"
+        if (folder / EXPLAINED / "localisation.json").is_file():
+            continue
+        print(f"{sign}: explanations of seed {seed}, fold {number}", flush=True)
+        values = {"dataset_dir": args.dataset_dir, "datalist_file": folder.parent / "datalist.json", "fold": number}
+        values |= {"seed": seed, "ckpt_dir": folder / "models", "output_dir": folder / EXPLAINED}
+        values |= {"split": "validation", "max_patients": 1, **overrides}
+        command = [*RUN_BUNDLE, *bundle_arguments(configs, values, cwd=cwd, run_id="explain")]
+        path = folder / f"{EXPLAINED}.log"
+        with path.open("w", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            environment = run_environment(args.threads or os.cpu_count() or 1)
+            done = subprocess.run(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise DataError(f"explaining seed {seed}, fold {number} of {sign} ended with {done.returncode}: see {path}")
+
+
+def explanation_table(output: Path, *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:
+    """Scores of each sign's explanations beside their controls, over the patients of all folds."""
+    from shared.evaluation.tables import interval_text, markdown_table
+    from shared.explain.glioma_localisation import PARTS, mean_scores
+
+    sections, rows = [], []
+    for sign, parts in SCORED.items():
+        for part, (truth, keys) in parts.items():
+            found = []
+            for seed, fold in itertools.product(seeds, range(folds)):
+                name = f"localisation_{part}.csv"
+                path = output / sign / WHOLE / f"seed{seed}" / f"fold{fold}" / EXPLAINED / name
+                with path.open(newline="", encoding="utf-8") as file:
+                    found += [row for row in csv.DictReader(file) if row["truth"] == truth]
+            words = ("patient", "truth", "map")
+            scored = [{k: v if k in words else float(v) for k, v in row.items()} for row in found]
+            content = mean_scores(scored, PARTS[part], bootstrap=bootstrap)
+            lines = []
+            for name, means in content["maps"].items():
+                lines.append([name, *(interval_text(means[key]) for key in keys)])
+                rows += [{"sign": sign, "truth": truth, "map": name, "score": k, **v} for k, v in means.items()]
+            title = f"{sign}: {truth.replace('_', ' ')} in the {part}, {content['patients']} patients"
+            names = [key.replace("_", " ") for key in keys]
+            sections.append(f"**{title}**\n\n{markdown_table(['map', *names], lines)}")
+    write_csv(output / "explanations.csv", rows)
+    note = (
+        "The whole network, trained on the sign itself, explained for patients whom its fold left out and for whom it "
+        "says that the sign is there; means over patients with 95 % bootstrap interval."
+    )
+    return "\n\n".join([*sections, note]) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all, write the tables."""
     args = arguments(argv)
@@ -190,6 +268,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for sign, datalist in datalists.items():
                 run(args, SINGLE, args.output / sign, datalist)
             write_table(args.output / "signs.md", sign_table(args.output, [*SINGLE, WHOLE], **given))
+            if args.explain:
+                for sign in SIGNS:
+                    explain(args, sign)
+                write_table(args.output / "explanations.md", explanation_table(args.output, **given))
             return
         for group in args.groups:
             names = list(variants(group))

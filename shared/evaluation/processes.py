@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from shared.errors import DataError
 
+RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 15
 _CHAINED = "\nThe above exception was the direct cause of the following exception:\n"

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
+from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_json, write_text  # noqa: E402
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
@@ -74,7 +75,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path, overrides: dict) -> list:
     """Return a fold's two commands: train (stages with a checkpoint are skipped), then evaluate on the true labels."""
-    from shared.evaluation.processes import RUN_BUNDLE, bundle_arguments
+    from shared.evaluation.processes import bundle_arguments
 
     commands = []
     for step, datalist in (("train", fold.training_datalist), ("evaluate", fold.datalist)):

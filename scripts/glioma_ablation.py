@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 from shared.data.phantom_brains import SIGNS  # noqa: E402
 from shared.errors import DataError  # noqa: E402
+from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_csv, write_text  # noqa: E402
 
 WHOLE = "whole"
@@ -191,7 +192,7 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
 def explain(args: argparse.Namespace, sign: str) -> None:
     """Explain the whole network's answers for the patients that each fold leaves out, where that is not done."""
     from shared.evaluation.bundle_config import find_config, merge_configs, parse_overrides
-    from shared.evaluation.processes import RUN_BUNDLE, bundle_arguments, run_environment
+    from shared.evaluation.processes import bundle_arguments, run_environment
 
     bundle = Path(args.bundle)
     configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]

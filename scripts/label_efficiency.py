@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
+from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_csv, write_json, write_text  # noqa: E402
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
@@ -64,7 +65,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, overrides: Mapping) -> list:
     """Return a run's commands: pretraining alone, or fine-tuning and evaluation."""
     from shared.evaluation.label_efficiency import PretrainingRun
-    from shared.evaluation.processes import RUN_BUNDLE, bundle_arguments
+    from shared.evaluation.processes import bundle_arguments
 
     pretraining = isinstance(run, PretrainingRun)
     datalist = run.folder / "datalist.json" if pretraining else run.datalist

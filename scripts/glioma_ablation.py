@@ -14,8 +14,8 @@ depend on what is left out are taken from the whole network's run of the same fo
 
 --signs is for phantoms whose signs are independent (make_phantom_brains.py --shape 0.5 --intensity 0.5 --tracts 0.5):
 each encoder alone and all together are trained on each sign as the label, to see which finds which. With --explain the
-whole network's answers for the patients left out are explained, and scored where the sign was planted: these networks
-are known to read it, one of the whole cohort may answer by the others.
+answers of the encoder that a sign was planted for are explained, and scored where it was planted: such a network is
+known to read it, one that was given all signs may answer by the others.
 
     python scripts/glioma_ablation.py --dataset_dir PHANTOMS --signs --explain --config cpu --output eval/signs
 """
@@ -75,14 +75,11 @@ GRAPHS = {
 BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
 GROUPS = ("encoders", "modules", "graphs", "backbones")
 EXPLAINED = "explained"
-# by sign the parts of an explanation that are scored: what was planted there, and which scores are shown
+# by sign its encoder, the part of the explanation that is scored, what was planted there, and which scores are shown
 SCORED = {
-    "shape": {
-        "surface": ("spicules", ("energy_ratio", "average_precision", "pointing")),
-        "volume": ("spicules", ("energy_ratio_in_tumour", "pointing")),
-    },
-    "intensity": {"volume": ("mismatch", ("energy_ratio_in_tumour", "pointing"))},
-    "tracts": {"tracts": ("infiltrated tracts", ("average_precision", "precision_planted", "precision_kept"))},
+    "shape": ("points", "surface", "spicules", ("average_precision", "energy_ratio", "pointing")),
+    "intensity": ("image", "volume", "mismatch", ("energy_ratio_in_tumour", "pointing")),
+    "tracts": ("brain", "tracts", "infiltrated tracts", ("average_precision", "precision_planted", "precision_kept")),
 }
 
 
@@ -102,7 +99,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--groups", nargs="+", choices=GROUPS, default=["encoders"], help="what is left out (default: encoders)")
     add("--signs", action="store_true", help="phantoms: single encoders and all together, on each sign as the label")
-    add("--explain", action="store_true", help="with --signs: explain the whole network, too, and score what it shows")
+    add("--explain", action="store_true", help="with --signs: explain each sign's own encoder, and score it")
     add("--folds", type=int, default=5)
     add("--seeds", type=int, nargs="+", default=[0], help="each splits anew and trains anew (default: 0)")
     add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
@@ -190,16 +187,18 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
 
 
 def explain(args: argparse.Namespace, sign: str) -> None:
-    """Explain the whole network's answers for the patients that each fold leaves out, where that is not done."""
+    """Explain the sign's own encoder for the patients that each fold leaves out, where that is not done."""
     from shared.evaluation.bundle_config import find_config, merge_configs, parse_overrides
     from shared.evaluation.processes import bundle_arguments, run_environment
 
     bundle = Path(args.bundle)
     configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]
-    overrides = parse_overrides(args.set, merge_configs(configs))
+    encoder = SCORED[sign][0]
+    settings = [*args.set, *(f"{key}={value}" for key, value in ENCODERS[encoder].items())]
+    overrides = parse_overrides(settings, merge_configs(configs))
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     for seed, number in itertools.product(args.seeds, range(args.folds)):
-        folder = args.output / sign / WHOLE / f"seed{seed}" / f"fold{number}"
+        folder = args.output / sign / encoder / f"seed{seed}" / f"fold{number}"
         if (folder / EXPLAINED / "localisation.json").is_file():
             continue
         print(f"{sign}: explanations of seed {seed}, fold {number}", flush=True)
@@ -223,28 +222,26 @@ def explanation_table(output: Path, *, seeds: Sequence[int], folds: int, bootstr
     from shared.explain.glioma_localisation import PARTS, mean_scores
 
     sections, rows = [], []
-    for sign, parts in SCORED.items():
-        for part, (truth, keys) in parts.items():
-            found = []
-            for seed, fold in itertools.product(seeds, range(folds)):
-                name = f"localisation_{part}.csv"
-                path = output / sign / WHOLE / f"seed{seed}" / f"fold{fold}" / EXPLAINED / name
-                with path.open(newline="", encoding="utf-8") as file:
-                    found += [row for row in csv.DictReader(file) if row["truth"] == truth]
-            words = ("patient", "truth", "map")
-            scored = [{k: v if k in words else float(v) for k, v in row.items()} for row in found]
-            content = mean_scores(scored, PARTS[part], bootstrap=bootstrap)
-            lines = []
-            for name, means in content["maps"].items():
-                lines.append([name, *(interval_text(means[key]) for key in keys)])
-                rows += [{"sign": sign, "truth": truth, "map": name, "score": k, **v} for k, v in means.items()]
-            title = f"{sign}: {truth.replace('_', ' ')} in the {part}, {content['patients']} patients"
-            names = [key.replace("_", " ") for key in keys]
-            sections.append(f"**{title}**\n\n{markdown_table(['map', *names], lines)}")
+    words = ("patient", "truth", "map")
+    for sign, (encoder, part, truth, keys) in SCORED.items():
+        scored = []
+        for seed, fold in itertools.product(seeds, range(folds)):
+            folder = output / sign / encoder / f"seed{seed}" / f"fold{fold}" / EXPLAINED
+            with (folder / f"localisation_{part}.csv").open(newline="", encoding="utf-8") as file:
+                found = [row for row in csv.DictReader(file) if row["truth"] == truth]
+            scored += [{key: value if key in words else float(value) for key, value in row.items()} for row in found]
+        content = mean_scores(scored, PARTS[part], bootstrap=bootstrap)
+        lines = []
+        for name, means in content["maps"].items():
+            lines.append([name, *(interval_text(means[key]) for key in keys)])
+            rows += [{"sign": sign, "truth": truth, "map": name, "score": k, **v} for k, v in means.items()]
+        title = f"{sign}, encoder of the {encoder}: {truth}, {content['patients']} patients"
+        table = markdown_table(["map", *(key.replace("_", " ") for key in keys)], lines)
+        sections.append(f"**{title}**\n\n{table}")
     write_csv(output / "explanations.csv", rows)
     note = (
-        "The whole network, trained on the sign itself, explained for patients whom its fold left out and for whom it "
-        "says that the sign is there; means over patients with 95 % bootstrap interval."
+        "One encoder, trained on its own sign, explained for patients whom its fold left out and for whom it says that "
+        "the sign is there; means over patients with 95 % bootstrap interval."
     )
     return "\n\n".join([*sections, note]) + "\n"
 

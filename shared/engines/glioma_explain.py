@@ -103,8 +103,9 @@ class GliomaExplainStage:
         self._summarise(scores)
 
     def _scores(self) -> PlantedScores:
-        has_maps = self.explainer.network.image_encoder is not None and self.planted
-        untrained = self.explainer.untrained(self.seed) if has_maps else None
+        network = self.explainer.network
+        reads_tumour = network.image_encoder is not None or network.geometric_encoder is not None
+        untrained = self.explainer.untrained(self.seed) if reads_tumour and self.planted else None
         return PlantedScores(self.planted, self.atlas, untrained, sequences=self.sequences)
 
     def _infiltrated(self) -> dict[str, list[int]]:

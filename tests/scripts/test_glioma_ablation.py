@@ -61,25 +61,22 @@ def test_signs_need_the_datalists_of_phantoms(tmp_path):
 
 
 def test_explanations_of_all_folds_are_one_table_for_each_sign(tmp_path):
-    truths = {"surface": "spicules", "volume": {"shape": "spicules", "intensity": "mismatch"}}
-    for sign, parts in script.SCORED.items():
-        for part, (truth, keys) in parts.items():
-            assert truth == (truths.get(part) if part != "volume" else truths[part][sign]) or part == "tracts"
-            for fold in (0, 1):
-                folder = tmp_path / sign / "whole" / "seed0" / f"fold{fold}" / script.EXPLAINED
-                folder.mkdir(parents=True, exist_ok=True)
-                lines = [",".join(["patient", "truth", "map", *keys])]
-                for name, score in (("a map", 1 + fold), ("a control", 0)):
-                    lines.append(",".join([f"P{fold}", truth, name, *[str(score)] * len(keys)]))
-                    lines.append(",".join([f"P{fold}", "something else", name, *["9"] * len(keys)]))
-                (folder / f"localisation_{part}.csv").write_text("\n".join(lines) + "\n")
+    for sign, (encoder, part, truth, keys) in script.SCORED.items():
+        for fold in (0, 1):
+            folder = tmp_path / sign / encoder / "seed0" / f"fold{fold}" / script.EXPLAINED
+            folder.mkdir(parents=True)
+            lines = [",".join(["patient", "truth", "map", *keys])]
+            for name, score in (("a map", 1 + fold), ("a control", 0)):
+                lines.append(",".join([f"P{fold}", truth, name, *[str(score)] * len(keys)]))
+                lines.append(",".join([f"P{fold}", "something else", name, *["9"] * len(keys)]))
+            (folder / f"localisation_{part}.csv").write_text("\n".join(lines) + "\n")
     text = script.explanation_table(tmp_path, seeds=[0], folds=2, bootstrap=20)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| a ")]
     # the mean over both folds' patients, of this sign alone
-    assert len(rows) == 2 * sum(map(len, script.SCORED.values()))
+    assert len(rows) == 2 * len(script.SCORED)
     assert {cell.split()[0] for row in rows if row[0] == "a map" for cell in row[1:]} == {"1.500"}
     assert {cell.split()[0] for row in rows if row[0] == "a control" for cell in row[1:]} == {"0.000"}
-    assert text.count("2 patients**") == 4 and (tmp_path / "explanations.csv").is_file()
+    assert text.count("2 patients**") == 3 and (tmp_path / "explanations.csv").is_file()
 
 
 def test_explaining_goes_with_signs_and_its_keys_are_the_bundles(tmp_path, capsys, monkeypatch):
@@ -96,12 +93,12 @@ def test_explaining_goes_with_signs_and_its_keys_are_the_bundles(tmp_path, capsy
         return script.subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(script.subprocess, "run", record)
-    folders = [tmp_path / "shape" / "whole" / "seed0" / f"fold{k}" / script.EXPLAINED for k in (0, 1)]
+    folders = [tmp_path / "shape" / "points" / "seed0" / f"fold{k}" / script.EXPLAINED for k in (0, 1)]
     for folder in folders:
         folder.mkdir(parents=True)
     (folders[0] / "localisation.json").write_text("{}")  # done: not again
     script.explain(args, "shape")
     assert len(commands) == 1
     merged = merge_configs([find_config(Path(args.bundle), name) for name in ("train", "cpu", "explain")])
-    keys = {word.split("=")[0][2:] for word in commands[0] if word.startswith("--") and "=" in word}
-    assert keys >= {"fold", "ckpt_dir", "split", "max_patients"} and keys <= set(merged)
+    keys = {word.split("=")[0][2:].split("#")[0] for word in commands[0] if word.startswith("--") and "=" in word}
+    assert keys >= {"fold", "ckpt_dir", "split", "max_patients", "network_def"} and keys <= set(merged)

@@ -19,6 +19,7 @@ from shared.explain.frozen import frozen
 from shared.explain.glioma_edges import EdgeExplanation, explain_edges
 from shared.explain.glioma_target import Target
 from shared.explain.grad_cam import GradCAM, resize_cam
+from shared.explain.randomisation import randomise
 from shared.networks.brain_encoder import edge_attention
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
 from shared.transforms.point_graph import PointGraph, collate_point_graphs
@@ -161,9 +162,8 @@ class GliomaExplainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
             for encoder in (other.network.image_encoder, other.network.geometric_encoder):
-                for part in () if encoder is None else encoder.modules():
-                    if hasattr(part, "reset_parameters"):
-                        part.reset_parameters()
+                if encoder is not None:
+                    randomise(encoder)
         return other
 
     def _cam(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> tuple[np.ndarray, int]:

@@ -81,13 +81,13 @@ def cascading_randomisation(
     first = [cam.explain(part, _part(class_idx, i)) for i, part in _batches(images, batch_size)]
     target = torch.cat([part.target for part in first])
     names = randomisation_stages(network, images, target_layer) if stages is None else list(stages)
-    known = _parts_to_randomise(shuffled, names)
+    known = _parts_torandomise(shuffled, names)
     maps = [torch.cat([part.map for part in first]).cpu()]
     with torch.random.fork_rng(devices=_devices(shuffled)):
         # not the seed itself: a network built after manual_seed(seed) would be drawn the very weights it began with
         torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
         for part in known:
-            _randomise(part)
+            randomise(part)
             maps.append(torch.cat([cam(x, _part(target, i)) for i, x in _batches(images, batch_size)]).cpu())
     stacked = torch.stack(maps).float().numpy()
     similarity = np.array([[_similarity(a[0], b[0]) for a, b in zip(stacked[0], m, strict=True)] for m in stacked])
@@ -132,7 +132,7 @@ def _parts(network: nn.Module, target_layer: str, prefix: str = "") -> list[tupl
     return parts
 
 
-def _parts_to_randomise(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+def _parts_torandomise(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     known = dict(network.named_modules(remove_duplicate=False))
     problems = [f"{name!r} is no module of {type(network).__name__}" for name in names if name not in known]
     problems += [
@@ -147,10 +147,15 @@ def _parts_to_randomise(network: nn.Module, names: Sequence[str]) -> list[nn.Mod
     return [known[name] for name in names]
 
 
-def _randomise(module: nn.Module) -> None:
+def randomise(module: nn.Module) -> None:
+    """Draw a module's weights anew, in place, see :func:`cascading_randomisation`."""
+    drawn: set[nn.Module] = set()
     for part in module.modules():
+        if part in drawn:  # by the module that it is part of
+            continue
         if callable(getattr(part, "reset_parameters", None)):
             part.reset_parameters()
+            drawn.update(part.modules())
             continue
         for parameter in part.parameters(recurse=False):
             mean, std = parameter.detach().mean().item(), parameter.detach().std(correction=0).item()

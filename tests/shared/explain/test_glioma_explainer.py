@@ -170,6 +170,9 @@ def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, ca
     for name in ("cam", "point_attention"):
         before = getattr(found, name)
         assert not np.allclose(getattr(other, name), before) and np.array_equal(getattr(again, name), before)
+    # the edge network's own range of weights is kept, which is not that of a layer with one input
+    for convolution in explainer.untrained().network.geometric_encoder.convolutions:
+        assert convolution.nn.weight.abs().max() <= 1 / convolution.in_channels**0.5
 
 
 def test_no_classifier_no_classifiers_logit():

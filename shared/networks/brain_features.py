@@ -64,6 +64,7 @@ class NodeAutoencoder(_RowEncoder):
         - rows: ``[B, num_inputs]`` -> ``[B, num_inputs]``; :meth:`encode`: ``[..., num_inputs]`` -> ``[..., F]``
 
     Example:
+        >>> import torch
         >>> net = NodeAutoencoder(12, widths=(8, 3))
         >>> net(torch.rand(5, 12)).shape, net.encode(torch.rand(2, 5, 12)).shape
         (torch.Size([5, 12]), torch.Size([2, 5, 3]))
@@ -91,6 +92,7 @@ class EdgeEncoder(_RowEncoder):
         - rows: ``[B, num_inputs]`` -> projections ``[B, D]``; :meth:`encode`: ``[..., num_inputs]`` -> ``[..., F]``
 
     Example:
+        >>> import torch
         >>> net = EdgeEncoder(6, widths=(8, 3), head=(4, 5))
         >>> net(torch.rand(2, 6)).shape, net.encode(torch.rand(2, 7, 6)).shape
         (torch.Size([2, 5]), torch.Size([2, 7, 3]))
@@ -150,6 +152,7 @@ class TractPretraining(nn.Module):
         - mri_rows: ``[B, C * V]``, fa_rows: ``[B, V]`` -> two projections ``[B, D]``; or rows -> rows ``[B, C * V]``
 
     Example:
+        >>> import torch
         >>> mri = EdgeEncoder(12, widths=(8, 3), head=(4, 5))
         >>> TractPretraining(mri, use_fa=False, num_voxels=6, in_channels=2, widths=(8, 3))(torch.rand(2, 12)).shape
         torch.Size([2, 12])

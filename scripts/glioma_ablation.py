@@ -32,6 +32,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -137,13 +138,18 @@ def run(args: argparse.Namespace, names: Sequence[str], folder: Path, datalist: 
     for name in dict.fromkeys([WHOLE, *names]):
         command = cross_validation(args, name, folder, datalist)
         print(f"{folder.name}: {name}", flush=True)
-        with (folder / f"{_slug(name)}.log").open("w", encoding="utf-8") as log:
-            log.write(f"$ {shlex.join(command)}\n")
-            log.flush()
-            # its progress bar stays on the terminal; a Ctrl-C reaches it as well
-            done = subprocess.run(command, cwd=ROOT, stdout=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-        if done.returncode:
-            raise DataError(f"the run {name!r} of {folder} ended with status {done.returncode}: see above")
+        # its progress bar stays on the terminal
+        code = logged(command, folder / f"{_slug(name)}.log", env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        if code:
+            raise DataError(f"the run {name!r} of {folder} ended with status {code}: see above")
+
+
+def logged(command: Sequence[str], path: Path, *, cwd: Path = ROOT, **options: Any) -> int:
+    """Run a command, itself and its output in a log; return its status. A Ctrl-C reaches it as well."""
+    with path.open("w", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(command)}\n")
+        log.flush()
+        return subprocess.run(command, cwd=cwd, stdout=log, **options).returncode
 
 
 def write_table(path: Path, text: str) -> None:
@@ -207,13 +213,9 @@ def explain(args: argparse.Namespace, sign: str) -> None:
         values |= {"split": "validation", "max_patients": 1, **overrides}
         command = [*RUN_BUNDLE, *bundle_arguments(configs, values, cwd=cwd, run_id="explain")]
         path = folder / f"{EXPLAINED}.log"
-        with path.open("w", encoding="utf-8") as log:
-            log.write(f"$ {shlex.join(command)}\n")
-            log.flush()
-            environment = run_environment(args.threads or os.cpu_count() or 1)
-            done = subprocess.run(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise DataError(f"explaining seed {seed}, fold {number} of {sign} ended with {done.returncode}: see {path}")
+        environment = run_environment(args.threads or os.cpu_count() or 1)
+        if code := logged(command, path, cwd=cwd, env=environment, stderr=subprocess.STDOUT):
+            raise DataError(f"explaining seed {seed}, fold {number} of {sign} ended with status {code}: see {path}")
 
 
 def explanation_table(output: Path, *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:

@@ -80,11 +80,10 @@ def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: 
         for sign in SIGNS:
             for row, draw in zip(group, _systematic(len(group), rng), strict=True):
                 row[sign] = label if draw < strengths[sign] else 1 - label
-        for row, draw in zip(group, _systematic(len(group), rng), strict=True):
-            row["enhancing"] = int(draw < 0.5)
-        sizes, ages, grades = (_systematic(len(group), rng) for _ in range(3))
+        draws = [_systematic(len(group), rng) for _ in range(4)]
         shift = covariate_effect * (0.5 - label)  # mutants are younger and of lower grade
-        for row, size, age, grade in zip(group, sizes, ages, grades, strict=True):
+        for row, decoy, size, age, grade in zip(group, *draws, strict=True):
+            row["enhancing"] = int(decoy < 0.5)
             row["diameter_mm"] = round(DIAMETER[0] + float(size) * (DIAMETER[1] - DIAMETER[0]), 2)
             row["age"] = round(min(max(52 + 12 * (float(norm.ppf(age)) + shift), 18), 88))
             row["grade"] = 2 + sum(float(norm.ppf(grade)) + shift > cut for cut in (-0.5, 0.5))

@@ -100,6 +100,11 @@ def test_attributes_are_standardised_by_the_patients_they_were_fitted_to_and_nev
         spread = x.std(dim=0)
         assert (((spread - 1).abs() < 1e-3) | (spread < 1e-3)).all()
     assert features.nodes.training and all(map(torch.equal, before, features.nodes.buffers()))
+    # nor do they depend on who else is in the batch
+    together = features.attributes(given["region_rows"], given["tract_rows"])
+    alone = features.attributes(given["region_rows"][1:2], given["tract_rows"][1:2])
+    for x, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(one[0], x[1])
     literal = classifier(standardise="none").features
     literal.fit_attributes(*raw)
     assert torch.equal(literal.node_mean, torch.zeros_like(literal.node_mean))

@@ -17,6 +17,9 @@ from shared.evaluation.bundle_config import merge_configs, split_key
 from shared.io import write_json
 
 MODEL_FILE = "model.json"
+_NOTHING = "it would be ignored without a word; put null into a small JSON file and list that last in --config_file."
+# values of the command line that arrive as something else, or not at all
+MISREAD = {"false": "it would arrive as a text, which counts as true; write False.", "null": _NOTHING, "None": _NOTHING}
 
 
 def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
@@ -75,13 +78,14 @@ def trained_network(
 
 
 def check_overrides(arguments: Sequence[str] | None = None) -> None:
-    """Refuse a misspelt ``--name`` of ``python -m monai.bundle run``, which Fire would take without a word.
+    """Refuse what Fire would take without a word in ``python -m monai.bundle run``: a misspelt ``--name``, ``false``.
 
     Args:
         arguments: the command line; None: this process's. Commands other than ``monai.bundle run`` are not checked.
 
     Raises:
-        DataError: a name that is in none of the config files, with the nearest ones that are.
+        DataError: a name that is in none of the config files, with the nearest ones that are; a value that does not
+            arrive as it reads.
     """
     arguments = list(sys.argv if arguments is None else arguments)
     if len(arguments) < 2 or arguments[1] != "run" or "monai" not in arguments[0]:
@@ -96,9 +100,11 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
     files = given.pop("config_file").strip("[]").replace("'", "").replace('"', "").split(",")
     merged = merge_configs([Path(file.strip()) for file in files])
     options = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "args_file", "workflow_type", "tracking"}
-    for name in given:
+    for name, value in given.items():
         if split_key(name)[0] in options | {"workflow_name"}:
             continue
+        if problem := MISREAD.get(value):
+            raise DataError(f"--{name} {value}: {problem}")
         place: Any = merged
         for part in split_key(name):
             # a component may be given an argument that its config leaves at the default

@@ -126,7 +126,7 @@ def parse_overrides(pairs: Iterable[str], config: Mapping[str, Any], *, reserved
         elif not known and not (isinstance(place, list) and _step(place, last) is not None):
             near = difflib.get_close_matches(split_key(key)[0], config, n=1)
             problems.append(f"--set {pair!r}: the config has no {key}" + (f"; is {near[0]} meant?" if near else ""))
-        overrides[key] = value
+        overrides[key] = "False" if value == "false" else value  # the command line takes "false" for a text
     if problems:
         raise DataError(problems)
     return overrides

@@ -100,7 +100,7 @@ class StageCheckpoint:
         if len(kept) != world_size():
             raise CheckpointError(
                 f"{self.partial} was written by {len(kept)} processes, and {world_size()} would go on with it: start "
-                f"{len(kept)}, or train this stage anew (--resume false)."
+                f"{len(kept)}, or train this stage anew (--resume False)."
             )
         drawn = kept[rank()]
         for name, part in self.state.items():

@@ -73,7 +73,7 @@ class TrainingLog:
         if not all(math.isfinite(value) for value in means.values()):
             raise RuntimeError(
                 f"{self.name}: the loss of epoch {engine.state.epoch} is {means}; lower the learning rate, or switch "
-                "bf16 off (--bf16 false). The last checkpoint is from before."
+                "bf16 off (--bf16 False). The last checkpoint is from before."
             )
         self.history.append({"epoch": engine.state.epoch, **means})
         engine.state.epoch_loss = means["loss"]

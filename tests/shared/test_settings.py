@@ -108,6 +108,23 @@ def test_a_misspelt_override_is_refused_with_a_suggestion(files, argument, messa
         check_overrides(command(files, argument, "3"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "false"], r"--seed false: .*counts as true; write False"),
+        (["--pretrain#epochs=null"], r"--pretrain#epochs null: .*ignored.*small JSON"),
+        (["--ckpt_dir", "None"], r"--ckpt_dir None: .*ignored.*small JSON"),
+    ],
+)
+def test_a_value_that_would_arrive_as_another_one_is_refused(files, arguments, message):
+    with pytest.raises(DataError, match=message):
+        check_overrides(command(files, *arguments))
+
+
+def test_true_and_none_in_small_letters_are_taken(files):
+    check_overrides(command(files, "--seed", "True", "--pretrain#epochs", "none", "--ckpt_dir", "False"))
+
+
 @pytest.mark.parametrize("form", ["{0}", "['{0}','{1}']", '["{0}", "{1}"]', "[{0},{1}]"])
 def test_config_files_are_found_in_any_form(files, form):
     prefix = command([], "--sed", "1")[:-2]

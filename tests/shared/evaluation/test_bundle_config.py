@@ -39,6 +39,7 @@ def test_overrides():
     config = {"net": {"blocks": [{"size": 3}]}, "lr": 1e-3, "opt": "$Adam(@lr)"}
     assert parse_overrides(["net#blocks#0#size=5", "lr=a=b"], config) == {"net#blocks#0#size": "5", "lr": "a=b"}
     assert parse_overrides(["net#new=1", "net::blocks=[]"], config) == {"net#new": "1", "net::blocks": "[]"}
+    assert parse_overrides(["net#new=false"], config) == {"net#new": "False"}
     for bad in ("lrr=1", "net#blocks#3=1", "net#block#0=1", "opt#lr=1", "=1", "lr"):
         with pytest.raises(DataError):
             parse_overrides([bad], config)

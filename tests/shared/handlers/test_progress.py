@@ -33,7 +33,7 @@ def test_the_table_holds_the_means_of_every_epoch(tmp_path, capfd):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_diverged_loss_stops_the_stage_by_name(tmp_path, bad):
     seen = []
-    with pytest.raises(RuntimeError, match=r"pretrain: the loss of epoch 2 is .*lower the learning rate.*--bf16 false"):
+    with pytest.raises(RuntimeError, match=r"pretrain: the loss of epoch 2 is .*lower the learning rate.*--bf16 False"):
         run([1.0, 1.0, 1.0, bad, 1.0, 1.0], TrainingLog("pretrain", tmp_path, lambda: seen.append(1) or {}))
     assert len(seen) == 4 and not (tmp_path / "pretrain_loss.csv").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from torch import distributed as dist
 from shared.errors import DataError
 
 Found = TypeVar("Found")
+GLOO_SECONDS = 0.5  # until its threads have freed what they hold
 
 
 def world_size() -> int:
@@ -68,7 +70,12 @@ def start(backend: str) -> None:
 def stop() -> None:
     """Leave; nothing happens where nothing was joined."""
     if dist.is_available() and dist.is_initialized():
+        gloo = dist.get_backend() == "gloo"
         dist.destroy_process_group()
+        if gloo:
+            # a DistributedDataParallel still there keeps its threads from being joined; they need the interpreter to
+            # free their last tensors, and where that has ended they abort (PyTorch 190489)
+            time.sleep(GLOO_SECONDS)
 
 
 def rank_device(backend: str) -> torch.device:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from ignite.engine import Events
 
-from shared.distributed import rank
+from shared.distributed import rank, stop
 from shared.networks import ContrastiveNetwork, IRCLAutoencoder
 
 ROOT = Path(__file__).parents[1]
@@ -123,3 +123,4 @@ if __name__ == "__main__":
         except Exception as error:
             if not _interrupted(error):
                 raise
+    stop()

@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from shared.data.phantom_brains import SIGNS  # noqa: E402
 from shared.errors import DataError  # noqa: E402
+from shared.evaluation.glioma_controls import UNIMODAL  # noqa: E402
 from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_csv, write_text  # noqa: E402
 
@@ -58,8 +59,10 @@ ENCODERS = {
     **{name: {"network_def#encoders": name.split(" + ")} for name in PAIRS},
 }
 MODULES = {
+    "without classifiers of the single encoders": {"network_def#unimodal": False},
     "without the contrastive loss": {"contrast#contrastive_weight": 0, **SUPERVISED},
-    "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0},
+    "contrastive loss as heavy as the cross-entropy": {"contrast#contrastive_weight": 1},
+    "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0, "contrast#contrastive_weight": 1},
     "without attention to tracts": _without("edge_attention"),
     "without attention to regions": _without("brain#node_attention"),
     "without any attention": _without("edge_attention", "brain#node_attention"),
@@ -74,6 +77,14 @@ GRAPHS = {
     "random edges": {"network_def#population#graph": "random"},
 }
 BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
+# columns of predictions.csv
+ANSWERS = {
+    "multitask": "own classifier",
+    f"{UNIMODAL}image": "the image's classifier",
+    f"{UNIMODAL}points": "the surface's classifier",
+    f"{UNIMODAL}brain": "the brain's classifier",
+    "probability": "population graph",
+}
 GROUPS = ("encoders", "modules", "graphs", "backbones")
 EXPLAINED = "explained"
 # by sign its encoder, the part of the explanation that is scored, what was planted there, and which scores are shown
@@ -165,7 +176,7 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
 
     rows, lines = [], []
     for name in names:
-        for column, title in (("multitask", "own classifier"), ("probability", "population graph")):
+        for column, title in ANSWERS.items():
             line = [name, title]
             for sign in SIGNS:
                 found = []
@@ -175,18 +186,22 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
                         found += [
                             {"seed": seed, "fold": fold, **row, "probability": row[column]}
                             for row in csv.DictReader(file)
+                            if column in row
                         ]
+                if not found:  # one encoder alone has no further classifier
+                    continue
                 summary = summarise(RepeatedPredictions.from_rows(found), names=("AUC",), bootstrap=bootstrap)
                 auc = summary["metrics"]["AUC"]
                 line.append(interval_text(auc))
                 rows.append(
                     {"encoder": name, "by": title, "sign": sign, **{k: auc[k] for k in ("value", "low", "high")}}
                 )
-            lines.append(line)
+            lines += [line] if len(line) > 2 else []
     write_csv(output / "signs.csv", rows)
     note = (
         "AUC over all patients, each predicted by the fold that left the patient out, mean over the seeds, with 95 % "
-        "bootstrap interval over patients. Own classifier: trained with the encoder, on the contrastive part. "
+        "bootstrap interval over patients. Own classifier: trained with the encoder, on the contrastive part; the "
+        "image's, surface's and brain's: of each encoder within the whole. "
         "Population graph: trained on the other part's embeddings."
     )
     return f"{markdown_table(['encoder', 'AUC by', *SIGNS], lines)}\n\n{note}\n"

@@ -22,10 +22,14 @@ logger = logging.getLogger(__name__)
 
 STRATA = {"all": None, "grade 4": (4,), "grade 2-3": (2, 3)}
 CLINICAL = ("age", "grade")
+UNIMODAL = "unimodal_"  # before an encoder's name: the answer of its own classifier
 CONTROLS = {
     "no_edges": "the same without edges",
     "mlp": "MLP on the same embeddings",
     "multitask": "MLP trained with the encoders",
+    f"{UNIMODAL}image": "MLP trained with the image encoder",
+    f"{UNIMODAL}points": "MLP trained with the surface encoder",
+    f"{UNIMODAL}brain": "MLP trained with the brain encoder",
 }
 
 
@@ -72,7 +76,8 @@ def write_glioma_controls(
 
     Args:
         folder: where ``metrics.json`` lies already.
-        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``.
+        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``multitask`` and
+            ``unimodal_<encoder>``.
         metrics: content of ``metrics.json``.
         class_names: of both classes.
         known: cases with age and grade.

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
 from shared.errors import DataError
-from shared.evaluation.glioma_controls import write_glioma_controls
+from shared.evaluation.glioma_controls import UNIMODAL, write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
@@ -54,6 +54,7 @@ class SaveGliomaPredictions(SavePredictions):
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
         self._own: list[torch.Tensor] = []
+        self._unimodal: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, and look at what the population graph is given."""
@@ -68,6 +69,8 @@ class SaveGliomaPredictions(SavePredictions):
         def embedded(module: Any, given: tuple, out: GliomaOutput) -> None:
             if out.logits is not None:
                 self._own.append(out.logits)
+            if out.unimodal_logits is not None:
+                self._unimodal.append(out.unimodal_logits)
 
         graph, encoders = self.network.population, self.network.features.glioma
         self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
@@ -75,7 +78,7 @@ class SaveGliomaPredictions(SavePredictions):
     def started(self, engine: Engine) -> None:
         """Forget earlier rows; refuse to score patients left out now whom the encoders were trained on."""
         super().started(engine)
-        self._inputs, self._own = [], []
+        self._inputs, self._own, self._unimodal = [], [], []
         trained = set(self.training)
         left_out = [name for case in self.known or [] if (name := str(case["patient"])) not in trained]
         if again := known_names(self.network.features.seen, left_out):
@@ -101,6 +104,8 @@ class SaveGliomaPredictions(SavePredictions):
         alone = torch.stack([m.own(population._standard(nodes), known) for m in population.members]).mean(0).sigmoid()
         mlp = self.network.mlp_logits(nodes, covariates).sigmoid()
         own = torch.cat(self._own).sigmoid() if self._own else None
+        unimodal = torch.cat(self._unimodal).sigmoid() if self._unimodal else None
+        encoders = self.network.features.glioma.encoders
         mutant = (mask.float() @ self.network.bank_labels) / mask.sum(dim=1).clamp(min=1)
         for k, row in enumerate(self.rows):
             row |= {
@@ -111,6 +116,8 @@ class SaveGliomaPredictions(SavePredictions):
                 "mlp": float(mlp[k]),
                 **({} if own is None else {"multitask": float(own[k])}),
             }
+            if unimodal is not None:
+                row |= {f"{UNIMODAL}{name}": float(p) for name, p in zip(encoders, unimodal[k], strict=True)}
         if self.per_patient:
             self._write_patients(weight, mask)
         if not self.gathered():

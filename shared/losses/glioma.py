@@ -20,6 +20,7 @@ class GliomaLoss(nn.Module):
         contrast: the bi-level loss.
         contrastive_weight: of it; 0: no contrastive loss.
         classification_weight: of the cross-entropy, where the network gives logits (``objective="multitask"``).
+        unimodal_weight: of each encoder's own cross-entropy, relative to the joint one, where the network gives them.
         pos_weight: weight of the positives.
 
     Shape:
@@ -36,12 +37,13 @@ class GliomaLoss(nn.Module):
         *,
         contrastive_weight: float = 1.0,
         classification_weight: float = 1.0,
+        unimodal_weight: float = 1.0,
         pos_weight: float | None = None,
     ):
         super().__init__()
         self.contrast = contrast
         self.contrastive_weight, self.classification_weight = contrastive_weight, classification_weight
-        self.pos_weight = pos_weight
+        self.unimodal_weight, self.pos_weight = unimodal_weight, pos_weight
         self.last: dict[str, Tensor] = {}
 
     def terms(self) -> dict[str, Tensor]:
@@ -56,17 +58,23 @@ class GliomaLoss(nn.Module):
             self.last["contrast"] = contrast.detach()
             parts.append(self.contrastive_weight * contrast)
         if output.logits is not None and label is not None and self.classification_weight:
-            weight = None if self.pos_weight is None else output.logits.new_tensor(self.pos_weight)
-            target = label.to(output.logits)
-            bce = nn.functional.binary_cross_entropy_with_logits(output.logits, target, pos_weight=weight)
+            bce = self._cross_entropy(output.logits, label)
             self.last["BCE"] = bce.detach()
             parts.append(self.classification_weight * bce)
+            if output.unimodal_logits is not None and self.unimodal_weight:
+                alone = sum(self._cross_entropy(logits, label) for logits in output.unimodal_logits.unbind(1))
+                self.last["unimodal_BCE"] = alone.detach()
+                parts.append(self.classification_weight * self.unimodal_weight * alone)
         if not parts:
             raise ValueError(
                 "Nothing to train by: without a contrastive loss (its weight is 0, or there is one encoder) the "
                 "network needs objective 'multitask' and a classification_weight above 0."
             )
         return torch.stack(parts).sum()
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        weight = None if self.pos_weight is None else logits.new_tensor(self.pos_weight)
+        return nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits), pos_weight=weight)
 
     def _contrast(self, output: GliomaOutput) -> Tensor | None:
         within, across = output.z_image is not None, output.z_tumour is not None

@@ -33,6 +33,7 @@ class GliomaOutput(NamedTuple):
         z_tumour: projection g_T ``[B, Z]``, where there is a tumour and a brain to align.
         z_brain: projection g_B, likewise.
         logits: of the positive class ``[B]``, with ``objective="multitask"``.
+        unimodal_logits: of each encoder's own classifier ``[B, K]``, in the order of ``encoders``, with ``unimodal``.
         point_attention: a^P ``[B, P]``, 1 being average.
         node_attention: a^N ``[B, R]``.
     """
@@ -46,6 +47,7 @@ class GliomaOutput(NamedTuple):
     z_tumour: Tensor | None = None
     z_brain: Tensor | None = None
     logits: Tensor | None = None
+    unimodal_logits: Tensor | None = None
     point_attention: Tensor | None = None
     node_attention: Tensor | None = None
 
@@ -60,6 +62,8 @@ class GliomaNetwork(nn.Module):
         encoders: which there are: ``"image"``, ``"points"``, ``"brain"``; the ablations leave some out.
         edge_attention: ``"residual"``, ``"literal"`` or ``"none"``, see :func:`edge_attention`.
         objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
+        unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too. Trained by the joint
+            answer alone, an encoder stops learning once another one explains the label. Not in the paper.
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
         hidden: widths of the classifier between embeddings and logit.
@@ -100,6 +104,7 @@ class GliomaNetwork(nn.Module):
         encoders: Sequence[str] = ENCODERS,
         edge_attention: str = "residual",
         objective: str = "contrastive",
+        unimodal: bool = True,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -147,6 +152,10 @@ class GliomaNetwork(nn.Module):
         if objective == "multitask":
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
+        alone = self.encoders if objective == "multitask" and unimodal and len(self.encoders) > 1 else ()
+        self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
+        self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None
+        self.classify_brain = mlp([embedding_dim, *hidden, 1]) if "brain" in alone else None
 
     def forward(
         self,
@@ -171,6 +180,7 @@ class GliomaNetwork(nn.Module):
         z_tumour: Tensor | None = None
         z_brain: Tensor | None = None
         logits: Tensor | None = None
+        unimodal_logits: Tensor | None = None
         point_attention: Tensor | None = None
         node_attention: Tensor | None = None
         if self.image_encoder is not None:
@@ -191,6 +201,15 @@ class GliomaNetwork(nn.Module):
             u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
         if self.classifier is not None:
             logits = self.classifier(torch.cat(_there(u_tumour, u_brain), dim=1))[:, 0]
+        alone: list[Tensor] = []
+        if self.classify_image is not None:
+            alone.append(self.classify_image(_given(u_image, "u_image")))
+        if self.classify_points is not None:
+            alone.append(self.classify_points(_given(u_points, "u_points")))
+        if self.classify_brain is not None:
+            alone.append(self.classify_brain(_given(u_brain, "u_brain")))
+        if len(alone) > 0:
+            unimodal_logits = torch.cat(alone, dim=1)
         if self.project_image is not None:
             z_image = self.project_image(_given(u_image, "u_image"))
         if self.project_points is not None:
@@ -207,6 +226,7 @@ class GliomaNetwork(nn.Module):
             z_tumour,
             z_brain,
             logits,
+            unimodal_logits,
             point_attention,
             node_attention,
         )

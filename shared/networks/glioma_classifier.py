@@ -167,6 +167,7 @@ class GliomaClassifier(nn.Module):
         encoders: some of ``"image"``, ``"points"``, ``"brain"``.
         edge_attention: see :class:`GliomaNetwork`.
         objective: ``"contrastive"`` or ``"multitask"``.
+        unimodal: see :class:`GliomaNetwork`.
         embedding_dim: width of each embedding.
         projection: widths of the projection heads.
         hidden: widths of the multitask classifier.
@@ -209,6 +210,7 @@ class GliomaClassifier(nn.Module):
         encoders: Sequence[str] = ENCODERS,
         edge_attention: str = "residual",
         objective: str = "multitask",
+        unimodal: bool = True,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -250,6 +252,7 @@ class GliomaClassifier(nn.Module):
                 "encoders": encoders,
                 "edge_attention": edge_attention,
                 "objective": objective,
+                "unimodal": unimodal,
                 "embedding_dim": embedding_dim,
                 "projection": projection,
                 "hidden": hidden,

@@ -114,12 +114,14 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     found = rows(trained / "eval/predictions.csv")
     assert [row["patient"] for row in found] == [f"P{k}" for k in range(20, 26)]
     assert list(found[0])[:3] == ["patient", "label", "probability"]
+    alone = [float(found[0][f"unimodal_{name}"]) for name in ("image", "points", "brain")]
+    assert all(0 < value < 1 for value in alone) and len(set(alone)) == 3
     metrics = json.loads((trained / "eval/metrics.json").read_text())
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
     assert list(scores)[:3] == ["population graph", "the same without edges", "MLP on the same embeddings"]
-    assert "age + grade (logistic regression)" in scores
+    assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
     assert scores["population graph"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text
 

@@ -39,18 +39,20 @@ def test_the_table_of_signs_scores_the_own_classifier_beside_the_graph(tmp_path)
         for fold in (0, 1):
             folder = tmp_path / sign / "brain" / "seed0" / f"fold{fold}"
             folder.mkdir(parents=True)
-            lines = ["patient,label,probability,multitask"]
+            lines = ["patient,label,probability,multitask,unimodal_image"]
             # the classifier tells tracts and nothing else, the graph answers the wrong way round
             for number, label in enumerate((0, 1, 0, 1)):
                 own = label if sign == "tracts" else 0.5
-                lines.append(f"P{fold}{number},{label},{0.9 - 0.8 * label},{own}")
+                lines.append(f"P{fold}{number},{label},{0.9 - 0.8 * label},{own},{1 - own}")
             (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
     text = script.sign_table(tmp_path, ["brain"], seeds=[0], folds=2, bootstrap=20)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| brain")
     ]
     assert [cell.split()[0] for cell in rows[0][2:]] == ["0.500", "0.500", "1.000"]
-    assert [cell.split()[0] for cell in rows[1][2:]] == ["0.000", "0.000", "0.000"]
+    assert [cell.split()[0] for cell in rows[1][2:]] == ["0.500", "0.500", "0.000"]
+    assert [cell.split()[0] for cell in rows[2][2:]] == ["0.000", "0.000", "0.000"]
+    assert [row[1] for row in rows] == ["own classifier", "the image's classifier", "population graph"]
     assert (tmp_path / "signs.csv").read_text().count("own classifier") == 3
 
 

@@ -40,6 +40,23 @@ def test_equals_the_equations_and_cross_entropy_by_hand():
     assert set(loss.terms()) == {"contrast", "BCE"}
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_each_encoders_own_cross_entropy_is_added(weight):
+    z, logits = outputs()
+    alone = torch.stack([logits, -2 * logits, logits + 1], dim=1)
+    label = torch.tensor([0, 1, 1, 0, 1])
+    only = GliomaLoss(BiLevelContrastiveLoss(), contrastive_weight=0, classification_weight=2.0, unimodal_weight=weight)
+    sign = 1.0 - 2 * label
+    joint, *each = (float(nn.functional.softplus(sign * x).mean()) for x in (logits, *alone.unbind(1)))
+    found = only(GliomaOutput(**z, logits=logits, unimodal_logits=alone), label)
+    assert float(found) == pytest.approx(2 * (joint + weight * sum(each)), rel=1e-6)
+    assert ("unimodal_BCE" in only.terms()) == (weight > 0)
+    # no classification, Algorithm 1: none of either
+    contrast = GliomaLoss(BiLevelContrastiveLoss(), classification_weight=0)
+    contrast(GliomaOutput(**z, logits=logits, unimodal_logits=alone), label)
+    assert set(contrast.terms()) == {"contrast"}
+
+
 def test_two_encoders_have_the_level_they_allow():
     z, _ = outputs()
     loss = GliomaLoss(BiLevelContrastiveLoss())

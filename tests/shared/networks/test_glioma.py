@@ -35,6 +35,8 @@ def test_the_whole_is_its_parts_joined_by_attention():
         assert z.shape == (3, 128)
     logits = net.classifier(torch.cat([out.u_tumour, out.u_brain], dim=1))
     torch.testing.assert_close(out.logits, logits[:, 0])
+    alone = [net.classify_image(out.u_image), net.classify_points(out.u_points), net.classify_brain(out.u_brain)]
+    torch.testing.assert_close(out.unimodal_logits, torch.cat(alone, dim=1))
 
 
 def test_the_default_network_has_the_papers_heads():
@@ -69,10 +71,33 @@ def test_each_encoder_alone_and_every_pair(encoders):
     assert out.logits.shape == (3,) and (out.node_attention is not None) == (out.z_brain is not None)
     net.train()
     out = net(**inputs_for(encoders, glioma_batch()))
-    out.logits.square().sum().backward()
+    assert (out.unimodal_logits is None) == (len(encoders) == 1)
+    alone = 0 if out.unimodal_logits is None else out.unimodal_logits.square().sum()
+    (out.logits.square().sum() + alone).backward()
     used = [name for name, parameter in net.named_parameters() if parameter.grad is None]
     # only the projection heads wait for the contrastive loss
     assert all(name.startswith(("project_image", "project_points", "project_tumour", "project_brain")) for name in used)
+
+
+def test_an_encoders_own_classifier_trains_that_encoder_alone():
+    net, x = glioma_network(objective="multitask"), glioma_batch()
+    net.train()
+    parts = {"image": net.image_encoder, "points": net.geometric_encoder, "brain": net.brain_encoder}
+    for number, name in enumerate(parts):
+        net.zero_grad()
+        net(**x).unimodal_logits[:, number].square().sum().backward()
+        moved = {
+            key for key, part in parts.items() if any(p.grad is not None and p.grad.any() for p in part.parameters())
+        }
+        # the brain's embedding holds the tracts as the surface weighs them (Eq. 2); Eq. 3 stops the gradient
+        assert moved == ({"points", "brain"} if name == "brain" else {name})
+
+
+@pytest.mark.parametrize("settings", [{"objective": "contrastive"}, {"objective": "multitask", "unimodal": False}])
+def test_no_classifiers_of_their_own_where_they_are_not_wanted(settings):
+    net = glioma_network(**settings)
+    assert not any(name.startswith("classify_") for name in net.state_dict())
+    assert net(**glioma_batch()).unimodal_logits is None
 
 
 def test_what_is_left_out_is_no_weight():

@@ -47,6 +47,36 @@ class ClassifierLogit(nn.Module):
         return self.classifier(torch.cat(known, dim=1))[:, 0]
 
 
+class EncodersLogit(nn.Module):
+    """The sum of what the encoders' own classifiers answer (``unimodal``): each encoder is explained by its own answer.
+
+    The population graph's answer may rest on one encoder alone, and then the maps of the others show nothing.
+
+    Args:
+        network: with several encoders and a classifier of each.
+
+    Shape:
+        - returns: ``[B]``
+
+    Raises:
+        DataError: the network has no such classifiers.
+    """
+
+    def __init__(self, network: GliomaNetwork):
+        super().__init__()
+        if not network.has_unimodal:
+            raise DataError(
+                "The network's encoders have no classifiers of their own to explain: train several encoders with "
+                "objective 'multitask' and unimodal true, or explain the population graph's answer."
+            )
+        # in a list: the network is the explainer's
+        self.network = [network]
+
+    def forward(self, output: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
+        """Sum of the logits of the embeddings."""
+        return self.network[0].unimodal(output.u_image, output.u_points, output.u_brain).sum(dim=1)
+
+
 class AnswerLogit(nn.Module):
     """The logit of the whole answer, the population graph's as a rule, as a function of the patient's embeddings.
 

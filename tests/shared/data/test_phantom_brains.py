@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion, label
+from sklearn.metrics import roc_auc_score
 
 from shared.data.phantom_anatomy import ellipsoid_anatomy, phantom_tracts
 from shared.data.phantom_brains import (
@@ -28,7 +29,14 @@ def atlas(anatomy):
 
 
 def paint(anatomy, atlas, seed=3, **signs):
-    row = {"diameter_mm": 32.0, "enhancing": 0, **dict.fromkeys(SIGNS, 1), **signs}
+    row = {
+        "diameter_mm": 32.0,
+        "enhancing": 0,
+        "calcified": 1,
+        "calcified_instead": 0,
+        **dict.fromkeys(SIGNS, 1),
+        **signs,
+    }
     return paint_patient(row, anatomy, atlas, np.random.default_rng(seed), tracts=3)
 
 
@@ -48,6 +56,14 @@ def test_signs_agree_with_the_label_as_often_as_asked_and_independently():
     assert abs(np.corrcoef(mutant, table[:, 4])[0, 1]) < 0.01
     enhancing = np.array([row["enhancing"] for row in rows])
     assert enhancing[mutant].mean() == enhancing[~mutant].mean() == 0.5
+    mismatch, calcified, instead = (
+        np.array([row[key] for row in rows]) for key in ("intensity", "calcified", "calcified_instead")
+    )
+    assert calcified[mutant].mean() == calcified[~mutant].mean() == 0.5
+    # neither what is dark on FLAIR nor what is dark on T2 tells the mismatch by itself
+    assert roc_auc_score(mismatch, mismatch + calcified + instead) == pytest.approx(0.6875, abs=0.03)
+    assert roc_auc_score(mismatch, -calcified - instead) == pytest.approx(0.6875, abs=0.03)
+    assert not instead[mismatch == 1].any() and 0.3 < instead[mismatch == 0].mean() < 0.7
     # Cohen's d of age, mutants the younger
     ages = table[:, 5]
     assert (ages[~mutant].mean() - ages[mutant].mean()) / ages[mutant].std() == pytest.approx(0.8, abs=0.1)
@@ -93,8 +109,6 @@ def test_an_irregular_tumour_fills_less_of_its_convex_hull(anatomy):
 
 def test_spicules_are_not_just_what_is_far_from_the_middle(anatomy):
     """Distance to the middle must not be as good as an explanation."""
-    from sklearn.metrics import roc_auc_score
-
     found = []
     for seed in range(12):
         _, mask, spicules = tumour_shape(anatomy, 32.0, True, np.random.default_rng(seed))
@@ -124,6 +138,11 @@ def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
     assert mismatch.sum() == pytest.approx(calcified.sum(), rel=0.3)
     assert images["T2"][mismatch].mean() == pytest.approx(images["T2"][rest].mean(), rel=0.15)
     assert images["T2"][calcified].mean() < 0.7 * images["T2"][rest].mean()
+    # without a mismatch there may be a calcification in its place, and none at all
+    instead = paint(anatomy, atlas, intensity=0, calcified=0, calcified_instead=1)["planted"]
+    assert set(np.unique(instead)) == always
+    assert ((instead == PLANTED["calcification"]) & mismatch).sum() > 0.9 * mismatch.sum()
+    assert set(np.unique(paint(anatomy, atlas, intensity=0, calcified=0)["planted"])) == {0}
     images, mask = rough["images"], rough["mask"] > 0
     rim, spread = (rough["planted"] == PLANTED[name] for name in ("enhancing_rim", "infiltrated_tracts"))
     assert images["T1c"][rim].mean() > 1.2 * images["T1c"][anatomy.brain].mean()

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from shared.errors import DataError
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
+from shared.networks.glioma_classifier import GliomaClassifier
 
+EXPLAINED = ("answer", "classifier", "encoders")
 # (embeddings, case) -> logits [B] of the positive class
 Target = Callable[[GliomaOutput, Mapping[str, Any]], Tensor]
 
@@ -102,3 +104,21 @@ class AnswerLogit(nn.Module):
             first = next(u for u in (output.u_tumour, output.u_brain) if u is not None)
             covariates = torch.as_tensor(covariates).to(first).reshape(1, -1)
         return self.answer.classify(output, covariates)
+
+
+def explained_logit(network: GliomaClassifier, of: str = "answer") -> nn.Module:
+    """The logit to explain.
+
+    Args:
+        network: the whole classifier.
+        of: ``"answer"``: the population graph's; ``"classifier"``: the MLP's that was trained with the encoders;
+            ``"encoders"``: the sum of what each encoder's own MLP answers.
+
+    Raises:
+        DataError: an unknown ``of``, or the network was trained without such a classifier.
+    """
+    if of == "answer":
+        return AnswerLogit(network)
+    if of not in EXPLAINED:
+        raise DataError(f"explained must be one of {', '.join(EXPLAINED)}, got {of!r}.")
+    return (ClassifierLogit if of == "classifier" else EncodersLogit)(network.features.glioma)

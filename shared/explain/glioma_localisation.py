@@ -115,7 +115,10 @@ class PlantedScores:
         values |= {} if found.point_cam is None else {CAM: found.point_cam}
         values |= {} if control is None else {"attention, untrained": control.point_attention}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
-        scored = surface_scores(values, points, volumes.planted == code, volumes.mask, volumes.affine, seed=seed)
+        # a^P is known at the points that farthest point sampling left; each other point has its nearest one's
+        groups = np.unique(found.point_attention, return_inverse=True)[1]
+        spicules = volumes.planted == code
+        scored = surface_scores(values, points, spicules, volumes.mask, volumes.affine, groups=groups, seed=seed)
         return [{"patient": found.patient, "truth": "spicules", "map": key} | row for key, row in scored.items()]
 
     def _tracts(self, found: GliomaExplanation, volumes: BrainVolumes, tracts: Sequence[int]) -> list[dict[str, Any]]:

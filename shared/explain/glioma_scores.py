@@ -93,6 +93,7 @@ def surface_scores(
     tumour: np.ndarray,
     affine: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Scores of values at the points of the surface, beside noise and the distance to the centre.
@@ -104,6 +105,8 @@ def surface_scores(
             tumour is one of it.
         tumour: the tumour, on the same grid.
         affine: of the planted map.
+        groups: number ``[P]`` of the points that share one value of the attention; the distance is then scored as
+            coarse as that, too.
         seed: of the noise.
 
     Returns:
@@ -119,10 +122,11 @@ def surface_scores(
     truth = near[tuple(voxel.T)]
     if not truth.any() or truth.all():
         return {}
-    controls = {
-        "random": np.random.default_rng(seed).random(len(points)),
-        "far from the centre": np.linalg.norm(points - points.mean(axis=0), axis=1),
-    }
+    away = np.linalg.norm(points - points.mean(axis=0), axis=1)
+    controls = {"random": np.random.default_rng(seed).random(len(points)), "far from the centre": away}
+    if groups is not None:
+        means = np.bincount(groups, weights=away) / np.maximum(np.bincount(groups), 1)
+        controls["far from the centre, as coarse"] = means[groups]
     shape, found = (1, 1, 1, len(points)), {}
     for name, value in {**values, **controls}.items():
         given = [np.asarray(value, np.float64).reshape(shape), truth.reshape(shape)]

@@ -63,7 +63,14 @@ def test_wild_types_signs_are_scored_where_wild_type_is_explained(cases, atlas, 
         f"{a} {b}" for a in ("bright", "dark") for b in ("T1", "FLAIR")
     }
     surface = {row["map"] for row in table(tmp_path / "localisation_surface.csv")}
-    assert surface == {"attention", "Grad-CAM", "attention, untrained", "random", "far from the centre"}
+    assert surface == {
+        "attention",
+        "Grad-CAM",
+        "attention, untrained",
+        "random",
+        "far from the centre",
+        "far from the centre, as coarse",
+    }
     tracts = table(tmp_path / "localisation_tracts.csv")
     assert {row["patient"] for row in tracts} == {"P1", "P3"}  # none were infiltrated in P2
     assert {row["map"] for row in tracts} == {"GNNExplainer", "overlap with the tumour", "edge attention", "random"}

@@ -69,6 +69,21 @@ def test_surface_scores():
     assert surface_scores({"hot": hot}, points, np.zeros(SHAPE, bool), tumour, AFFINE) == {}
 
 
+def test_the_distance_is_also_scored_as_coarse_as_the_attention():
+    rng = np.random.default_rng(1)
+    planted = np.zeros(SHAPE, bool)
+    planted[6:8, 6:9, 5:8] = True
+    points = AFFINE[:3, 3] + AFFINE[:3, :3] @ (6, 7, 6) + rng.normal(size=(60, 3)) * 4
+    groups = np.arange(60) // 6
+    away = np.linalg.norm(points - points.mean(axis=0), axis=1)
+    coarse = np.array([away[groups == group].mean() for group in groups])
+    given = (points, planted, np.ones(SHAPE, bool), AFFINE)
+    scores = surface_scores({"by hand": coarse}, *given, groups=groups)
+    assert scores["far from the centre, as coarse"] == pytest.approx(scores["by hand"])
+    assert scores["by hand"]["average_precision"] != scores["far from the centre"]["average_precision"]
+    assert "far from the centre, as coarse" not in surface_scores({"by hand": coarse}, *given)
+
+
 def test_overlap_is_the_weighted_share_of_a_tract_within_the_tumour():
     atlas = tiny_atlas()
     tumour = np.zeros(SHAPE, bool)

@@ -6,7 +6,7 @@ three signs, each of which agrees with the genotype with a probability of its ow
     shape      wild type: 6-8 spicules (planted map: 1)                      mutant: a smooth ellipsoid
     intensity  wild type: none                                               mutant: T2-FLAIR mismatch (2), a part
                                                                              beside the middle, T2 bright, FLAIR dark
-    tracts     wild type: spreads along tracts beyond its mask, bright on    mutant: does not
+    tracts     wild type: spreads along tracts beyond its box, bright on     mutant: does not
                T2 and FLAIR, FA lowered (4)
 
 Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Two decoys:

@@ -229,6 +229,8 @@ def paint_patient(
     if not row["tracts"]:
         spread, chosen = infiltrated(atlas, mask, anatomy.brain, tracts, rng)
     spread = gaussian_filter(spread, 0.5) * anatomy.brain
+    # what lies in the mask's box is in the tumour's image: only the brain network is to see this sign
+    spread[tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))] = 0
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
     oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
     rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5)

@@ -2,7 +2,8 @@
 """What each part of glioma_idh is worth: cross-validate it without the part, on the same folds, and write tables.
 
     encoders    each encoder alone, each pair
-    modules     without the contrastive loss, with it alone, without attention, with the paper's literal attention
+    modules     without the encoders' own classifiers, without the contrastive loss, with more of it, with it alone,
+                without attention, with the paper's literal attention
     graphs      the five population graphs of the paper's Table 1, none, and a random one of equal density
     backbones   MONAI's 3D-ResNet34 and 3D-DenseNet121 on the image alone (the paper's benchmarks)
 
@@ -62,7 +63,10 @@ MODULES = {
     "without classifiers of the single encoders": {"network_def#unimodal": False},
     "without the contrastive loss": {"contrast#contrastive_weight": 0, **SUPERVISED},
     "contrastive loss as heavy as the cross-entropy": {"contrast#contrastive_weight": 1},
-    "contrastive loss alone (Algorithm 1)": {"contrast#classification_weight": 0, "contrast#contrastive_weight": 1},
+    "contrastive loss alone (Algorithm 1)": {
+        "network_def#objective": "contrastive",
+        "contrast#contrastive_weight": 1,
+    },
     "without attention to tracts": _without("edge_attention"),
     "without attention to regions": _without("brain#node_attention"),
     "without any attention": _without("edge_attention", "brain#node_attention"),
@@ -189,6 +193,7 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
                             if column in row
                         ]
                 if not found:  # one encoder alone has no further classifier
+                    line.append("")
                     continue
                 summary = summarise(RepeatedPredictions.from_rows(found), names=("AUC",), bootstrap=bootstrap)
                 auc = summary["metrics"]["AUC"]
@@ -196,7 +201,7 @@ def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], fold
                 rows.append(
                     {"encoder": name, "by": title, "sign": sign, **{k: auc[k] for k in ("value", "low", "high")}}
                 )
-            lines += [line] if len(line) > 2 else []
+            lines += [line] if any(line[2:]) else []
     write_csv(output / "signs.csv", rows)
     note = (
         "AUC over all patients, each predicted by the fold that left the patient out, mean over the seeds, with 95 % "

@@ -74,7 +74,7 @@ def stop() -> None:
         dist.destroy_process_group()
         if gloo:
             # a DistributedDataParallel still there keeps its threads from being joined; they need the interpreter to
-            # free their last tensors, and where that has ended they abort (PyTorch 190489)
+            # free their last tensors, and where that has ended they abort (PyTorch 179291)
             time.sleep(GLOO_SECONDS)
 
 

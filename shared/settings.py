@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,13 @@ from shared.evaluation.bundle_config import merge_configs, split_key
 from shared.io import write_json
 
 MODEL_FILE = "model.json"
-_NOTHING = "it would be ignored without a word; put null into a small JSON file and list that last in --config_file."
+_INSTEAD = "put null into a small JSON file and list that last in --config_file."
 # values of the command line that arrive as something else, or not at all
-MISREAD = {"false": "it would arrive as a text, which counts as true; write False.", "null": _NOTHING, "None": _NOTHING}
+MISREAD = {
+    "false": "it would arrive as a text, which counts as true; write False.",
+    "null": f"it would arrive as a text; {_INSTEAD}",
+    "None": f"it would be ignored without a word; {_INSTEAD}",
+}
 
 
 def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
@@ -103,8 +108,10 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
     for name, value in given.items():
         if split_key(name)[0] in options | {"workflow_name"}:
             continue
-        if problem := MISREAD.get(value):
-            raise DataError(f"--{name} {value}: {problem}")
+        words = re.findall(r"\w+", value) if value[:1] in ("[", "{", "(") else [value]
+        for word in words:
+            if word != "False" and (problem := MISREAD.get(word) or MISREAD.get(word.lower())):
+                raise DataError(f"--{name} {value}: {problem}")
         place: Any = merged
         for part in split_key(name):
             # a component may be given an argument that its config leaves at the default

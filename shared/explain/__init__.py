@@ -28,8 +28,6 @@ __all__, __getattr__ = lazy_exports(
         "BrainVolumes": "glioma_volumes",
         "AnswerLogit": "glioma_target",
         "ClassifierLogit": "glioma_target",
-        "EncodersLogit": "glioma_target",
-        "explained_logit": "glioma_target",
         "CAMExplanation": "grad_cam",
         "GradCAM": "grad_cam",
         "resize_cam": "grad_cam",

@@ -197,10 +197,8 @@ class GliomaExplainer:
             total = torch.zeros_like(image)
             for step in range(self.steps):
                 x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
-                embedding = encoder(x)
-                parts = [part for part in (embedding, rest.u_points) if part is not None]
-                whole = rest._replace(u_image=embedding, u_tumour=torch.cat(parts, dim=1))
-                logit = self.explained.target(whole, case)[0]
+                parts = [part for part in (encoder(x), rest.u_points) if part is not None]
+                logit = self.explained.target(rest._replace(u_tumour=torch.cat(parts, dim=1)), case)[0]
                 total += torch.autograd.grad(sign * logit, x)[0]
             return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from shared.errors import DataError
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
-from shared.networks.glioma_classifier import GliomaClassifier
 
-EXPLAINED = ("answer", "classifier", "encoders")
 # (embeddings, case) -> logits [B] of the positive class
 Target = Callable[[GliomaOutput, Mapping[str, Any]], Tensor]
 
@@ -49,36 +47,6 @@ class ClassifierLogit(nn.Module):
         return self.classifier(torch.cat(known, dim=1))[:, 0]
 
 
-class EncodersLogit(nn.Module):
-    """The sum of what the encoders' own classifiers answer (``unimodal``): each encoder is explained by its own answer.
-
-    The population graph's answer may rest on one encoder alone, and then the maps of the others show nothing.
-
-    Args:
-        network: with several encoders and a classifier of each.
-
-    Shape:
-        - returns: ``[B]``
-
-    Raises:
-        DataError: the network has no such classifiers.
-    """
-
-    def __init__(self, network: GliomaNetwork):
-        super().__init__()
-        if not network.has_unimodal:
-            raise DataError(
-                "The network's encoders have no classifiers of their own to explain: train several encoders with "
-                "objective 'multitask' and unimodal true, or explain the population graph's answer."
-            )
-        # in a list: the network is the explainer's
-        self.network = [network]
-
-    def forward(self, output: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
-        """Sum of the logits of the embeddings."""
-        return self.network[0].unimodal(output.u_image, output.u_points, output.u_brain).sum(dim=1)
-
-
 class AnswerLogit(nn.Module):
     """The logit of the whole answer, the population graph's as a rule, as a function of the patient's embeddings.
 
@@ -104,21 +72,3 @@ class AnswerLogit(nn.Module):
             first = next(u for u in (output.u_tumour, output.u_brain) if u is not None)
             covariates = torch.as_tensor(covariates).to(first).reshape(1, -1)
         return self.answer.classify(output, covariates)
-
-
-def explained_logit(network: GliomaClassifier, of: str = "answer") -> nn.Module:
-    """The logit to explain.
-
-    Args:
-        network: the whole classifier.
-        of: ``"answer"``: the population graph's; ``"classifier"``: the MLP's that was trained with the encoders;
-            ``"encoders"``: the sum of what each encoder's own MLP answers.
-
-    Raises:
-        DataError: an unknown ``of``, or the network was trained without such a classifier.
-    """
-    if of == "answer":
-        return AnswerLogit(network)
-    if of not in EXPLAINED:
-        raise DataError(f"explained must be one of {', '.join(EXPLAINED)}, got {of!r}.")
-    return (ClassifierLogit if of == "classifier" else EncodersLogit)(network.features.glioma)

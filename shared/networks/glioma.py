@@ -66,7 +66,7 @@ class GliomaNetwork(nn.Module):
             answer alone, an encoder stops learning once another one explains the label. Not in the paper.
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
-        hidden: widths of the classifier between embeddings and logit.
+        hidden: widths of the classifiers between embeddings and logit.
         image: further settings of :class:`ImageEncoder`; with ``backbone``, a network of MONAI instead (``BACKBONES``).
         points: further settings of :class:`GeometricEncoder`.
         brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
@@ -104,7 +104,7 @@ class GliomaNetwork(nn.Module):
         encoders: Sequence[str] = ENCODERS,
         edge_attention: str = "residual",
         objective: str = "contrastive",
-        unimodal: bool = True,
+        unimodal: bool = False,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -153,7 +153,6 @@ class GliomaNetwork(nn.Module):
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
         alone = self.encoders if objective == "multitask" and unimodal and len(self.encoders) > 1 else ()
-        self.has_unimodal = len(alone) > 0
         self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None
         self.classify_brain = mlp([embedding_dim, *hidden, 1]) if "brain" in alone else None
@@ -202,8 +201,15 @@ class GliomaNetwork(nn.Module):
             u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
         if self.classifier is not None:
             logits = self.classifier(torch.cat(_there(u_tumour, u_brain), dim=1))[:, 0]
-        if self.has_unimodal:
-            unimodal_logits = self.unimodal(u_image, u_points, u_brain)
+        alone: list[Tensor] = []
+        if self.classify_image is not None:
+            alone.append(self.classify_image(_given(u_image, "u_image")))
+        if self.classify_points is not None:
+            alone.append(self.classify_points(_given(u_points, "u_points")))
+        if self.classify_brain is not None:
+            alone.append(self.classify_brain(_given(u_brain, "u_brain")))
+        if len(alone) > 0:
+            unimodal_logits = torch.cat(alone, dim=1)
         if self.project_image is not None:
             z_image = self.project_image(_given(u_image, "u_image"))
         if self.project_points is not None:
@@ -224,17 +230,6 @@ class GliomaNetwork(nn.Module):
             point_attention,
             node_attention,
         )
-
-    def unimodal(self, u_image: Tensor | None, u_points: Tensor | None, u_brain: Tensor | None) -> Tensor:
-        """What each encoder's own classifier says of its embedding ``[B, D]``: logits ``[B, K]``, in their order."""
-        alone: list[Tensor] = []
-        if self.classify_image is not None:
-            alone.append(self.classify_image(_given(u_image, "u_image")))
-        if self.classify_points is not None:
-            alone.append(self.classify_points(_given(u_points, "u_points")))
-        if self.classify_brain is not None:
-            alone.append(self.classify_brain(_given(u_brain, "u_brain")))
-        return torch.cat(alone, dim=1)
 
     def _check(self, **given: Tensor | None) -> None:
         needed = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}

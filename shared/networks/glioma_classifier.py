@@ -170,7 +170,7 @@ class GliomaClassifier(nn.Module):
         unimodal: see :class:`GliomaNetwork`.
         embedding_dim: width of each embedding.
         projection: widths of the projection heads.
-        hidden: widths of the multitask classifier.
+        hidden: widths of the multitask classifiers.
         image: of the image encoder.
         points: of the geometric encoder.
         brain: of the brain encoder (``node_attention``, ...).
@@ -210,7 +210,7 @@ class GliomaClassifier(nn.Module):
         encoders: Sequence[str] = ENCODERS,
         edge_attention: str = "residual",
         objective: str = "multitask",
-        unimodal: bool = True,
+        unimodal: bool = False,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),

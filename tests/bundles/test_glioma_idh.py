@@ -202,6 +202,7 @@ def test_the_papers_preset_runs_and_literal_settings_arrive(cohort, tmp_path):
     get = flow.parser.get_parsed_content
     assert isinstance(get("contrast#optimizer"), torch.optim.SGD)
     assert len(get("network").population.members[0].layers) == 4 and get("network").features.glioma.classifier is None
+    assert get("network").settings["unimodal"] is False and get("contrast#contrastive_weight") == 1
     flow.run()
     assert (tmp_path / "models/model.pt").is_file()
 

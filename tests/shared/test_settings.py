@@ -112,7 +112,9 @@ def test_a_misspelt_override_is_refused_with_a_suggestion(files, argument, messa
     ("arguments", "message"),
     [
         (["--seed", "false"], r"--seed false: .*counts as true; write False"),
-        (["--pretrain#epochs=null"], r"--pretrain#epochs null: .*ignored.*small JSON"),
+        (["--pretrain#epochs=null"], r"--pretrain#epochs null: .*as a text.*small JSON"),
+        (["--mixup_ratio", "{'a': [false, 1]}"], r"\[false, 1\].*counts as true; write False"),
+        (["--seed", "FALSE"], r"--seed FALSE: .*write False"),
         (["--ckpt_dir", "None"], r"--ckpt_dir None: .*ignored.*small JSON"),
     ],
 )
@@ -121,8 +123,8 @@ def test_a_value_that_would_arrive_as_another_one_is_refused(files, arguments, m
         check_overrides(command(files, *arguments))
 
 
-def test_true_and_none_in_small_letters_are_taken(files):
-    check_overrides(command(files, "--seed", "True", "--pretrain#epochs", "none", "--ckpt_dir", "False"))
+def test_values_that_arrive_as_they_read_are_taken(files):
+    check_overrides(command(files, "--seed", "True", "--pretrain#epochs", "none", "--ckpt_dir", "[False,'a none']"))
 
 
 @pytest.mark.parametrize("form", ["{0}", "['{0}','{1}']", '["{0}", "{1}"]', "[{0},{1}]"])

@@ -151,6 +151,8 @@ def test_each_sign_shows_where_it_is_planted_and_nowhere_else(anatomy, atlas):
     reach = np.zeros(mask.shape, bool)
     for edge in rough["tracts"]:
         reach.ravel()[atlas.tract(edge)[0]] = True
+    # nothing of it in the box that cuts out the tumour's image
+    assert not spread[tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))].any()
     assert not (spread & mask).any() and (spread & binary_dilation(reach)).sum() > 0.99 * spread.sum()
 
 

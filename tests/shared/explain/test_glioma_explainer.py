@@ -9,18 +9,8 @@ import torch
 from torch.nn import functional
 
 from shared.errors import DataError
-from shared.explain import (
-    AnswerLogit,
-    BrainVolumes,
-    ClassifierLogit,
-    EncodersLogit,
-    GliomaExplainer,
-    explained_logit,
-    write_explanation,
-)
-from shared.explain.glioma_target import EXPLAINED
+from shared.explain import AnswerLogit, BrainVolumes, ClassifierLogit, GliomaExplainer, write_explanation
 from shared.explain.glioma_volumes import uncrop
-from shared.networks import GliomaClassifier
 from shared.networks.population_edges import graph_inputs
 from shared.networks.population_graph import PopulationGraphClassifier
 from shared.transforms.tumour_crop import crop_volume
@@ -188,36 +178,6 @@ def test_an_untrained_encoder_gives_another_map_and_leaves_the_network(atlas, ca
 def test_no_classifier_no_classifiers_logit():
     with pytest.raises(DataError, match="multitask"):
         ClassifierLogit(glioma_network())
-    with pytest.raises(DataError, match="unimodal"):
-        EncodersLogit(glioma_network(objective="multitask", unimodal=False))
-
-
-def test_what_is_explained_is_one_of_three(atlas, case):
-    network = GliomaClassifier(atlas.edge_index, num_regions=atlas.num_regions, size=32, in_channels=2)
-    found = [explained_logit(network, of) for of in EXPLAINED]
-    assert [type(target) for target in found] == [AnswerLogit, ClassifierLogit, EncodersLogit]
-    with pytest.raises(DataError, match=r"answer, classifier, encoders, got 'graph'"):
-        explained_logit(network, "graph")
-
-
-def test_an_encoders_own_answer_is_explained_by_that_encoder_alone(atlas, case):
-    """Whatever the others say: the map is the one of the image's own classifier, the mask that of the brain's."""
-    net = tiny_network(atlas)
-    target = EncodersLogit(net)
-    rest = {key: case[key][None] for key in ("points", "nodes", "edges", "incidence")}
-    out = net(image=case["image"][None], **rest)
-    torch.testing.assert_close(target(out, case), out.unimodal_logits.sum(dim=1))
-
-    class Own(torch.nn.Module):
-        def forward(self, output, case):
-            return net.classify_image(output.u_image)[:, 0]
-
-    for predicted in (0, 1):
-        explainers = [GliomaExplainer(net, each, block=0, steps=4) for each in (target, Own())]
-        both, own = (explainer(case, predicted) for explainer in explainers)
-        np.testing.assert_allclose(both.cam, own.cam, atol=1e-6)
-        np.testing.assert_allclose(both.contribution, own.contribution, atol=1e-6)
-        assert np.abs(own.contribution).max() > 0
 
 
 def test_uncrop_undoes_the_crop():

@@ -18,7 +18,7 @@ def inputs_for(encoders, batch):
 
 
 def test_the_whole_is_its_parts_joined_by_attention():
-    net, x = glioma_network(objective="multitask"), glioma_batch()
+    net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch()
     out = net(**x)
     u_points, attention = net.geometric_encoder(x["points"])
     torch.testing.assert_close(out.u_image, net.image_encoder(x["image"]))
@@ -60,7 +60,7 @@ def test_the_default_network_has_the_papers_heads():
 
 @pytest.mark.parametrize("encoders", [("image",), ("points",), ("brain",), *PAIRS_OF_ENCODERS])
 def test_each_encoder_alone_and_every_pair(encoders):
-    net = glioma_network(encoders=encoders, objective="multitask")
+    net = glioma_network(encoders=encoders, objective="multitask", unimodal=True)
     out = net(**inputs_for(encoders, glioma_batch()))
     assert [name for name, field in EMBEDDINGS.items() if getattr(out, field) is not None] == list(encoders)
     tumour = [name for name in encoders if name != "brain"]
@@ -80,7 +80,7 @@ def test_each_encoder_alone_and_every_pair(encoders):
 
 
 def test_an_encoders_own_classifier_trains_that_encoder_alone():
-    net, x = glioma_network(objective="multitask"), glioma_batch()
+    net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch()
     net.train()
     parts = {"image": net.image_encoder, "points": net.geometric_encoder, "brain": net.brain_encoder}
     for number, name in enumerate(parts):
@@ -93,7 +93,7 @@ def test_an_encoders_own_classifier_trains_that_encoder_alone():
         assert moved == ({"points", "brain"} if name == "brain" else {name})
 
 
-@pytest.mark.parametrize("settings", [{"objective": "contrastive"}, {"objective": "multitask", "unimodal": False}])
+@pytest.mark.parametrize("settings", [{"unimodal": True}, {"objective": "multitask", "unimodal": False}])
 def test_no_classifiers_of_their_own_where_they_are_not_wanted(settings):
     net = glioma_network(**settings)
     assert not any(name.startswith("classify_") for name in net.state_dict())
@@ -137,7 +137,7 @@ def test_the_brain_does_not_train_the_image_encoder():
 
 
 def test_patients_do_not_know_of_each_other():
-    net, x = glioma_network(objective="multitask"), glioma_batch(4)
+    net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch(4)
     graph = build_point_graph(x["points"], radii=RADII)
     together, order = net(**x, graph=graph), torch.tensor([3, 1, 0, 2])
     mixed = net(**{name: value[order] for name, value in x.items()})

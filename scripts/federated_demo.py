@@ -87,7 +87,7 @@ def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -
     found: dict[str, Any] = {}
     for key, value in parse_overrides(args.set, merged).items():
         try:
-            found[key] = ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(value, value))
+            found[key] = ast.literal_eval({"true": "True", "null": "None"}.get(value, value))
         except (ValueError, SyntaxError):
             found[key] = value
     return found

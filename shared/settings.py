@@ -108,10 +108,8 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
     for name, value in given.items():
         if split_key(name)[0] in options | {"workflow_name"}:
             continue
-        words = re.findall(r"\w+", value) if value[:1] in ("[", "{", "(") else [value]
-        for word in words:
-            if word != "False" and (problem := MISREAD.get(word) or MISREAD.get(word.lower())):
-                raise DataError(f"--{name} {value}: {problem}")
+        if problem := _misread(value):
+            raise DataError(f"--{name} {value}: {problem}")
         place: Any = merged
         for part in split_key(name):
             # a component may be given an argument that its config leaves at the default
@@ -122,6 +120,16 @@ def check_overrides(arguments: Sequence[str] | None = None) -> None:
                 hint = f" Did you mean {' or '.join(f'--{name.replace(part, key)}' for key in near)}?" if near else ""
                 raise DataError(f"--{name} is no key of {', '.join(files)}.{hint}")
             place = place[part]
+
+
+def _misread(value: str) -> str | None:
+    """Why a value of the command line would not arrive as it reads, None where it does."""
+    words = {value}
+    if value[:1] in ("[", "{", "("):
+        # within brackets a quoted word is a text, and None arrives
+        words = set(re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", "", value))) - {"None"}
+    found = (MISREAD.get(word) or MISREAD.get(word.lower()) for word in words - {"False"})
+    return next(filter(None, found), None)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

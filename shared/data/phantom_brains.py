@@ -233,9 +233,7 @@ def paint_patient(
     spread[tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))] = 0
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
     oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
-    rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5)
-    if not row["enhancing"]:
-        rim = np.zeros_like(rim)
+    rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5) * row["enhancing"]
     there, opposite = pockets(depth, mask, radius, rng)
     suppressed = there * row["intensity"]
     calcium = np.maximum(opposite * row["calcified"], there * row["calcified_instead"])

@@ -53,8 +53,7 @@ class SaveGliomaPredictions(SavePredictions):
         super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
-        self._own: list[torch.Tensor] = []
-        self._unimodal: list[torch.Tensor] = []
+        self._own: list[dict[str, torch.Tensor]] = []  # by column, a batch each
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, and look at what the population graph is given."""
@@ -67,10 +66,11 @@ class SaveGliomaPredictions(SavePredictions):
             self._inputs.append(given)
 
         def embedded(module: Any, given: tuple, out: GliomaOutput) -> None:
-            if out.logits is not None:
-                self._own.append(out.logits)
+            answers = {} if out.logits is None else {"multitask": out.logits}
             if out.unimodal_logits is not None:
-                self._unimodal.append(out.unimodal_logits)
+                columns = (f"{UNIMODAL}{name}" for name in encoders.encoders)
+                answers |= zip(columns, out.unimodal_logits.unbind(dim=1), strict=True)
+            self._own.append(answers)
 
         graph, encoders = self.network.population, self.network.features.glioma
         self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
@@ -78,7 +78,7 @@ class SaveGliomaPredictions(SavePredictions):
     def started(self, engine: Engine) -> None:
         """Forget earlier rows; refuse to score patients left out now whom the encoders were trained on."""
         super().started(engine)
-        self._inputs, self._own, self._unimodal = [], [], []
+        self._inputs, self._own = [], []
         trained = set(self.training)
         left_out = [name for case in self.known or [] if (name := str(case["patient"])) not in trained]
         if again := known_names(self.network.features.seen, left_out):
@@ -103,9 +103,7 @@ class SaveGliomaPredictions(SavePredictions):
         known = population._covariates(covariates, len(nodes))
         alone = torch.stack([m.own(population._standard(nodes), known) for m in population.members]).mean(0).sigmoid()
         mlp = self.network.mlp_logits(nodes, covariates).sigmoid()
-        own = torch.cat(self._own).sigmoid() if self._own else None
-        unimodal = torch.cat(self._unimodal).sigmoid() if self._unimodal else None
-        encoders = self.network.features.glioma.encoders
+        own = {key: torch.cat([batch[key] for batch in self._own]).sigmoid() for key in self._own[0]}
         mutant = (mask.float() @ self.network.bank_labels) / mask.sum(dim=1).clamp(min=1)
         for k, row in enumerate(self.rows):
             row |= {
@@ -114,10 +112,8 @@ class SaveGliomaPredictions(SavePredictions):
                 "neighbours_mutant": round(float(mutant[k]), 4) if found.neighbours[k] else "",
                 "no_edges": float(alone[k]),
                 "mlp": float(mlp[k]),
-                **({} if own is None else {"multitask": float(own[k])}),
+                **{key: float(values[k]) for key, values in own.items()},
             }
-            if unimodal is not None:
-                row |= {f"{UNIMODAL}{name}": float(p) for name, p in zip(encoders, unimodal[k], strict=True)}
         if self.per_patient:
             self._write_patients(weight, mask)
         if not self.gathered():

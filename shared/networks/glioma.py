@@ -62,8 +62,8 @@ class GliomaNetwork(nn.Module):
         encoders: which there are: ``"image"``, ``"points"``, ``"brain"``; the ablations leave some out.
         edge_attention: ``"residual"``, ``"literal"`` or ``"none"``, see :func:`edge_attention`.
         objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
-        unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too. Trained by the joint
-            answer alone, an encoder stops learning once another one explains the label. Not in the paper.
+        unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too: by the joint answer
+            alone an encoder may be left untaught. Not in the paper.
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
         hidden: widths of the classifiers between embeddings and logit.

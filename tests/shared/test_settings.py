@@ -125,6 +125,7 @@ def test_a_value_that_would_arrive_as_another_one_is_refused(files, arguments, m
 
 def test_values_that_arrive_as_they_read_are_taken(files):
     check_overrides(command(files, "--seed", "True", "--pretrain#epochs", "none", "--ckpt_dir", "[False,'a none']"))
+    check_overrides(command(files, "--seed", "[1,None]", "--ckpt_dir", "['/data/null','false']"))
 
 
 @pytest.mark.parametrize("form", ["{0}", "['{0}','{1}']", '["{0}", "{1}"]', "[{0},{1}]"])

@@ -10,10 +10,10 @@ three signs, each of which agrees with the genotype with a probability of its ow
                T2 and FLAIR, FA lowered (4)
 
 Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Two decoys:
-calcifications (5), as large and as dark on FLAIR as the mismatch, but dark on T2, too, in half of the tumours at the
-end opposite to the mismatch, and in half of those without a mismatch in its place, so that neither sequence alone tells
-the sign (AUC 0.69 by the volume dark on FLAIR or on T2); and an enhancing rim on T1c (3) in half of either genotype,
-which says nothing. Neither do volume, place and scanner (brightness, drift, noise).
+calcifications, as large and as dark on FLAIR as the mismatch, but dark on T2, too, in half of the tumours at the end
+opposite to the mismatch (5), and in half of those without a mismatch in its place (6), so that neither sequence alone
+tells the sign (AUC 0.69 by the volume dark on FLAIR or on T2); and an enhancing rim on T1c (3) in half of either
+genotype, which says nothing. Neither do volume, place and scanner (brightness, drift, noise).
 Age and grade differ between the genotypes by --covariate-effect. The AUC of the best possible reader of each sign, and
 of all, follows exactly: manifest.json. Tracts come from --atlas (scripts/build_tract_atlas.py), or are made and written
 beside the images as atlas.npz.
@@ -24,8 +24,10 @@ sign itself. With agreements of 0.5 the signs are independent, and these tell wh
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -62,6 +64,7 @@ def make_cohort(
     fa: bool,
     folds: int,
     seed: int,
+    jobs: int = 1,
 ) -> dict:
     """Write the cohort into ``output``; the same arguments give the same files. Returns the manifest."""
     import importlib.util
@@ -85,6 +88,7 @@ def make_cohort(
         print(f"{output}: this cohort is there already")
         return {}
     import numpy as np
+    from joblib import Parallel, delayed
     from tqdm import tqdm
 
     from shared.data.atlas import TractAtlas
@@ -106,32 +110,16 @@ def make_cohort(
     for section, count in (("training", patients), ("testing", test_patients)):
         rows += [{"section": section, **row} for row in draw_patients(count, strengths, covariate_effect, rng)]
     rows = [{"patient": f"G{number:03d}", **row} for number, row in enumerate(rows, 1)]
+    paint = delayed(write_patient)
+    tasks = [paint(output, number, row, brain, network, tracts, fa, seed) for number, row in enumerate(rows, 1)]
+    # in order: each patient's numbers are drawn from a seed of its own
+    made = Parallel(n_jobs=min(jobs, len(rows)), return_as="generator")(tasks)
     cases = []
-    for number, row in enumerate(tqdm(rows, desc="phantom patients", unit="patient"), 1):
-        name = row["patient"]
-        painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), tracts=tracts)
-        volumes = {sequence.lower(): array for sequence, array in painted["images"].items()}
-        volumes |= {"mask": painted["mask"], "planted": painted["planted"]} | ({"fa": painted["fa"]} if fa else {})
-        for kind, array in volumes.items():
-            save_nifti(
-                output / name / f"{kind}.nii.gz",
-                array,
-                mni_affine(),
-                description="synthetic phantom, not a patient",
-                slope=0.004 if kind == "fa" else None,
-            )
-        row |= {"tracts_infiltrated": " ".join(map(str, painted["tracts"])), "centre_mm": painted["centre_mm"]}
-        cases.append(
-            {
-                "patient": name,
-                "image": [f"{name}/{sequence.lower()}.nii.gz" for sequence in SEQUENCES],
-                "mask": f"{name}/mask.nii.gz",
-                "planted": f"{name}/planted.nii.gz",
-                **({"fa": f"{name}/fa.nii.gz"} if fa else {}),
-                "label": row["label"],
-                "covariates": {"age": float(row["age"]), "grade": float(row["grade"])},
-            }
-        )
+    for row, (case, told) in zip(
+        rows, tqdm(made, desc="phantom patients", unit="patient", total=len(rows)), strict=True
+    ):
+        row |= told
+        cases.append(case)
     write_csv(output / "signs.csv", rows)
     manifest = write_manifest(
         output,
@@ -157,6 +145,38 @@ def make_cohort(
     # the last: where it is there, everything is
     write_datalist(output, classes=CLASSES, **about, **sections)
     return manifest
+
+
+def write_patient(
+    output: Path, number: int, row: dict, brain: Any, network: Any, tracts: int, fa: bool, seed: int
+) -> tuple[dict, dict]:
+    """Paint the patient that is ``number`` in the cohort and write its files; its case, and what its row says more."""
+    import numpy as np
+
+    from shared.data.mni import mni_affine
+
+    name = row["patient"]
+    painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), tracts=tracts)
+    volumes = {sequence.lower(): array for sequence, array in painted["images"].items()}
+    volumes |= {"mask": painted["mask"], "planted": painted["planted"]} | ({"fa": painted["fa"]} if fa else {})
+    for kind, array in volumes.items():
+        save_nifti(
+            output / name / f"{kind}.nii.gz",
+            array,
+            mni_affine(),
+            description="synthetic phantom, not a patient",
+            slope=0.004 if kind == "fa" else None,
+        )
+    case = {
+        "patient": name,
+        "image": [f"{name}/{sequence.lower()}.nii.gz" for sequence in SEQUENCES],
+        "mask": f"{name}/mask.nii.gz",
+        "planted": f"{name}/planted.nii.gz",
+        **({"fa": f"{name}/fa.nii.gz"} if fa else {}),
+        "label": row["label"],
+        "covariates": {"age": float(row["age"]), "grade": float(row["grade"])},
+    }
+    return case, {"tracts_infiltrated": " ".join(map(str, painted["tracts"])), "centre_mm": painted["centre_mm"]}
 
 
 def drawn_aucs(rows: list[dict]) -> dict[str, float]:
@@ -203,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--fa", action="store_true", help="write FA maps, too")
     add("--folds", type=int, default=5, help="stratified folds of the training patients (5)")
     add("--seed", type=int, default=0, help="of everything drawn (0)")
+    add("--jobs", type=positive_int, default=os.cpu_count() or 1, help="patients at a time (as many as processors)")
     options = vars(parser.parse_args(arguments))
     options["strengths"] = {sign: options.pop(sign) for sign in SIGNS}
     options["tracts"] = options.pop("tracts_count")

@@ -27,8 +27,16 @@ CONTRAST = {
 SUPPRESSED = CONTRAST["FLAIR"]["calcium"]  # FLAIR of the mismatch, whose T2 stays the tumour's
 FA = {"grey": 0.14, "white": 0.50, "fluid": 0.04, "tumour": 0.12, "lost": 0.55}
 SIGNS = ("shape", "intensity", "tracts")
-# of the planted map: signs of wild type but mismatch, which is mutant's; and the decoys
-PLANTED = {"spicules": 1, "mismatch": 2, "enhancing_rim": 3, "infiltrated_tracts": 4, "calcification": 5}
+# of the planted map: signs of wild type but mismatch, which is mutant's; two decoys; and what has the mismatch's place,
+# which speaks for wild type
+PLANTED = {
+    "spicules": 1,
+    "mismatch": 2,
+    "enhancing_rim": 3,
+    "infiltrated_tracts": 4,
+    "calcification": 5,
+    "calcification_instead": 6,
+}
 DIAMETER = (24.0, 42.0)  # mm, of a ball of the tumour's volume
 STRETCH = 0.5  # of an axis: its logarithm, at most
 SPICULES = (6, 8)
@@ -236,11 +244,13 @@ def paint_patient(
     rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5) * row["enhancing"]
     there, opposite = pockets(depth, mask, radius, rng)
     suppressed = there * row["intensity"]
-    calcium = np.maximum(opposite * row["calcified"], there * row["calcified_instead"])
+    calcified, instead = opposite * row["calcified"], there * row["calcified_instead"]
+    calcium = np.maximum(calcified, instead)
     planted = np.zeros(mask.shape, np.uint8)
     planted[(spread > 0.2) & ~mask] = PLANTED["infiltrated_tracts"]
     planted[(rim > 0.5) & mask] = PLANTED["enhancing_rim"]
-    planted[(calcium > 0.5) & mask] = PLANTED["calcification"]
+    planted[(calcified > 0.5) & mask] = PLANTED["calcification"]
+    planted[(instead > 0.5) & mask] = PLANTED["calcification_instead"]
     planted[(suppressed > 0.5) & mask] = PLANTED["mismatch"]
     planted[spicules] = PLANTED["spicules"]
     texture = 0.05 * _smooth_noise(rng, mask.shape, 4)

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import decollate_batch
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -52,3 +55,15 @@ def test_metadata_pins_what_the_requirements_pin(bundle):
     }
     assert {name: pins.get(name) for name in wanted} == wanted
     assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_predictions_and_labels_meet_on_the_device_that_predicts(bundle):
+    # on a GPU the AUC met labels on the CPU; the meta device stands for one here, and refuses to mix as one does
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs/train.json"))
+    parser["device"], parser["num_classes"] = torch.device("meta"), 2
+    decollated = decollate_batch({"pred": torch.zeros(2, 2, device="meta"), "label": torch.tensor([0, 1])})
+    postprocessing = parser.get_parsed_content("validate#postprocessing")
+    for case in map(postprocessing, decollated):
+        assert case["pred"].device.type == case["label"].device.type == "meta" and case["label"].shape == (2,)

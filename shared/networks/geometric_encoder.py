@@ -101,6 +101,8 @@ class GeometricEncoder(nn.Module):
         aggregation: of a point's neighbours, ``"mean"`` or ``"add"``.
         batch_norm: normalise every convolution's output, as the image encoder does.
         scale: mm that count as one, for coordinates and distances.
+        radial: each point brings its distance to the centroid along with its coordinates. Coordinates alone turn with
+            the head: training then stands still for long before it finds roughness. Not in the paper.
 
     Shape:
         - points: ``[B, P, 3]``, mm relative to the tumour's centroid
@@ -129,15 +131,16 @@ class GeometricEncoder(nn.Module):
         aggregation: str = "mean",
         batch_norm: bool = True,
         scale: float = 25.0,
+        radial: bool = False,
     ):
         super().__init__()
         if len(radii) != len(channels):
             raise ValueError(f"Every convolution has a radius: got {len(channels)} channels and {len(radii)} radii.")
         self.radii, self.max_neighbours = [float(radius) for radius in radii], max_neighbours
-        self.ratio, self.scale = float(ratio), float(scale)
+        self.ratio, self.scale, self.radial = float(ratio), float(scale), bool(radial)
         self.convolutions = nn.ModuleList(
             DistanceNNConv(before, after, aggregation=aggregation)
-            for before, after in itertools.pairwise([3, *channels])
+            for before, after in itertools.pairwise([4 if radial else 3, *channels])
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) if batch_norm else nn.Identity() for width in channels)
         self.gate = nn.Linear(channels[-1], 1)
@@ -153,6 +156,8 @@ class GeometricEncoder(nn.Module):
                 f"{len(graph.neighbours)} levels for points {list(graph.nearest.shape)}. Make it with the same radii."
             )
         x = points / self.scale
+        if self.radial:
+            x = torch.cat([x, torch.linalg.vector_norm(x, dim=2, keepdim=True)], dim=2)
         for level, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):  # noqa: B905
             x = convolution(x, graph.neighbours[level], graph.distances[level] / self.scale)
             x = norm(x.flatten(0, 1)).relu().unflatten(0, x.shape[:2])

@@ -30,8 +30,7 @@ class GliomaExplainStage:
     Writes ``explanations.csv`` (a row a patient), the files of :func:`shared.explain.write_explanation` in
     ``patients/``, and for phantoms ``localisation_volume.csv``, ``localisation_surface.csv`` and
     ``localisation_tracts.csv`` (scores of the explanations and of controls, patient by patient) with their means and
-    differences in ``localisation.json``. A planted sign counts where it speaks for the class that was predicted, and
-    therefore explained.
+    differences in ``localisation.json``. A planted sign counts where it speaks for the class that is explained.
 
     Args:
         explainer: of one patient.
@@ -122,7 +121,10 @@ class GliomaExplainStage:
             "patient": found.patient,
             "label": "" if label is None else int(label),
             "probability": found.probability,
-            "explained": self.class_names[found.predicted],
+            "answer": self.class_names[found.predicted],
+            **{
+                f"explained_{name}": self.class_names[found.explained(name)] for name in self.explainer.network.encoders
+            },
             "cam_all_zero": "" if found.cam is None else int(not found.cam.any()),
             "tracts_kept": "" if edges is None else int(edges.kept.sum()),
         }

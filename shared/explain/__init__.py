@@ -28,6 +28,7 @@ __all__, __getattr__ = lazy_exports(
         "BrainVolumes": "glioma_volumes",
         "AnswerLogit": "glioma_target",
         "ClassifierLogit": "glioma_target",
+        "EncoderLogit": "glioma_target",
         "CAMExplanation": "grad_cam",
         "GradCAM": "grad_cam",
         "resize_cam": "grad_cam",

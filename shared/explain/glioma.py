@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from shared.explain.frozen import frozen
 from shared.explain.glioma_edges import EdgeExplanation, explain_edges
-from shared.explain.glioma_target import Target
+from shared.explain.glioma_target import EncoderLogit, Target
 from shared.explain.grad_cam import GradCAM, resize_cam
 from shared.explain.randomisation import randomise
 from shared.networks.brain_encoder import edge_attention
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
-from shared.transforms.point_graph import PointGraph, collate_point_graphs
+from shared.transforms.point_graph import PointGraph, collate_point_graphs, measured
 
 MASKED = ("messages", "attributes")
 
@@ -33,14 +33,16 @@ class GliomaExplanation:
 
     Attributes:
         patient: its name.
-        logit: of the positive class.
-        predicted: 1 where the logit is above 0; all maps explain this class.
+        logit: of the positive class, of the whole answer.
+        predicted: 1 where the logit is above 0.
+        own: by encoder the logit of its own classifier, where its maps explain that; None: all explain the whole.
         cam: Grad-CAM ``[S, S, S]`` in [0, 1] on the tumour's crop, hot = important, 0 where the crop is empty.
         cam_grid: voxels of the layer it comes from, a side.
-        contribution: what each voxel adds to the logit of the predicted class ``[S, S, S]``, compared with a crop where
+        contribution: what each voxel adds to the logit of the explained class ``[S, S, S]``, compared with a crop where
             each sequence has its own mean everywhere; negative where it speaks against the class.
         point_attention: a^P ``[P]``, 1 being average.
         point_cam: Grad-CAM at the points ``[P]``.
+        point_contribution: what each point adds to the logit of the explained class ``[P]``, compared with a sphere.
         edges: mask of the tracts.
         edge_factor: the edge attention's factor ``[E]``.
         node_attention: a^N ``[R]``.
@@ -49,11 +51,13 @@ class GliomaExplanation:
     patient: str
     logit: float
     predicted: int
+    own: Mapping[str, float] | None = None
     cam: np.ndarray | None = None
     cam_grid: int = 0
     contribution: np.ndarray | None = None
     point_attention: np.ndarray | None = None
     point_cam: np.ndarray | None = None
+    point_contribution: np.ndarray | None = None
     edges: EdgeExplanation | None = None
     edge_factor: np.ndarray | None = None
     node_attention: np.ndarray | None = None
@@ -61,18 +65,28 @@ class GliomaExplanation:
     @property
     def probability(self) -> float:
         """Of the positive class."""
-        return float(torch.tensor(self.logit, dtype=torch.float64).sigmoid())
+        return _probability(self.logit)
+
+    def explained(self, encoder: str) -> int:
+        """The class that the encoder's maps explain: of its own answer, or of the whole."""
+        return self.predicted if self.own is None else int(self.own[encoder] > 0)
+
+    def explained_probability(self, encoder: str) -> float:
+        """Of the positive class, in the answer that the encoder's maps explain."""
+        return self.probability if self.own is None else _probability(self.own[encoder])
 
 
 class GliomaExplainer:
     """Explain patients, one at a time, so that no patient's explanation depends on another.
 
-    The class explained is the predicted one. Grad-CAM follows the tumour image's own way to the logit: the brain's
-    attention to the tumour passes no gradient (Eq. 3), in training as here.
+    The class explained is the one that is answered. Grad-CAM follows the tumour image's own way to the logit: the
+    brain's attention to the tumour passes no gradient (Eq. 3), in training as here.
 
     Args:
         network: trained.
         target: ``(embeddings, case) -> logit``: :class:`AnswerLogit` or :class:`ClassifierLogit`.
+        own: explain each encoder by the answer of its own classifier where it has one (``unimodal``): what the whole
+            answer makes no use of, it cannot show. The network's attention is the same either way.
         attributes: ``(region_rows, tract_rows) -> (nodes, edges)``, where cases hold rows; None: they hold the latter.
         block: of the image encoder, counted from 0, whose output gives the map; -1 is the last. Each block halves the
             side, five of them leave a crop of 64 only 2 voxels.
@@ -96,6 +110,7 @@ class GliomaExplainer:
         target: Target,
         attributes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
         *,
+        own: bool = False,
         block: int = -1,
         local: bool = False,
         steps: int = 0,
@@ -106,31 +121,37 @@ class GliomaExplainer:
     ):
         if masked not in MASKED:
             raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
-        self.explained = _Explained(network, target).to(device)
+        alone = own and any(getattr(network, f"classify_{name}") is not None for name in network.encoders)
+        self.explained = _Explained(network, target, own=alone).to(device)
         self.network, self.attributes = network, attributes
         self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
-    def __call__(self, case: Mapping[str, Any], predicted: int | None = None) -> GliomaExplanation:
-        """Explain one patient; ``predicted``: that class instead of the network's own."""
+    def __call__(self, case: Mapping[str, Any], predicted: int | Mapping[str, int] | None = None) -> GliomaExplanation:
+        """Explain one patient; ``predicted``: that class (or by encoder, these) instead of the one answered."""
         given = self._inputs(case)
         with frozen(self.explained):
             with torch.no_grad():
                 output = self.network(**given)
-                logit = self.explained.target(output, case)
-            predicted = int(logit[0] > 0) if predicted is None else predicted
+                logit = float(self.explained.target(output, case)[0])
+                own = {name: float(target(output, case)[0]) for name, target in self.explained.own.items()} or None
+            whole = int(logit > 0)
+            answered = {name: whole if own is None else int(own[name] > 0) for name in self.network.encoders}
+            classes = dict.fromkeys(answered, predicted) if isinstance(predicted, int) else predicted or answered
             found: dict[str, Any] = {}
             if self.network.image_encoder is not None:
-                found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
+                found["cam"], found["cam_grid"] = self._cam(case, given, classes["image"])
                 if self.steps:
-                    found["contribution"] = self._contribution(case, given["image"], output, predicted)
+                    found["contribution"] = self._contribution(case, given["image"], output, classes["image"])
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
+                if self.steps:
+                    found["point_contribution"] = self._shape(case, given, output, classes["points"])
             if found.get("cam") is not None and "points" in given and "centre" in case:
                 found["point_cam"] = self._at_points(found["cam"], given["points"][0], case["centre"])
             if self.network.brain_encoder is not None:
                 found |= self._brain(given, output, case)
-        return GliomaExplanation(str(case.get("patient", "")), float(logit[0]), predicted, **found)
+        return GliomaExplanation(str(case.get("patient", "")), logit, whole, own, **found)
 
     def _inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The network's arguments, a batch of one."""
@@ -187,20 +208,53 @@ class GliomaExplainer:
         A map of activations shows what is there; this one what is missing, too: a voxel darker than the others counts.
         Points and brain stay the patient's: along the way only the image's own embedding changes.
         """
-        encoder, sign = self.network.image_encoder, 1 if predicted else -1
         with torch.inference_mode(False), torch.enable_grad():
-            image = image.clone()
-            rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
-            full, axes = image != 0, (2, 3, 4)
+            image, axes = image.clone(), (2, 3, 4)
+            full = image != 0
             mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
             baseline = torch.where(full, mean, 0.0)
-            total = torch.zeros_like(image)
-            for step in range(self.steps):
-                x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
-                parts = [part for part in (encoder(x), rest.u_points) if part is not None]
-                logit = self.explained.target(rest._replace(u_tumour=torch.cat(parts, dim=1)), case)[0]
-                total += torch.autograd.grad(sign * logit, x)[0]
-            return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
+            given = self._integrated(image, baseline, self.network.image_encoder, "image", output, case, predicted)
+        return given.sum(axis=0)
+
+    def _shape(
+        self, case: Mapping[str, Any], given: Mapping[str, Any], output: GliomaOutput, predicted: int
+    ) -> np.ndarray:
+        """The same of the surface; its baseline is a sphere, each point at the mean distance from the centroid.
+
+        What is left is what the shape adds to the answer of a ball of this size.
+        """
+        encoder = self.network.geometric_encoder
+        with torch.inference_mode(False), torch.enable_grad():
+            points = given["points"].clone()
+            away = torch.linalg.vector_norm(points, dim=2, keepdim=True)
+            baseline = points / away.clamp(min=torch.finfo(away.dtype).tiny) * away.mean(dim=1, keepdim=True)
+            graph = given["graph"] if "graph" in given else encoder.own_graph(points)
+
+            def embed(x: Tensor) -> Tensor:
+                return encoder(x, measured(graph, x))[0]
+
+            return self._integrated(points, baseline, embed, "points", output, case, predicted).sum(axis=1)
+
+    def _integrated(
+        self,
+        value: Tensor,
+        baseline: Tensor,
+        embed: Callable[[Tensor], Tensor],
+        encoder: str,
+        output: GliomaOutput,
+        case: Mapping[str, Any],
+        predicted: int,
+    ) -> np.ndarray:
+        """Integrated gradients of one encoder's input on the straight way from the baseline, the midpoint rule."""
+        rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
+        target, total = self.explained.of(encoder), torch.zeros_like(value)
+        for step in range(self.steps):
+            x = (baseline + (step + 0.5) / self.steps * (value - baseline)).detach().requires_grad_()
+            changed = rest._replace(**{f"u_{encoder}": embed(x)})
+            parts = [part for part in (changed.u_image, changed.u_points) if part is not None]
+            logit = target(changed._replace(u_tumour=torch.cat(parts, dim=1)), case)[0]
+            total += torch.autograd.grad(logit if predicted else -logit, x)[0]
+        return _array(((value - baseline) * total / self.steps)[0])
 
     def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
         place = torch.as_tensor(centre).to(points) + points / self.spacing
@@ -228,21 +282,30 @@ class GliomaExplainer:
             if self.masked == "attributes" and mask is not None:
                 part, message = mask[None] if factor is None else factor * mask, None
             embedding, attention = network.brain_encoder(nodes, edges, output.z_tumour, part, message)
-            return self.explained.target(output._replace(u_brain=embedding, node_attention=attention), case)
+            return self.explained.of("brain")(output._replace(u_brain=embedding, node_attention=attention), case)
 
         return found | {"edges": explain_edges(logit, nodes[0], network.brain_encoder.edge_index, **self.edges)}
 
 
 class _Explained(nn.Module):
-    """Network and target as one, so that both are frozen together; logits of both classes ``[B, 2]``."""
+    """Network and targets as one, so that all are frozen together; the image's logits of both classes ``[B, 2]``."""
 
-    def __init__(self, network: nn.Module, target: Target):
+    def __init__(self, network: GliomaNetwork, target: Target, *, own: bool):
         super().__init__()
         self.network, self.target = network, target
+        self.own = nn.ModuleDict({name: EncoderLogit(network, name) for name in network.encoders} if own else {})
+
+    def of(self, encoder: str) -> Target:
+        """The logit that explains the encoder."""
+        return self.own[encoder] if len(self.own) else self.target
 
     def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
-        logit = self.target(self.network(**given), case)
+        logit = self.of("image")(self.network(**given), case)
         return torch.stack([-logit, logit], dim=1)
+
+
+def _probability(logit: float) -> float:
+    return float(torch.tensor(logit, dtype=torch.float64).sigmoid())
 
 
 def _array(x: Tensor) -> np.ndarray:

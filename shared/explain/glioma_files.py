@@ -14,6 +14,9 @@ from shared.explain.glioma import GliomaExplanation
 from shared.explain.glioma_volumes import BrainVolumes, uncrop, write_volume
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.arrays import to_numpy
+from shared.networks.glioma import ENCODERS
+
+ENCODER_NAMES = {"image": "the image", "points": "the surface", "brain": "the brain network"}
 
 
 def write_ply(
@@ -94,24 +97,27 @@ def write_explanation(
         planted_tracts: phantoms only: infiltrated tracts.
     """
     stem = Path(folder) / found.patient
-    title = title_of(case, found, class_names)
+    titles = {encoder: title_of(case, found, class_names, encoder) for encoder in found.own or ENCODERS}
     write_json(f"{stem}.json", summary(found, class_names))
     if found.cam is not None:
-        _write_cam(stem, case, found, volumes, sequences, title)
+        _write_cam(stem, case, found, volumes, sequences, titles["image"])
     if found.point_attention is not None:
-        _write_surface(stem, case, found, title)
+        _write_surface(stem, case, found, titles["points"])
     if atlas is not None:
-        _write_network(stem, case, found, volumes, atlas, planted_tracts, title)
+        _write_network(stem, case, found, volumes, atlas, planted_tracts, titles["brain"])
 
 
-def title_of(case: Mapping[str, Any], found: GliomaExplanation, class_names: Sequence[str]) -> str:
-    """What stands over a patient's pictures."""
+def title_of(
+    case: Mapping[str, Any], found: GliomaExplanation, class_names: Sequence[str], encoder: str | None = None
+) -> str:
+    """What stands over a patient's pictures: the whole answer and, where it is another, the one that is explained."""
     label = case.get("label")
     known = "" if label is None else f"; label: {class_names[int(label)]}"
-    return (
-        f"{found.patient}: probability of {class_names[1]} {found.probability:.2f}; explained: "
-        f"{class_names[found.predicted]}{known}"
-    )
+    title = f"{found.patient}: probability of {class_names[1]} {found.probability:.2f}{known}"
+    if encoder is None or found.own is None:
+        return f"{title}; explained: {class_names[found.predicted]}"
+    answer = f"{class_names[found.explained(encoder)]} ({found.explained_probability(encoder):.2f})"
+    return f"{title}\nexplained: {ENCODER_NAMES[encoder]}'s own answer, {answer}"
 
 
 def summary(found: GliomaExplanation, class_names: Sequence[str]) -> dict[str, Any]:
@@ -121,8 +127,15 @@ def summary(found: GliomaExplanation, class_names: Sequence[str]) -> dict[str, A
         "logit": found.logit,
         "probability": found.probability,
         "positive_class": class_names[1],
-        "explained_class": class_names[found.predicted],
+        "answer": class_names[found.predicted],
     }
+    if found.own is None:
+        content["explained"] = "the whole answer"
+    else:
+        content["explained"] = {
+            name: {"class": class_names[found.explained(name)], "probability": found.explained_probability(name)}
+            for name in found.own
+        }
     if found.cam is not None:
         content["cam"] = {"grid": found.cam_grid, "all_zero": not bool(found.cam.any())}
     if found.edges is not None:
@@ -166,11 +179,13 @@ def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation
 
     points = to_numpy(case["points"]).astype(np.float64) + to_numpy(case["centroid"])
     values = {"attention": found.point_attention}
+    if found.point_contribution is not None:
+        values["contribution"] = found.point_contribution
     if found.point_cam is not None:
         values["grad_cam"] = found.point_cam
     for name, value in values.items():
         write_ply(f"{stem}_points_{name}.ply", points, values, vertex_colours(value))
-    names = {"attention": "attention (1 = average)", "grad_cam": "Grad-CAM"}
+    names = {"attention": "attention (1 = average)", "contribution": "contribution", "grad_cam": "the image's Grad-CAM"}
     surface_picture(points, {names[key]: v for key, v in values.items()}, f"{stem}_surface.png", title=title)
 
 

@@ -19,7 +19,7 @@ from shared.transforms.tumour_crop import crop_volume
 logger = logging.getLogger(__name__)
 
 CAM, CONTRIBUTION, TRACTS = "Grad-CAM", "integrated gradients", "GNNExplainer"
-PARTS = {"volume": [CAM, CONTRIBUTION], "surface": ["attention", CAM], "tracts": [TRACTS]}
+PARTS = {"volume": [CAM, CONTRIBUTION], "surface": ["attention", CONTRIBUTION, CAM], "tracts": [TRACTS]}
 EVERYTHING = "planted"
 
 
@@ -55,7 +55,10 @@ class PlantedScores:
         seed: int = 0,
     ) -> dict[str, list[dict[str, Any]]]:
         """Rows of ``volume``, ``surface`` and ``tracts``, a row for each sign and map; given the infiltrated tracts."""
-        control = None if self.untrained is None else self.untrained(case, found.predicted)
+        control = None
+        if self.untrained is not None:
+            encoders = self.untrained.network.encoders
+            control = self.untrained(case, {name: found.explained(name) for name in encoders})
         return {
             "volume": self._volume(case, found, control, volumes, seed),
             "surface": self._surface(case, found, control, volumes, seed),
@@ -79,7 +82,7 @@ class PlantedScores:
         planted, tumour = (_cut(volume, case, len(found.cam)) for volume in (volumes.planted, volumes.mask))
         image = np.asarray(case["image"])
         support = (image != 0).any(axis=0)
-        codes = self._codes(found.predicted)
+        codes = self._codes(found.explained("image"))
         truths = {name: planted == code for name, code in (codes | self._codes(None)).items()}
         truths[EVERYTHING] = np.isin(planted, list(codes.values()))
         maps = {}
@@ -108,12 +111,18 @@ class PlantedScores:
         volumes: BrainVolumes,
         seed: int,
     ) -> list[dict[str, Any]]:
-        code = self._codes(found.predicted).get("spicules")
-        if found.point_attention is None or code is None or not (volumes.planted == code).any():
+        if found.point_attention is None:
             return []
-        values = {"attention": found.point_attention}
+        code = self._codes(found.explained("points")).get("spicules")
+        if code is None or not (volumes.planted == code).any():
+            return []
+        values = {}
+        for suffix, each in (("", found), (", untrained", control)):
+            if each is not None:
+                values["attention" + suffix] = each.point_attention
+                if each.point_contribution is not None:
+                    values[CONTRIBUTION + suffix] = each.point_contribution.clip(min=0)
         values |= {} if found.point_cam is None else {CAM: found.point_cam}
-        values |= {} if control is None else {"attention, untrained": control.point_attention}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
         # a^P is known at the points that farthest point sampling left; each other point has its nearest one's
         groups = np.unique(found.point_attention, return_inverse=True)[1]
@@ -122,7 +131,7 @@ class PlantedScores:
         return [{"patient": found.patient, "truth": "spicules", "map": key} | row for key, row in scored.items()]
 
     def _tracts(self, found: GliomaExplanation, volumes: BrainVolumes, tracts: Sequence[int]) -> list[dict[str, Any]]:
-        if found.edges is None or not tracts or "infiltrated_tracts" not in self._codes(found.predicted):
+        if found.edges is None or not tracts or "infiltrated_tracts" not in self._codes(found.explained("brain")):
             return []
         controls = {"overlap with the tumour": tract_overlap(self.atlas, volumes.mask)}
         if found.edge_factor is not None:

@@ -47,6 +47,31 @@ class ClassifierLogit(nn.Module):
         return self.classifier(torch.cat(known, dim=1))[:, 0]
 
 
+class EncoderLogit(nn.Module):
+    """The logit of one encoder's own classifier (``unimodal``), from its embedding alone.
+
+    Args:
+        network: with such classifiers.
+        encoder: ``"image"``, ``"points"`` or ``"brain"``.
+
+    Shape:
+        - returns: ``[B]``
+
+    Raises:
+        DataError: the encoder has no classifier of its own.
+    """
+
+    def __init__(self, network: GliomaNetwork, encoder: str):
+        super().__init__()
+        self.encoder, self.classifier = encoder, getattr(network, f"classify_{encoder}")
+        if self.classifier is None:
+            raise DataError(f"The {encoder} encoder has no classifier of its own to explain: train it with unimodal.")
+
+    def forward(self, output: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
+        """Logits of the encoder's embedding."""
+        return self.classifier(getattr(output, f"u_{self.encoder}"))[:, 0]
+
+
 class AnswerLogit(nn.Module):
     """The logit of the whole answer, the population graph's as a rule, as a function of the patient's embeddings.
 

@@ -51,7 +51,8 @@ def test_wild_types_signs_are_scored_where_wild_type_is_explained(cases, atlas, 
     signs = next(iter(cases))["files"]["mask"].rsplit("/", 2)[0] + "/signs.csv"
     run(cases, atlas, tmp_path, -1, signs_file=signs, max_patients=1)
     rows = table(tmp_path / "explanations.csv")
-    assert [row["patient"] for row in rows] == ["P1", "P2", "P3"] and {row["explained"] for row in rows} == {"negative"}
+    assert [row["patient"] for row in rows] == ["P1", "P2", "P3"] and {row["answer"] for row in rows} == {"negative"}
+    assert {row[f"explained_{name}"] for row in rows for name in ("image", "points", "brain")} == {"negative"}
     assert all(float(row["probability"]) < 0.5 < float(row["p_all"]) for row in rows)
     written = {path.name.split("_")[0] for path in (tmp_path / "patients").glob("*_cam.nii.gz")}
     assert written == {"P1"}
@@ -67,6 +68,8 @@ def test_wild_types_signs_are_scored_where_wild_type_is_explained(cases, atlas, 
         "attention",
         "Grad-CAM",
         "attention, untrained",
+        "integrated gradients",
+        "integrated gradients, untrained",
         "random",
         "far from the centre",
         "far from the centre, as coarse",

@@ -9,10 +9,19 @@ import torch
 from torch.nn import functional
 
 from shared.errors import DataError
-from shared.explain import AnswerLogit, BrainVolumes, ClassifierLogit, GliomaExplainer, write_explanation
+from shared.explain import (
+    AnswerLogit,
+    BrainVolumes,
+    ClassifierLogit,
+    EncoderLogit,
+    GliomaExplainer,
+    write_explanation,
+)
 from shared.explain.glioma_volumes import uncrop
 from shared.networks.population_edges import graph_inputs
 from shared.networks.population_graph import PopulationGraphClassifier
+from shared.transforms import PointGraph
+from shared.transforms.point_graph import collate_point_graphs, measured
 from shared.transforms.tumour_crop import crop_volume
 from tests.tiny_brain import AFFINE, NAMES, tiny_atlas
 from tests.tiny_brains import glioma_network
@@ -234,6 +243,66 @@ def test_contributions_add_up_to_what_the_image_adds_to_the_logit(case, atlas, m
     assert not found.contribution[~full[0].any(dim=0).numpy()].any() and found.contribution.min() < 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"points": {"channels": (6, 10), "radii": (6.0, 10.0), "radial": True}}])
+@pytest.mark.parametrize("make", [ClassifierLogit, lambda net: AnswerLogit(Population())])
+def test_contributions_of_the_points_add_up_to_what_the_shape_adds_to_a_balls_logit(case, atlas, make, settings):
+    net = tiny_network(atlas, **settings)
+    target = make(net).eval()
+    # far from round, so that there is something to tell
+    points = case["points"][None] * torch.tensor([9.0, 3.0, 2.0])
+    graph = measured(collate_point_graphs([PointGraph(*case["graph"])]), points)
+    long = {**case, "points": points[0], "graph": PointGraph(*(tuple(x[0] for x in f) for f in graph[:3]), graph[3][0])}
+    found = GliomaExplainer(net, target, block=0, steps=128)(long)
+    rest = {key: case[key][None] for key in ("image", "nodes", "edges", "incidence")}
+    away = points.norm(dim=2, keepdim=True)
+    ball = points / away * away.mean()
+    with torch.no_grad():
+        out, other = net(points=points, graph=graph, **rest), net.geometric_encoder(ball, measured(graph, ball))[0]
+        tumour = torch.cat([out.u_image, other], dim=1)
+        gained = target(out, case) - target(out._replace(u_tumour=tumour, u_points=other), case)
+    sign = 1 if found.predicted else -1
+    assert abs(gained) > 5e-4 and found.point_contribution.shape == (96,)
+    assert found.point_contribution.sum() == pytest.approx(sign * float(gained), rel=0.05)
+
+
+def test_each_encoder_is_explained_by_its_own_answer(case, atlas):
+    net = tiny_network(atlas, unimodal=True)
+    whole, own = (
+        GliomaExplainer(net, ClassifierLogit(net), own=own, block=0, edges=EDGES, steps=16)(case)
+        for own in (False, True)
+    )
+    rest = {key: case[key][None] for key in ("image", "points", "nodes", "edges", "incidence")}
+    expected = dict(zip(net.encoders, net(**rest).unimodal_logits[0].tolist(), strict=True))
+    assert whole.own is None and own.own == pytest.approx(expected, abs=1e-5)
+    assert (own.logit, own.predicted) == (whole.logit, whole.predicted)
+    for encoder, logit in expected.items():
+        assert own.explained(encoder) == (logit > 0) and whole.explained(encoder) == whole.predicted
+        assert own.explained_probability(encoder) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    np.testing.assert_array_equal(own.point_attention, whole.point_attention)
+    assert own.edges.probability["all"] == pytest.approx(1 / (1 + np.exp(-abs(expected["brain"]))), abs=1e-5)
+    # the image's own classifier alone explains its maps: what another of them answers changes nothing
+    with torch.no_grad():
+        for other in (net.classifier, net.classify_points, net.classify_brain):
+            other[-1].weight.neg_()
+    again = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, steps=16)(case)
+    np.testing.assert_array_equal(again.cam, own.cam)
+    np.testing.assert_array_equal(again.contribution, own.contribution)
+    assert not np.array_equal(own.contribution, whole.contribution)
+    # the other class's contribution is the same with its sign turned round
+    turned = {name: 1 - own.explained(name) for name in net.encoders}
+    other = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, steps=16)(case, turned)
+    np.testing.assert_allclose(other.contribution, -own.contribution, atol=1e-7)
+
+
+def test_without_classifiers_of_their_own_the_whole_answer_is_explained(case, atlas, found):
+    net = tiny_network(atlas)
+    again = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, steps=128)(case)
+    assert again.own is None
+    np.testing.assert_array_equal(again.contribution, found.contribution)
+    with pytest.raises(DataError, match="points encoder has no classifier of its own"):
+        EncoderLogit(net, "points")
+
+
 def test_a_contribution_is_scored_where_it_speaks_for_the_class(found, case, atlas):
     from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
 
@@ -254,7 +323,7 @@ def test_ply_can_be_read_back(found, case, atlas, tmp_path):
     lines = (tmp_path / "P1_points_attention.ply").read_text().splitlines()
     end = lines.index("end_header")
     names = [line.split()[-1] for line in lines[:end] if line.startswith("property")]
-    assert names == ["x", "y", "z", "red", "green", "blue", "attention", "grad_cam"]
+    assert names == ["x", "y", "z", "red", "green", "blue", "attention", "contribution", "grad_cam"]
     table = np.loadtxt(lines[end + 1 :])
     np.testing.assert_allclose(table[:, :3], case["points"] + case["centroid"], atol=1e-3)
     np.testing.assert_allclose(table[:, 6], found.point_attention, rtol=1e-4)

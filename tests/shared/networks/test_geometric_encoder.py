@@ -157,8 +157,31 @@ def test_a_rotated_cloud_with_the_cached_graph_is_encoded_as_with_its_own():
     assert (cached[0] - net(points)[0]).abs().max() > 1e-3
 
 
-def test_every_parameter_is_trained():
-    net, points = encoder().train(), cloud()
+def test_with_radial_each_point_brings_its_distance_to_the_centroid():
+    net, plain, points = encoder(radial=True, batch_norm=False), encoder(batch_norm=False), cloud()
+    assert net.convolutions[0].in_channels == 4 and plain.convolutions[0].in_channels == 3
+    graph = build_point_graph(points, radii=RADII)
+    distance = points.square().sum(dim=2, keepdim=True).sqrt()
+    x = torch.cat([points, distance], dim=2) / net.scale
+    for level, layer in enumerate(net.convolutions):
+        x = layer(x, graph.neighbours[level], graph.distances[level] / net.scale).relu()
+        x = x.gather(1, graph.survivors[level][..., None].expand(-1, -1, x.shape[2]))
+    share = net.gate(x)[..., 0].softmax(dim=1)
+    expected = net.head((share[..., None] * x).sum(dim=1))
+    torch.testing.assert_close(net(points, graph)[0], expected, atol=1e-5, rtol=1e-4)
+    # without the weights of the coordinates nothing depends on how the head lies
+    with torch.no_grad():
+        net.convolutions[0].nn.weight.view(4, -1)[:3] = 0
+        net.convolutions[0].nn.bias.view(4, -1)[:3] = 0
+        net.convolutions[0].lin.weight[:, :3] = 0
+    turn = rotation_matrices(torch.tensor([[1.0, -2, 0.5]]), torch.tensor([1.1]))
+    torch.testing.assert_close(net(points @ turn.transpose(1, 2))[0], net(points)[0], atol=1e-5, rtol=1e-4)
+    assert (plain(points @ turn.transpose(1, 2))[0] - plain(points)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("radial", [False, True])
+def test_every_parameter_is_trained(radial):
+    net, points = encoder(radial=radial).train(), cloud()
     embedding, attention = net(points)
     (embedding.square().sum() + attention.square().sum()).backward()
     assert all(parameter.grad.abs().sum() > 0 for name, parameter in net.named_parameters() if name != "gate.bias")

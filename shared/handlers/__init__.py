@@ -21,6 +21,7 @@ __all__, __getattr__ = lazy_exports(
         "trained_atlas": "glioma",
         "SaveGliomaPredictions": "glioma_predictions",
         "StartContrast": "glioma",
+        "UnimodalFirst": "glioma",
         "StartPopulation": "glioma",
     },
 )

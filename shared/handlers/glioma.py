@@ -25,6 +25,28 @@ logger = logging.getLogger(__name__)
 ATLAS_FILE, SPLIT_FILE = "atlas.npz", "split.json"
 
 
+class UnimodalFirst:
+    """In the first epochs of ``contrast`` each encoder learns by its own classifier alone, undisturbed by the others.
+
+    Trained by all terms at once from the start, the surface's encoder stood still for tens of epochs, or to the end.
+
+    Args:
+        network: the features in training; without classifiers of the single encoders nothing is done.
+        epochs: how many.
+    """
+
+    def __init__(self, network: FeaturesTraining, epochs: int):
+        self.glioma, self.epochs = network.features.glioma, epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the stage's trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Shield the encoders in this epoch, or no longer."""
+        self.glioma.shielded = self.glioma.unimodal and engine.state.epoch <= self.epochs
+
+
 class StartContrast:
     """At the start of ``contrast``: the node and edge encoders, and the scale of their attributes.
 

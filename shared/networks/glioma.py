@@ -71,6 +71,11 @@ class GliomaNetwork(nn.Module):
         points: further settings of :class:`GeometricEncoder`.
         brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
 
+    Attributes:
+        unimodal: whether there are classifiers of the single encoders.
+        shielded: for now only its own classifier teaches an encoder: what joins the encoders gets their embeddings and
+            attention without a way back for the gradient.
+
     Shape:
         - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``, graph: the batch's PointGraph or None (made here)
         - nodes: ``[B, R, F]``, edges: ``[B, E, F]``, incidence: ``[B, P, T]`` long, -1 padded: the tracts that cross
@@ -152,7 +157,9 @@ class GliomaNetwork(nn.Module):
         if objective == "multitask":
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
-        alone = self.encoders if objective == "multitask" and unimodal and len(self.encoders) > 1 else ()
+        self.shielded = False
+        self.unimodal = objective == "multitask" and unimodal and len(self.encoders) > 1
+        alone = self.encoders if self.unimodal else ()
         self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None
         self.classify_brain = mlp([embedding_dim, *hidden, 1]) if "brain" in alone else None
@@ -187,35 +194,39 @@ class GliomaNetwork(nn.Module):
             u_image = self.image_encoder(_given(image, "image"))
         if self.geometric_encoder is not None:
             u_points, point_attention = self.geometric_encoder(_given(points, "points"), graph)
-        parts = _there(u_image, u_points)
-        if len(parts) > 0:
-            u_tumour = torch.cat(parts, dim=1)
-        if self.project_tumour is not None:
-            z_tumour = self.project_tumour(_given(u_tumour, "u_tumour"))
-        if self.brain_encoder is not None:
-            nodes, edges = _given(nodes, "nodes"), _given(edges, "edges")
-            factor: Tensor | None = None
-            if self.attends_edges:
-                mine, crossed = _given(point_attention, "point_attention"), _given(incidence, "incidence")
-                factor = edge_attention(mine, crossed, edges.shape[1], self.edge_attention)
-            u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
-        if self.classifier is not None:
-            logits = self.classifier(torch.cat(_there(u_tumour, u_brain), dim=1))[:, 0]
         alone: list[Tensor] = []
         if self.classify_image is not None:
             alone.append(self.classify_image(_given(u_image, "u_image")))
         if self.classify_points is not None:
             alone.append(self.classify_points(_given(u_points, "u_points")))
+        joined_image, joined_points = _joined(u_image, self.shielded), _joined(u_points, self.shielded)
+        parts = _there(joined_image, joined_points)
+        if len(parts) > 0:
+            u_tumour = torch.cat(parts, dim=1)
+        if self.project_tumour is not None:
+            z_tumour = self.project_tumour(_given(u_tumour, "u_tumour"))
+        joined_brain: Tensor | None = None
+        if self.brain_encoder is not None:
+            nodes, edges = _given(nodes, "nodes"), _given(edges, "edges")
+            factor: Tensor | None = None
+            if self.attends_edges:
+                mine = _given(_joined(point_attention, self.shielded), "point_attention")
+                crossed = _given(incidence, "incidence")
+                factor = edge_attention(mine, crossed, edges.shape[1], self.edge_attention)
+            u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
+            joined_brain = _joined(u_brain, self.shielded)
         if self.classify_brain is not None:
             alone.append(self.classify_brain(_given(u_brain, "u_brain")))
         if len(alone) > 0:
             unimodal_logits = torch.cat(alone, dim=1)
+        if self.classifier is not None:
+            logits = self.classifier(torch.cat(_there(u_tumour, joined_brain), dim=1))[:, 0]
         if self.project_image is not None:
-            z_image = self.project_image(_given(u_image, "u_image"))
+            z_image = self.project_image(_given(joined_image, "u_image"))
         if self.project_points is not None:
-            z_points = self.project_points(_given(u_points, "u_points"))
+            z_points = self.project_points(_given(joined_points, "u_points"))
         if self.project_brain is not None:
-            z_brain = self.project_brain(_given(u_brain, "u_brain"))
+            z_brain = self.project_brain(_given(joined_brain, "u_brain"))
         return GliomaOutput(
             u_image,
             u_points,
@@ -248,6 +259,13 @@ def _given(x: Tensor | None, name: str) -> Tensor:
     if x is None:
         raise ValueError(f"The network's encoders need {name}; it is missing.")
     return x
+
+
+def _joined(x: Tensor | None, shielded: bool) -> Tensor | None:
+    """What joins the encoders gets: the same, or without a way back for the gradient."""
+    if x is None:
+        return None
+    return x.detach() if shielded else x
 
 
 def _there(first: Tensor | None, second: Tensor | None) -> list[Tensor]:

@@ -198,3 +198,30 @@ def test_missing_inputs_are_named():
         glioma_network()(image=x["image"], nodes=x["nodes"], edges=x["edges"])
     with pytest.raises(ValueError, match="needs edge_index"):
         GliomaNetwork(size=32)
+
+
+def test_a_shielded_encoder_is_taught_by_its_own_classifier_alone():
+    net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch()
+    encoders = {"image": net.image_encoder, "points": net.geometric_encoder, "brain": net.brain_encoder}
+
+    def taught(loss):
+        net.zero_grad()
+        loss(net(**x)).backward()
+        return {
+            name
+            for name, part in encoders.items()
+            if any(p.grad is not None and p.grad.any() for p in part.parameters())
+        }
+
+    def joint(out):
+        return sum(part.square().sum() for part in (out.logits, out.z_image, out.z_points, out.z_tumour, out.z_brain))
+
+    before = net(**x)
+    assert taught(joint) == set(encoders)
+    assert "points" in taught(lambda out: out.unimodal_logits[:, 2].square().sum())  # by the attention to tracts
+    net.shielded = True
+    for found, expected in zip(net(**x), before, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert taught(joint) == set() and all(p.grad.any() for p in net.classifier.parameters())
+    for number, name in enumerate(net.encoders):
+        assert taught(lambda out, number=number: out.unimodal_logits[:, number].square().sum()) == {name}

@@ -22,7 +22,7 @@ from shared.explain.grad_cam import GradCAM, resize_cam
 from shared.explain.randomisation import randomise
 from shared.networks.brain_encoder import edge_attention
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
-from shared.transforms.point_graph import PointGraph, collate_point_graphs, measured
+from shared.transforms.point_graph import PointGraph, collate_point_graphs
 
 MASKED = ("messages", "attributes")
 
@@ -42,7 +42,6 @@ class GliomaExplanation:
             each sequence has its own mean everywhere; negative where it speaks against the class.
         point_attention: a^P ``[P]``, 1 being average.
         point_cam: Grad-CAM at the points ``[P]``.
-        point_contribution: what each point adds to the logit of the explained class ``[P]``, compared with a sphere.
         edges: mask of the tracts.
         edge_factor: the edge attention's factor ``[E]``.
         node_attention: a^N ``[R]``.
@@ -57,7 +56,6 @@ class GliomaExplanation:
     contribution: np.ndarray | None = None
     point_attention: np.ndarray | None = None
     point_cam: np.ndarray | None = None
-    point_contribution: np.ndarray | None = None
     edges: EdgeExplanation | None = None
     edge_factor: np.ndarray | None = None
     node_attention: np.ndarray | None = None
@@ -145,8 +143,6 @@ class GliomaExplainer:
                     found["contribution"] = self._contribution(case, given["image"], output, classes["image"])
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
-                if self.steps:
-                    found["point_contribution"] = self._shape(case, given, output, classes["points"])
             if found.get("cam") is not None and "points" in given and "centre" in case:
                 found["point_cam"] = self._at_points(found["cam"], given["points"][0], case["centre"])
             if self.network.brain_encoder is not None:
@@ -208,53 +204,21 @@ class GliomaExplainer:
         A map of activations shows what is there; this one what is missing, too: a voxel darker than the others counts.
         Points and brain stay the patient's: along the way only the image's own embedding changes.
         """
+        encoder, target = self.network.image_encoder, self.explained.of("image")
         with torch.inference_mode(False), torch.enable_grad():
-            image, axes = image.clone(), (2, 3, 4)
-            full = image != 0
+            image = image.clone()
+            rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
+            full, axes = image != 0, (2, 3, 4)
             mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
             baseline = torch.where(full, mean, 0.0)
-            given = self._integrated(image, baseline, self.network.image_encoder, "image", output, case, predicted)
-        return given.sum(axis=0)
-
-    def _shape(
-        self, case: Mapping[str, Any], given: Mapping[str, Any], output: GliomaOutput, predicted: int
-    ) -> np.ndarray:
-        """The same of the surface; its baseline is a sphere, each point at the mean distance from the centroid.
-
-        What is left is what the shape adds to the answer of a ball of this size.
-        """
-        encoder = self.network.geometric_encoder
-        with torch.inference_mode(False), torch.enable_grad():
-            points = given["points"].clone()
-            away = torch.linalg.vector_norm(points, dim=2, keepdim=True)
-            baseline = points / away.clamp(min=torch.finfo(away.dtype).tiny) * away.mean(dim=1, keepdim=True)
-            graph = given["graph"] if "graph" in given else encoder.own_graph(points)
-
-            def embed(x: Tensor) -> Tensor:
-                return encoder(x, measured(graph, x))[0]
-
-            return self._integrated(points, baseline, embed, "points", output, case, predicted).sum(axis=1)
-
-    def _integrated(
-        self,
-        value: Tensor,
-        baseline: Tensor,
-        embed: Callable[[Tensor], Tensor],
-        encoder: str,
-        output: GliomaOutput,
-        case: Mapping[str, Any],
-        predicted: int,
-    ) -> np.ndarray:
-        """Integrated gradients of one encoder's input on the straight way from the baseline, the midpoint rule."""
-        rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
-        target, total = self.explained.of(encoder), torch.zeros_like(value)
-        for step in range(self.steps):
-            x = (baseline + (step + 0.5) / self.steps * (value - baseline)).detach().requires_grad_()
-            changed = rest._replace(**{f"u_{encoder}": embed(x)})
-            parts = [part for part in (changed.u_image, changed.u_points) if part is not None]
-            logit = target(changed._replace(u_tumour=torch.cat(parts, dim=1)), case)[0]
-            total += torch.autograd.grad(logit if predicted else -logit, x)[0]
-        return _array(((value - baseline) * total / self.steps)[0])
+            total = torch.zeros_like(image)
+            for step in range(self.steps):
+                x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
+                u_image = encoder(x)
+                parts = [part for part in (u_image, rest.u_points) if part is not None]
+                logit = target(rest._replace(u_image=u_image, u_tumour=torch.cat(parts, dim=1)), case)[0]
+                total += torch.autograd.grad(logit if predicted else -logit, x)[0]
+            return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 
     def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
         place = torch.as_tensor(centre).to(points) + points / self.spacing

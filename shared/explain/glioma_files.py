@@ -179,13 +179,11 @@ def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation
 
     points = to_numpy(case["points"]).astype(np.float64) + to_numpy(case["centroid"])
     values = {"attention": found.point_attention}
-    if found.point_contribution is not None:
-        values["contribution"] = found.point_contribution
     if found.point_cam is not None:
         values["grad_cam"] = found.point_cam
     for name, value in values.items():
         write_ply(f"{stem}_points_{name}.ply", points, values, vertex_colours(value))
-    names = {"attention": "attention (1 = average)", "contribution": "contribution", "grad_cam": "the image's Grad-CAM"}
+    names = {"attention": "attention (1 = average)", "grad_cam": "the image's Grad-CAM"}
     surface_picture(points, {names[key]: v for key, v in values.items()}, f"{stem}_surface.png", title=title)
 
 

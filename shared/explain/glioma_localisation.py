@@ -19,7 +19,7 @@ from shared.transforms.tumour_crop import crop_volume
 logger = logging.getLogger(__name__)
 
 CAM, CONTRIBUTION, TRACTS = "Grad-CAM", "integrated gradients", "GNNExplainer"
-PARTS = {"volume": [CAM, CONTRIBUTION], "surface": ["attention", CONTRIBUTION, CAM], "tracts": [TRACTS]}
+PARTS = {"volume": [CAM, CONTRIBUTION], "surface": ["attention", CAM], "tracts": [TRACTS]}
 EVERYTHING = "planted"
 
 
@@ -116,13 +116,9 @@ class PlantedScores:
         code = self._codes(found.explained("points")).get("spicules")
         if code is None or not (volumes.planted == code).any():
             return []
-        values = {}
-        for suffix, each in (("", found), (", untrained", control)):
-            if each is not None:
-                values["attention" + suffix] = each.point_attention
-                if each.point_contribution is not None:
-                    values[CONTRIBUTION + suffix] = each.point_contribution.clip(min=0)
+        values = {"attention": found.point_attention}
         values |= {} if found.point_cam is None else {CAM: found.point_cam}
+        values |= {} if control is None else {"attention, untrained": control.point_attention}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
         # a^P is known at the points that farthest point sampling left; each other point has its nearest one's
         groups = np.unique(found.point_attention, return_inverse=True)[1]

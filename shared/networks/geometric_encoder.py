@@ -149,7 +149,7 @@ class GeometricEncoder(nn.Module):
     def forward(self, points: Tensor, graph: PointGraph | None = None) -> tuple[Tensor, Tensor]:
         """Embedding u^P of each surface and attention a^P of each point."""
         if graph is None:
-            graph = self.own_graph(points)
+            graph = self._own_graph(points)
         if len(graph.neighbours) != len(self.convolutions) or graph.nearest.shape != points.shape[:2]:
             raise ValueError(
                 f"The encoder has {len(self.convolutions)} levels and the points {list(points.shape)}; the graph has "
@@ -167,8 +167,7 @@ class GeometricEncoder(nn.Module):
         attention = share.gather(1, graph.nearest) * share.shape[1]
         return full_precision(self.head(pooled)), attention
 
-    def own_graph(self, points: Tensor) -> PointGraph:
-        """The graph that is made of the points where none is given."""
+    def _own_graph(self, points: Tensor) -> PointGraph:
         if torch.jit.is_scripting():
             return graph_levels(points, self.radii, self.max_neighbours, self.ratio)
         return build_point_graph(points, radii=self.radii, max_neighbours=self.max_neighbours, ratio=self.ratio)

@@ -211,31 +211,6 @@ def take_points(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))
 
 
-def measured(graph: PointGraph, points: Tensor) -> PointGraph:
-    """A batch's graph with the distances between these points in place of its own; they pass a gradient on.
-
-    Who is whose neighbour and who survives stays as it is.
-
-    Shape:
-        - points: ``[B, P, 3]``
-
-    Example:
-        >>> graph = build_point_graph(torch.rand(1, 16, 3), radii=(8,))
-        >>> torch.allclose(measured(graph, torch.ones(1, 16, 3)).distances[0], torch.zeros(1, 16, 15))
-        True
-    """
-    distances, level = [], points
-    for index, survivors in zip(graph.neighbours, graph.survivors, strict=True):
-        others = take_points(level, index.clamp(min=0).flatten(1)).unflatten(1, index.shape[1:])
-        apart = others - level.unsqueeze(2)
-        # the root has no derivative at 0
-        there = (index >= 0) & (apart != 0).any(dim=3)
-        length = torch.linalg.vector_norm(apart.where(there.unsqueeze(3), apart.new_ones(())), dim=3)
-        distances.append(length.where(there, length.new_zeros(())))
-        level = take_points(level, survivors)
-    return graph._replace(distances=tuple(distances))
-
-
 def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
     """The batch of several patients' graphs, which have the same levels.
 

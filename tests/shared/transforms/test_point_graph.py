@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.transforms import build_point_graph, collate_point_graphs, farthest_point_sampling
-from shared.transforms.point_graph import measured, radius_neighbours
+from shared.transforms.point_graph import radius_neighbours
 from shared.transforms.tumour_crop import rotation_matrices
 from tests.references import glioma_networks as reference
 from tests.tiny_brains import RADII, cloud
@@ -97,19 +97,3 @@ def test_refusals():
         build_point_graph(torch.rand(4, 3), radii=(8, 8, 8))
     with pytest.raises(ValueError, match="ratio in"):
         build_point_graph(torch.rand(4, 3), radii=(8,), ratio=0)
-
-
-def test_a_graph_measured_anew_has_the_distances_of_the_points_and_their_gradient():
-    points = torch.randn(2, 40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
-    graph = build_point_graph(points, radii=(8, 14), max_neighbours=5)
-    assert (graph.neighbours[0] < 0).any()
-    for found, expected in zip(measured(graph, points).distances, graph.distances, strict=True):
-        torch.testing.assert_close(found, expected)
-    stretched = measured(graph, 3 * points)
-    torch.testing.assert_close(stretched.distances[1], 3 * graph.distances[1])
-    assert stretched.neighbours is graph.neighbours and stretched.nearest is graph.nearest
-    # two points in one place, and places without a neighbour, pass finite gradients
-    points[:, 1] = points[:, 0]
-    moved = points.requires_grad_()
-    sum(part.sum() for part in measured(graph, moved).distances).backward()
-    assert torch.isfinite(moved.grad).all() and moved.grad.abs().sum() > 0

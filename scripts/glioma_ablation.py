@@ -61,7 +61,7 @@ ENCODERS = {
 }
 MODULES = {
     "without classifiers of the single encoders": {"network_def#unimodal": False},
-    "without epochs of the single encoders": {"contrast#unimodal_epochs": 0},
+    "without epochs of the single encoders": {"contrast#unimodal_share": 0},
     "surface without each point's distance to the centroid": {"network_def#points#radial": False},
     "without the contrastive loss": {"contrast#contrastive_weight": 0, **SUPERVISED},
     "contrastive loss as heavy as the cross-entropy": {"contrast#contrastive_weight": 1},

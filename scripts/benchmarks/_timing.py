@@ -21,17 +21,14 @@ class Finding(NamedTuple):
 def interleaved(calls: dict[str, Callable[[], object]], repeats: int, device: Any = "cpu") -> dict[str, float]:
     """Median seconds of each call, the calls taking turns: CPU time, or on CUDA wall time between synchronisations.
 
-    On CUDA, where a call takes milliseconds and a few of them say little, each is made ten times at least, after three
-    that are not counted.
+    On CUDA, where a call takes milliseconds and a few of them say little, more than one repeat means ten at least.
     """
     synchronise, clock = (lambda: None), time.process_time
     if str(device).startswith("cuda"):
         import torch
 
         synchronise, clock = torch.cuda.synchronize, time.perf_counter
-        repeats = max(repeats, 10)
-        for call in (*calls.values(),) * 3:
-            call()
+        repeats = max(repeats, 10) if repeats > 1 else repeats
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():

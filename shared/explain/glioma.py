@@ -66,7 +66,7 @@ class GliomaExplanation:
         return _probability(self.logit)
 
     def explained(self, encoder: str) -> int:
-        """The class that the encoder's maps explain: of its own answer, or of the whole."""
+        """The class of the answer that the encoder's maps explain: its own, or the whole."""
         return self.predicted if self.own is None else int(self.own[encoder] > 0)
 
     def explained_probability(self, encoder: str) -> float:
@@ -125,29 +125,28 @@ class GliomaExplainer:
         self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
-    def __call__(self, case: Mapping[str, Any], predicted: int | Mapping[str, int] | None = None) -> GliomaExplanation:
-        """Explain one patient; ``predicted``: that class (or by encoder, these) instead of the one answered."""
+    def __call__(self, case: Mapping[str, Any], predicted: int | None = None) -> GliomaExplanation:
+        """Explain one patient; ``predicted``: the class that the image's maps explain, instead of the one answered."""
         given = self._inputs(case)
         with frozen(self.explained):
             with torch.no_grad():
                 output = self.network(**given)
                 logit = float(self.explained.target(output, case)[0])
                 own = {name: float(target(output, case)[0]) for name, target in self.explained.own.items()} or None
-            whole = int(logit > 0)
-            answered = {name: whole if own is None else int(own[name] > 0) for name in self.network.encoders}
-            classes = dict.fromkeys(answered, predicted) if isinstance(predicted, int) else predicted or answered
             found: dict[str, Any] = {}
             if self.network.image_encoder is not None:
-                found["cam"], found["cam_grid"] = self._cam(case, given, classes["image"])
+                if predicted is None:
+                    predicted = int((logit if own is None else own["image"]) > 0)
+                found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
                 if self.steps:
-                    found["contribution"] = self._contribution(case, given["image"], output, classes["image"])
+                    found["contribution"] = self._contribution(case, given["image"], output, predicted)
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
             if found.get("cam") is not None and "points" in given and "centre" in case:
                 found["point_cam"] = self._at_points(found["cam"], given["points"][0], case["centre"])
             if self.network.brain_encoder is not None:
                 found |= self._brain(given, output, case)
-        return GliomaExplanation(str(case.get("patient", "")), logit, whole, own, **found)
+        return GliomaExplanation(str(case.get("patient", "")), logit, int(logit > 0), own, **found)
 
     def _inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The network's arguments, a batch of one."""

@@ -14,7 +14,6 @@ from shared.explain.glioma import GliomaExplanation
 from shared.explain.glioma_volumes import BrainVolumes, uncrop, write_volume
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.arrays import to_numpy
-from shared.networks.glioma import ENCODERS
 
 ENCODER_NAMES = {"image": "the image", "points": "the surface", "brain": "the brain network"}
 
@@ -97,24 +96,25 @@ def write_explanation(
         planted_tracts: phantoms only: infiltrated tracts.
     """
     stem = Path(folder) / found.patient
-    titles = {encoder: title_of(case, found, class_names, encoder) for encoder in found.own or ENCODERS}
     write_json(f"{stem}.json", summary(found, class_names))
     if found.cam is not None:
-        _write_cam(stem, case, found, volumes, sequences, titles["image"])
+        _write_cam(stem, case, found, volumes, sequences, title_of(case, found, class_names, "image"))
     if found.point_attention is not None:
-        _write_surface(stem, case, found, titles["points"])
+        _write_surface(stem, case, found, class_names)
     if atlas is not None:
-        _write_network(stem, case, found, volumes, atlas, planted_tracts, titles["brain"])
+        _write_network(stem, case, found, volumes, atlas, planted_tracts, class_names)
 
 
 def title_of(
     case: Mapping[str, Any], found: GliomaExplanation, class_names: Sequence[str], encoder: str | None = None
 ) -> str:
-    """What stands over a patient's pictures: the whole answer and, where it is another, the one that is explained."""
+    """What stands over a patient's pictures: the whole answer and, over maps of an encoder, the one they explain."""
     label = case.get("label")
     known = "" if label is None else f"; label: {class_names[int(label)]}"
     title = f"{found.patient}: probability of {class_names[1]} {found.probability:.2f}{known}"
-    if encoder is None or found.own is None:
+    if encoder is None:
+        return title
+    if found.own is None:
         return f"{title}; explained: {class_names[found.predicted]}"
     answer = f"{class_names[found.explained(encoder)]} ({found.explained_probability(encoder):.2f})"
     return f"{title}\nexplained: {ENCODER_NAMES[encoder]}'s own answer, {answer}"
@@ -174,7 +174,7 @@ def _write_cam(
         cam_planes(images, (signed / top).clip(0, 1), volumes.mask, f"{stem}_contribution.png", **given)
 
 
-def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation, title: str) -> None:
+def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation, class_names: Sequence[str]) -> None:
     from shared.visualize import surface_picture, vertex_colours
 
     points = to_numpy(case["points"]).astype(np.float64) + to_numpy(case["centroid"])
@@ -183,7 +183,9 @@ def _write_surface(stem: Path, case: Mapping[str, Any], found: GliomaExplanation
         values["grad_cam"] = found.point_cam
     for name, value in values.items():
         write_ply(f"{stem}_points_{name}.ply", points, values, vertex_colours(value))
-    names = {"attention": "attention (1 = average)", "grad_cam": "the image's Grad-CAM"}
+    of_image = class_names[found.explained("image")] if found.point_cam is not None else ""
+    names = {"attention": "attention (1 = average)", "grad_cam": f"the image's Grad-CAM of {of_image}"}
+    title = title_of(case, found, class_names)
     surface_picture(points, {names[key]: v for key, v in values.items()}, f"{stem}_surface.png", title=title)
 
 
@@ -194,15 +196,17 @@ def _write_network(
     volumes: BrainVolumes,
     atlas: TractAtlas,
     planted_tracts: Sequence[int],
-    title: str,
+    class_names: Sequence[str],
 ) -> None:
     from shared.visualize import connectome_picture, glass_brain, region_bars
 
     if found.node_attention is not None:
         write_csv(f"{stem}_regions.csv", region_rows(atlas, found.node_attention))
+        title = title_of(case, found, class_names)
         region_bars(atlas.names, found.node_attention, f"{stem}_regions.png", title=title)
     if found.edges is None:
         return
+    title = title_of(case, found, class_names, "brain")
     values, kept = to_numpy(found.edges.mask), to_numpy(found.edges.kept)
     crossing = crossing_tracts(case, atlas.num_tracts)
     write_csv(f"{stem}_tracts.csv", tract_rows(atlas, found, crossing))

@@ -57,8 +57,7 @@ class PlantedScores:
         """Rows of ``volume``, ``surface`` and ``tracts``, a row for each sign and map; given the infiltrated tracts."""
         control = None
         if self.untrained is not None:
-            encoders = self.untrained.network.encoders
-            control = self.untrained(case, {name: found.explained(name) for name in encoders})
+            control = self.untrained(case, None if found.cam is None else found.explained("image"))
         return {
             "volume": self._volume(case, found, control, volumes, seed),
             "surface": self._surface(case, found, control, volumes, seed),
@@ -117,7 +116,8 @@ class PlantedScores:
         if code is None or not (volumes.planted == code).any():
             return []
         values = {"attention": found.point_attention}
-        values |= {} if found.point_cam is None else {CAM: found.point_cam}
+        # it explains the image's own answer, which may be another one than the surface's
+        values |= {} if found.point_cam is None or found.own is not None else {CAM: found.point_cam}
         values |= {} if control is None else {"attention, untrained": control.point_attention}
         points = np.asarray(case["points"], np.float64) + np.asarray(case["centroid"], np.float64)
         # a^P is known at the points that farthest point sampling left; each other point has its nearest one's

@@ -18,6 +18,7 @@ from shared.distributed import from_main, is_main
 from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
 from shared.errors import CheckpointError, DataError
 from shared.io import write_json
+from shared.losses.glioma import GliomaLoss
 from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier, known_names
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,22 @@ ATLAS_FILE, SPLIT_FILE = "atlas.npz", "split.json"
 class UnimodalFirst:
     """In the first epochs of ``contrast`` each encoder learns by its own classifier alone, undisturbed by the others.
 
-    Trained by all terms at once from the start, the surface's encoder stood still for tens of epochs, or to the end.
+    Taught by all at once from the start, an encoder may not learn. Nothing is done where the encoders have no
+    classifiers of their own, or these no weight in the loss.
 
     Args:
-        network: the features in training; without classifiers of the single encoders nothing is done.
-        epochs: how many.
+        network: the features in training.
+        loss: of the training.
+        share: of all epochs.
+
+    Raises:
+        ValueError: the share is not in [0, 1].
     """
 
-    def __init__(self, network: FeaturesTraining, epochs: int):
-        self.glioma, self.epochs = network.features.glioma, epochs
+    def __init__(self, network: FeaturesTraining, loss: GliomaLoss, share: float):
+        if not 0 <= share <= 1:
+            raise ValueError(f"unimodal_share is a share of the epochs, between 0 and 1, got {share}.")
+        self.glioma, self.loss, self.share = network.features.glioma, loss, share
 
     def attach(self, engine: Engine) -> None:
         """Register with the stage's trainer."""
@@ -44,7 +52,8 @@ class UnimodalFirst:
 
     def __call__(self, engine: Engine) -> None:
         """Shield the encoders in this epoch, or no longer."""
-        self.glioma.shielded = self.glioma.unimodal and engine.state.epoch <= self.epochs
+        taught = self.glioma.unimodal and self.loss.classification_weight > 0 and self.loss.unimodal_weight > 0
+        self.glioma.shielded = taught and engine.state.epoch <= int(self.share * engine.state.max_epochs)
 
 
 class StartContrast:

@@ -101,8 +101,8 @@ class GeometricEncoder(nn.Module):
         aggregation: of a point's neighbours, ``"mean"`` or ``"add"``.
         batch_norm: normalise every convolution's output, as the image encoder does.
         scale: mm that count as one, for coordinates and distances.
-        radial: each point brings its distance to the centroid along with its coordinates. Coordinates alone turn with
-            the head: training then stands still for long before it finds roughness. Not in the paper.
+        radial: each point brings its distance to the centroid along with its coordinates, which turn with the head.
+            Not in the paper.
 
     Shape:
         - points: ``[B, P, 3]``, mm relative to the tumour's centroid

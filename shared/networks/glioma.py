@@ -73,8 +73,8 @@ class GliomaNetwork(nn.Module):
 
     Attributes:
         unimodal: whether there are classifiers of the single encoders.
-        shielded: for now only its own classifier teaches an encoder: what joins the encoders gets their embeddings and
-            attention without a way back for the gradient.
+        shielded: in training, for now, only its own classifier teaches an encoder: what joins the encoders gets their
+            embeddings and attention without a way back for the gradient.
 
     Shape:
         - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``, graph: the batch's PointGraph or None (made here)
@@ -199,7 +199,8 @@ class GliomaNetwork(nn.Module):
             alone.append(self.classify_image(_given(u_image, "u_image")))
         if self.classify_points is not None:
             alone.append(self.classify_points(_given(u_points, "u_points")))
-        joined_image, joined_points = _joined(u_image, self.shielded), _joined(u_points, self.shielded)
+        shielded = self.shielded and self.training
+        joined_image, joined_points = _joined(u_image, shielded), _joined(u_points, shielded)
         parts = _there(joined_image, joined_points)
         if len(parts) > 0:
             u_tumour = torch.cat(parts, dim=1)
@@ -210,11 +211,11 @@ class GliomaNetwork(nn.Module):
             nodes, edges = _given(nodes, "nodes"), _given(edges, "edges")
             factor: Tensor | None = None
             if self.attends_edges:
-                mine = _given(_joined(point_attention, self.shielded), "point_attention")
+                mine = _given(_joined(point_attention, shielded), "point_attention")
                 crossed = _given(incidence, "incidence")
                 factor = edge_attention(mine, crossed, edges.shape[1], self.edge_attention)
             u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
-            joined_brain = _joined(u_brain, self.shielded)
+            joined_brain = _joined(u_brain, shielded)
         if self.classify_brain is not None:
             alone.append(self.classify_brain(_given(u_brain, "u_brain")))
         if len(alone) > 0:

@@ -17,6 +17,7 @@ from shared.explain import (
     GliomaExplainer,
     write_explanation,
 )
+from shared.explain.glioma_files import title_of
 from shared.explain.glioma_volumes import uncrop
 from shared.networks.population_edges import graph_inputs
 from shared.networks.population_graph import PopulationGraphClassifier
@@ -265,9 +266,27 @@ def test_each_encoder_is_explained_by_its_own_answer(case, atlas):
     np.testing.assert_array_equal(again.contribution, own.contribution)
     assert not np.array_equal(own.contribution, whole.contribution)
     # the other class's contribution is the same with its sign turned round
-    turned = {name: 1 - own.explained(name) for name in net.encoders}
-    other = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, steps=16)(case, turned)
+    other = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, steps=16)(case, 1 - own.explained("image"))
     np.testing.assert_allclose(other.contribution, -own.contribution, atol=1e-7)
+
+
+@pytest.mark.parametrize("encoders", [["image", "points"], ["image", "brain"], ["points", "brain"]])
+def test_two_encoders_are_explained_and_written(case, atlas, tmp_path, encoders):
+    net = tiny_network(atlas, encoders=encoders, unimodal=True)
+    found = GliomaExplainer(net, ClassifierLogit(net), own=True, block=0, edges={"epochs": 2}, steps=2)(case)
+    assert set(found.own) == set(encoders)
+    write_explanation(case, found, BrainVolumes.load(case["files"]), tmp_path, atlas, class_names=["wild", "mutant"])
+    content = json.loads((tmp_path / "P1.json").read_text())
+    assert set(content["explained"]) == set(encoders) and content["answer"] in ("wild", "mutant")
+    assert (tmp_path / "P1_tracts.csv").is_file() == ("brain" in encoders)
+
+
+def test_titles_say_which_answer_is_explained(found, case):
+    own = replace(found, own={"image": 2.0, "points": -1.0, "brain": 1.0})
+    names = ["wild type", "mutant"]
+    assert "explained" not in title_of(case, own, names)
+    assert title_of(case, own, names, "points").endswith("\nexplained: the surface's own answer, wild type (0.27)")
+    assert title_of(case, found, names, "points").endswith(f"; explained: {names[found.predicted]}")
 
 
 def test_without_classifiers_of_their_own_the_whole_answer_is_explained(case, atlas, found):

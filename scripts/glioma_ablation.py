@@ -2,8 +2,9 @@
 """What each part of glioma_idh is worth: cross-validate it without the part, on the same folds, and write tables.
 
     encoders    each encoder alone, each pair
-    modules     without the encoders' own classifiers, without the contrastive loss, with more of it, with it alone,
-                without attention, with the paper's literal attention
+    modules     without the encoders' own classifiers, without epochs of their own, without the surface's distances,
+                without the contrastive loss, with more of it, with it alone, without attention, with the paper's
+                literal attention
     graphs      the five population graphs of the paper's Table 1, none, and a random one of equal density
     backbones   MONAI's 3D-ResNet34 and 3D-DenseNet121 on the image alone (the paper's benchmarks)
 

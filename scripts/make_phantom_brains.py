@@ -10,10 +10,10 @@ three signs, each of which agrees with the genotype with a probability of its ow
                T2 and FLAIR, FA lowered (4)
 
 Image, point cloud and brain network thus carry one sign each, and an agreement of 0.5 takes one away. Two decoys:
-calcifications, as large and as dark on FLAIR as the mismatch, but dark on T2, too, in half of the tumours at the end
-opposite to the mismatch (5), and in half of those without a mismatch in its place (6), so that neither sequence alone
-tells the sign (AUC 0.69 by the volume dark on FLAIR or on T2); and an enhancing rim on T1c (3) in half of either
-genotype, which says nothing. Neither do volume, place and scanner (brightness, drift, noise).
+calcifications, as large and as dark on FLAIR as the mismatch, but dark on T2, too, at the end opposite to the mismatch
+in half of the tumours (5); and an enhancing rim on T1c (3) in half of either genotype. In half of the tumours without
+a mismatch a calcification has its place (6), so that neither sequence alone tells the sign (AUC 0.69 by the volume dark
+on FLAIR or on T2). Volume, place and scanner (brightness, drift, noise) say nothing.
 Age and grade differ between the genotypes by --covariate-effect. The AUC of the best possible reader of each sign, and
 of all, follows exactly: manifest.json. Tracts come from --atlas (scripts/build_tract_atlas.py), or are made and written
 beside the images as atlas.npz.

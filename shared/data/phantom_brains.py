@@ -1,9 +1,10 @@
 """Synthetic glioma patients whose genotype shows in three separate ways: tumour shape, brightness, spread along tracts.
 
 Each way (a sign) is one that the literature ties to IDH: wild type is irregular and infiltrates tracts; mutant is
-smooth and shows the T2-FLAIR mismatch. Two decoys: calcifications, as dark on FLAIR as the mismatch, at its other end
-or in its place; and an enhancing rim in half of either genotype. A map of brightness finds them, too, and neither the
-volume that is dark on FLAIR nor the one that is dark on T2 tells the sign (AUC 0.69 each): both must be seen together.
+smooth and shows the T2-FLAIR mismatch. Two decoys: calcifications, as dark on FLAIR as the mismatch, at its other end;
+and an enhancing rim in half of either genotype. Where there is no mismatch, a calcification may have its place. A map
+of brightness finds them, too, and neither the volume that is dark on FLAIR nor the one that is dark on T2 tells the
+sign (AUC 0.69 each): both must be seen together.
 ``scripts/make_phantom_brains.py`` writes cohorts of these patients.
 """
 

@@ -15,7 +15,8 @@ from shared.explain.glioma_volumes import BrainVolumes, uncrop, write_volume
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.arrays import to_numpy
 
-ENCODER_NAMES = {"image": "the image", "points": "the surface", "brain": "the brain network"}
+# the surface has no map of its own answer, only its attention
+ENCODER_NAMES = {"image": "the image", "brain": "the brain network"}
 
 
 def write_ply(

@@ -35,7 +35,7 @@ class UnimodalFirst:
     Args:
         network: the features in training.
         loss: of the training.
-        share: of all epochs.
+        share: of all epochs of this run; going on with more of them moves the boundary.
 
     Raises:
         ValueError: the share is not in [0, 1].
@@ -53,7 +53,7 @@ class UnimodalFirst:
     def __call__(self, engine: Engine) -> None:
         """Shield the encoders in this epoch, or no longer."""
         taught = self.glioma.unimodal and self.loss.classification_weight > 0 and self.loss.unimodal_weight > 0
-        self.glioma.shielded = taught and engine.state.epoch <= int(self.share * engine.state.max_epochs)
+        self.glioma.shielded = taught and engine.state.epoch <= round(self.share * engine.state.max_epochs)
 
 
 class StartContrast:

@@ -73,8 +73,8 @@ class GliomaNetwork(nn.Module):
 
     Attributes:
         unimodal: whether there are classifiers of the single encoders.
-        shielded: in training, for now, only its own classifier teaches an encoder: what joins the encoders gets their
-            embeddings and attention without a way back for the gradient.
+        shielded: while True, and in training only, nothing but its own classifier teaches an encoder: what joins the
+            encoders gets their embeddings and attention without a way back for the gradient.
 
     Shape:
         - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``, graph: the batch's PointGraph or None (made here)

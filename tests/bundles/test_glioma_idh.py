@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from shared.handlers import LoadModel
+from shared.networks import GliomaNetwork
 from tests.bundle_runs import ROOT, bundle_workflow, cause, rows
 from tests.tiny_brain import AFFINE
 from tests.tiny_glioma import write_case, write_cohort
@@ -79,6 +80,21 @@ def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert state["population.bank_nodes"].shape == (10, 24) and state["population.bank_edges"].shape == (10, 8)
     assert len(state["features.seen"]) == 10 and state["bank_labels"].tolist().count(1.0) == 5
+
+
+def test_the_first_epochs_shield_the_encoders(cohort, tmp_path, monkeypatch):
+    seen, forward = [], GliomaNetwork.forward
+
+    def watched(self, *args, **inputs):
+        seen.append(self.shielded and self.training)
+        return forward(self, *args, **inputs)
+
+    monkeypatch.setattr(GliomaNetwork, "forward", watched)
+    brief = {"contrast#epochs": 5, "nodes#epochs": 1, "edges#epochs": 1}
+    for stage in ("nodes_run", "edges_run", "contrast_run"):
+        workflow("train", "cpu", data=cohort, out=tmp_path, run_id=stage, **(SMALL | brief)).run()
+    # two batches of five patients an epoch; 0.4 of five epochs
+    assert seen == [True] * 4 + [False] * 6
 
 
 def test_no_patient_of_the_contrastive_half_is_in_the_population_half(trained, cohort):

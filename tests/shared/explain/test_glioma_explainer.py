@@ -18,13 +18,14 @@ from shared.explain import (
     write_explanation,
 )
 from shared.explain.glioma_files import title_of
+from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
 from shared.explain.glioma_volumes import uncrop
 from shared.networks.population_edges import graph_inputs
 from shared.networks.population_graph import PopulationGraphClassifier
 from shared.transforms.tumour_crop import crop_volume
 from tests.tiny_brain import AFFINE, NAMES, tiny_atlas
 from tests.tiny_brains import glioma_network
-from tests.tiny_glioma_cases import SIZE, tiny_network, tiny_patient
+from tests.tiny_glioma_cases import CODES, SIZE, tiny_network, tiny_patient
 
 EDGES = {"epochs": 20, "edge_size": 0.01}
 
@@ -282,11 +283,11 @@ def test_two_encoders_are_explained_and_written(case, atlas, tmp_path, encoders)
 
 
 def test_titles_say_which_answer_is_explained(found, case):
-    own = replace(found, own={"image": 2.0, "points": -1.0, "brain": 1.0})
+    own = replace(found, own={"image": 2.0, "points": 1.0, "brain": -1.0})
     names = ["wild type", "mutant"]
     assert "explained" not in title_of(case, own, names)
-    assert title_of(case, own, names, "points").endswith("\nexplained: the surface's own answer, wild type (0.27)")
-    assert title_of(case, found, names, "points").endswith(f"; explained: {names[found.predicted]}")
+    assert title_of(case, own, names, "brain").endswith("\nexplained: the brain network's own answer, wild type (0.27)")
+    assert title_of(case, found, names, "brain").endswith(f"; explained: {names[found.predicted]}")
 
 
 def test_without_classifiers_of_their_own_the_whole_answer_is_explained(case, atlas, found):
@@ -299,8 +300,6 @@ def test_without_classifiers_of_their_own_the_whole_answer_is_explained(case, at
 
 
 def test_a_contribution_is_scored_where_it_speaks_for_the_class(found, case, atlas):
-    from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
-
     volumes = BrainVolumes.load(case["files"])
     score = PlantedScores({"anything": (int(volumes.planted[volumes.mask].max()), found.predicted)}, atlas)
     start = tuple(int(first) for first in case["crop"]["start"])
@@ -311,6 +310,18 @@ def test_a_contribution_is_scored_where_it_speaks_for_the_class(found, case, atl
         rows = score(case, replace(found, contribution=sign * hot), volumes)["volume"]
         energy[sign] = next(row["energy_ratio"] for row in rows if row["map"] == CONTRIBUTION)
     assert energy[1] > 1 and energy[-1] == 0
+
+
+@pytest.mark.parametrize("mutant", ["image", "points", "brain"])
+def test_a_sign_is_scored_where_it_speaks_for_the_class_of_its_own_encoder(found, case, atlas, mutant):
+    own = {name: 2.0 if name == mutant else -1.0 for name in ("image", "points", "brain")}
+    given = replace(found, own=own, predicted=int(mutant != "image"))
+    scored = PlantedScores(CODES, atlas)(case, given, BrainVolumes.load(case["files"]), [0, 2])
+    volume = {row["truth"] for row in scored["volume"]}
+    assert ("mismatch" in volume, "spicules" in volume) == (mutant == "image", mutant != "image")
+    assert bool(scored["surface"]) == (mutant != "points") and bool(scored["tracts"]) == (mutant != "brain")
+    # the image's map at the points explains the image's answer
+    assert "Grad-CAM" not in {row["map"] for row in scored["surface"]}
 
 
 def test_ply_can_be_read_back(found, case, atlas, tmp_path):

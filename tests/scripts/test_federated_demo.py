@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-TINY = ["cache_size=64", "size=64", "train#size=64", "network_def#encoder#channels=[4,8,8,16]", "pretrain#size=48"]
+TINY = ["cache_size=64", "size=64", "train#size=64", "network_def#encoder#channels=[8,8,8,16]", "pretrain#size=48"]
 TINY += ["pretrain#projection=[16,8]", "pretrain#batch_size=16", "train#batch_size=8", "views=1", "bf16=false"]
 flare_is_there = importlib.util.find_spec("nvflare") is not None
 

@@ -7,7 +7,7 @@ from shared.errors import CheckpointError
 from shared.handlers import LoadEncoder
 from shared.networks import ContrastiveNetwork, SSCLClassifier
 
-SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 8, 8, 16)}
+SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
 def _start(handler, engine=None):
@@ -45,7 +45,7 @@ def test_a_missing_or_foreign_checkpoint_is_named_with_the_remedy(tmp_path):
     classifier = SSCLClassifier(SMALL)
     with pytest.raises(CheckpointError, match=r"--run_id pretrain_run.*scratch\.json"):
         _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))
-    wider = ContrastiveNetwork(SMALL | {"channels": (4, 8, 8, 24)}, projection=(6,))
+    wider = ContrastiveNetwork(SMALL | {"channels": (8, 8, 8, 24)}, projection=(6,))
     save_checkpoint(tmp_path / "pretrain.pt", {"network": wider.state_dict()})
     with pytest.raises(CheckpointError, match="does not fit this network"):
         _start(LoadEncoder(tmp_path / "pretrain.pt", classifier))

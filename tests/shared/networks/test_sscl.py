@@ -6,7 +6,7 @@ from shared.checkpoint import save_checkpoint
 from shared.errors import CheckpointError
 from shared.networks import ContrastiveNetwork, PatchEncoder, SSCLClassifier, load_imagenet_weights
 
-SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 8, 8, 16)}
+SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
 def _imagenet_like(path, encoder):

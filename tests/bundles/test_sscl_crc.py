@@ -18,7 +18,7 @@ SMALL = {
     "cache_size": 64,
     "size": 64,
     "train#size": 64,
-    # with fewer than 8, channels last, PyTorch 2.13's strided 1 x 1 convolution crashes backward on CPUs without AVX-512
+    # fewer than 8: PyTorch 2.13's strided 1 x 1 convolution crashes backward, channels last, on CPUs without AVX-512
     "network_def#encoder#channels": [8, 8, 8, 16],
     "pretrain#size": 48,
     "pretrain#projection": [16, 8],

@@ -119,8 +119,7 @@ class GliomaExplainer:
     ):
         if masked not in MASKED:
             raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
-        alone = own and any(getattr(network, f"classify_{name}") is not None for name in network.encoders)
-        self.explained = _Explained(network, target, own=alone).to(device)
+        self.explained = _Explained(network, target, own=own and network.unimodal).to(device)
         self.network, self.attributes = network, attributes
         self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device

@@ -117,8 +117,8 @@ def title_of(
         return title
     if found.own is None:
         return f"{title}; explained: {class_names[found.predicted]}"
-    answer = f"{class_names[found.explained(encoder)]} ({found.explained_probability(encoder):.2f})"
-    return f"{title}\nexplained: {ENCODER_NAMES[encoder]}'s own answer, {answer}"
+    answer, own = class_names[found.explained(encoder)], f"{class_names[1]} {found.explained_probability(encoder):.2f}"
+    return f"{title}\nexplained: {ENCODER_NAMES[encoder]}'s own answer, {answer} (probability of {own})"
 
 
 def summary(found: GliomaExplanation, class_names: Sequence[str]) -> dict[str, Any]:

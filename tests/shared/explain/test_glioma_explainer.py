@@ -286,7 +286,8 @@ def test_titles_say_which_answer_is_explained(found, case):
     own = replace(found, own={"image": 2.0, "points": 1.0, "brain": -1.0})
     names = ["wild type", "mutant"]
     assert "explained" not in title_of(case, own, names)
-    assert title_of(case, own, names, "brain").endswith("\nexplained: the brain network's own answer, wild type (0.27)")
+    told = "\nexplained: the brain network's own answer, wild type (probability of mutant 0.27)"
+    assert title_of(case, own, names, "brain").endswith(told)
     assert title_of(case, found, names, "brain").endswith(f"; explained: {names[found.predicted]}")
 
 

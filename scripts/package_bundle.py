@@ -19,8 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from shared.data.digests import sha256  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.packaging.archive import check_package, file_sha256, package_bundle  # noqa: E402
+from shared.packaging.archive import check_package, package_bundle  # noqa: E402
 from shared.packaging.checks import cheap_checks  # noqa: E402
 from shared.packaging.contents import find_bundles  # noqa: E402
 
@@ -53,7 +54,7 @@ def pack(args: argparse.Namespace) -> None:
         raise DataError(problems)
     for bundle in bundles:
         archive = package_bundle(bundle, args.output, url=args.url)
-        print(f"{file_sha256(archive)}  {archive} ({archive.stat().st_size / 2**20:.1f} MB)")
+        print(f"{sha256(archive)}  {archive} ({archive.stat().st_size / 2**20:.1f} MB)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

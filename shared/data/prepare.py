@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import hashlib
 import json
 import os
 import platform
@@ -67,23 +66,6 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
             return
     with atomic_path(target) as temporary:
         shutil.copy2(source, temporary)
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, read in blocks.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "empty"
-        >>> path.touch()
-        >>> sha256(path)[:8]
-        'e3b0c442'
-    """
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save_nifti(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from shared.data.digests import sha256 as file_sha256
 from shared.errors import DataError
 from shared.io import atomic_path, write_json, write_text
 from shared.packaging.checks import pinned_packages
@@ -116,12 +116,6 @@ def requirements_text(metadata: Mapping[str, Any]) -> str:
     """
     pins = [f"{name}=={version}" for name, version in pinned_packages(metadata).items()]
     return "\n".join(["# Python 3.11 or newer. From configs/metadata.json: pip install -r requirements.txt", *pins, ""])
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Checksum of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_name(stem: str, path: str) -> str:

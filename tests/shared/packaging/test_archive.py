@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.data.digests import sha256
 from shared.errors import DataError
 from shared.packaging import archive
 from shared.packaging.contents import LARGEST
@@ -45,7 +46,7 @@ def test_name_checksum_size_and_version_are_written_in_monais_form(packed):
     info = json.loads((packed.parent / "model_info.json").read_text())
     assert list(info) == ["sscl_crc_v0.1.0"] and packed.name == "sscl_crc_v0.1.0.zip"
     entry = info["sscl_crc_v0.1.0"]
-    assert entry["checksum"] == archive.file_sha256(packed) and entry["size"] == packed.stat().st_size
+    assert entry["checksum"] == sha256(packed) and entry["size"] == packed.stat().st_size
     assert entry["version"] == "0.1.0" and entry["source"] == "sscl_crc_v0.1.0.zip"
     subprocess.run(["sha256sum", "-c", f"{packed.name}.sha256"], cwd=packed.parent, check=True, capture_output=True)
 
@@ -70,7 +71,7 @@ def test_a_zip_is_accepted_by_the_checksum_beside_it_or_given(packed):
 
 
 def test_a_corrupted_or_tampered_zip_is_refused(packed):
-    right = archive.file_sha256(packed)
+    right = sha256(packed)
     content = bytearray(packed.read_bytes())
     content[len(content) // 2] ^= 1
     packed.write_bytes(content)
@@ -80,14 +81,14 @@ def test_a_corrupted_or_tampered_zip_is_refused(packed):
         archive.check_package(packed, sha256=right)
     # a checksum made anew for it does not help a damaged one
     with pytest.raises(DataError, match=r"damaged: sscl_crc/|no bundle's zip"):
-        archive.check_package(packed, sha256=archive.file_sha256(packed))
+        archive.check_package(packed, sha256=sha256(packed))
 
 
 def test_a_zip_that_reaches_outside_is_refused(packed):
     with zipfile.ZipFile(packed, "a") as file:
         file.writestr("sscl_crc/../../startup.py", "")
     with pytest.raises(DataError, match=r"outside of it: sscl_crc/\.\./\.\./startup\.py"):
-        archive.check_package(packed, sha256=archive.file_sha256(packed))
+        archive.check_package(packed, sha256=sha256(packed))
 
 
 def test_a_large_model_lies_beside_the_zip_as_monai_fetches_it(bundle, tmp_path, monkeypatch):

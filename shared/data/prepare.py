@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shared.data.digests import sha256 as sha256
 from shared.errors import DataError
 from shared.io import atomic_path, write_json
 

@@ -12,6 +12,9 @@ from torch import nn
 from shared.errors import CheckpointError
 from shared.io import atomic_path
 
+_RETIRED = ("seen",)  # buffers that older versions wrote
+_FIXED = ("edge_index",)  # buffers that belong to the network's structure: loading must not replace them
+
 
 def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
     """``torch.save`` to a temporary name, then rename: a full disk leaves the older file as it was.
@@ -73,6 +76,7 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict.")
+    state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _RETIRED}
     if hasattr(network, "make_room"):  # buffers with a row for every training patient
         network.make_room(state)
     own = network.state_dict()
@@ -91,6 +95,11 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
             f"{path} does not fit this network: {shown}. Use the config overlays that the checkpoint was trained with "
             "(for example cpu.json), or train again."
         )
+    for key in own:
+        if key.rpartition(".")[2] in _FIXED and not torch.equal(state[key].cpu(), own[key].cpu()):
+            raise CheckpointError(
+                f"{path} was trained with another tract atlas (its {key} differs): use that atlas, or train again."
+            )
     network.load_state_dict(state)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import nn
 from shared.errors import CheckpointError, DataError
 from shared.evaluation.bundle_config import merge_configs, split_key
 from shared.io import write_json
+from shared.record import MODEL_FILE, SWITCHES
 
-MODEL_FILE = "model.json"
 _INSTEAD = "put null into a small JSON file and list that last in --config_file."
 # values of the command line that arrive as something else, or not at all
 MISREAD = {
@@ -33,7 +33,7 @@ def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
 
 
 def trained_settings(
-    ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, section: str, default: Any = None
+    ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, section: str, default: Any = None, **given: Any
 ) -> Any:
     """A section of the trained model's ``model.json``, else of the training configuration.
 
@@ -41,19 +41,25 @@ def trained_settings(
         ckpt_dir: folder of ``model.pt`` and the ``model.json`` written with it.
         train_config: ``train.json``, read when no model was trained yet.
         section: name of the section.
-        default: where no model was trained, for what training finds in its data and no configuration says.
+        default: where no model was trained, for what training finds in its data and no configuration says; also where
+            an older ``model.json`` lacks the section.
+        given: entries of the section that an overlay or the command line sets; they must be the model's.
 
     Raises:
-        CheckpointError: ``model.json`` is not readable or lacks the section.
+        CheckpointError: ``model.json`` is not readable or lacks the section, or ``given`` says otherwise.
     """
     path = Path(ckpt_dir) / MODEL_FILE
     if not path.is_file():
         parser = _parser(train_config)
+        _set_below(parser, section, given)
         return parser.get_parsed_content(section) if section in parser or default is None else default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[section]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content[section] if default is None else content.get(section, default)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
+    refuse_others(path, {section: found}, {section: given} if given else {})
+    return found
 
 
 def trained_network(
@@ -65,21 +71,70 @@ def trained_network(
         network: its class.
         ckpt_dir: folder of ``model.pt`` and ``model.json``.
         train_config: ``train.json``, whose ``network_def`` is built when no model was trained yet.
-        overrides: arguments that win over both.
+        overrides: arguments that an overlay or the command line sets: switches of speed (``bf16``, ``channels_last``,
+            ``checkpointing``) win over ``model.json``, all others must be what it says.
 
     Raises:
-        CheckpointError: ``model.json`` is not readable.
+        CheckpointError: ``model.json`` is not readable, or ``overrides`` says otherwise.
     """
-    if (Path(ckpt_dir) / MODEL_FILE).is_file():
-        settings = trained_settings(ckpt_dir, train_config, "network")
+    path = Path(ckpt_dir) / MODEL_FILE
+    if path.is_file():
+        settings = dict(trained_settings(ckpt_dir, train_config, "network"))
+        kind = _network_class(settings.pop("class"), path) if "class" in settings else network
+        switches = {key: value for key, value in overrides.items() if key in SWITCHES}
+        others = {key: value for key, value in overrides.items() if key not in SWITCHES}
+        refuse_others(path, {"network_def": settings}, {"network_def": others})
         try:
-            return network(**{**settings, **overrides})
+            return kind(**{**settings, **(switches if kind is network else {})})
         except TypeError as error:
-            raise _damaged(Path(ckpt_dir) / MODEL_FILE, error) from error
+            raise _damaged(path, error) from error
     parser = _parser(train_config)
-    for key, value in overrides.items():
-        parser[f"network_def#{key}"] = value
+    _set_below(parser, "network_def", overrides)
     return parser.get_parsed_content("network_def")
+
+
+def refuse_others(path: str | os.PathLike, trained: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+    """Refuse settings that are not those a model was trained with; keys that ``trained`` lacks are not compared.
+
+    Raises:
+        CheckpointError: with every difference by name.
+
+    Example:
+        >>> refuse_others("model.json", {"roi": {"size": 64}}, {"roi": {"size": 32}})
+        Traceback (most recent call last):
+            ...
+        shared.errors.CheckpointError: roi#size is 32, the model was trained with 64 (model.json): leave the setting ...
+    """
+    problems = [
+        f"{key} is {json.dumps(now, default=str)}, the model was trained with {json.dumps(before)}"
+        for key, before, now in _differences("", trained, used)
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{'; '.join(problems)} ({path}): leave the setting out, a trained model brings its own, or train with it."
+        )
+
+
+def _differences(prefix: str, trained: Mapping[str, Any], used: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    found = []
+    # a section that an older model.json lacks cannot be compared, an entry that a section lacks is another setting
+    for key in used.keys() if prefix else trained.keys() & used.keys():
+        before, now = trained.get(key, "unset"), used[key]
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += _differences(f"{prefix}{key}#", before, now)
+        elif json.loads(json.dumps(now, default=str)) != before:
+            found.append((prefix + key, before, now))
+    return sorted(found, key=lambda item: item[0])
+
+
+def _network_class(name: str, path: Path) -> Callable[..., nn.Module]:
+    """The class of a network that was not this bundle's own; model.json may name networks, and nothing else."""
+    from pydoc import locate
+
+    found = locate(name) if name.startswith(("monai.networks.nets.", "shared.networks.")) else None
+    if found is None:
+        raise CheckpointError(f"{path} names the network {name!r}, which is none of MONAI's or of this package.")
+    return found
 
 
 def check_overrides(arguments: Sequence[str] | None = None) -> None:
@@ -137,6 +192,15 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
         f"{path} is damaged or of another version ({type(error).__name__}: {error}). Run stage II again: "
         "--run_id train_run."
     )
+
+
+def _set_below(parser: Any, key: str, values: Mapping[str, Any]) -> None:
+    """Set entries below ``key``, those of nested ones beside what is there."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and f"{key}#{name}" in parser:
+            _set_below(parser, f"{key}#{name}", value)
+        else:
+            parser[f"{key}#{name}"] = value
 
 
 def _parser(config: str | os.PathLike) -> Any:

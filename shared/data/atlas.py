@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -105,6 +106,16 @@ class TractAtlas:
 
         shape = (self.num_tracts, self.regions.size)
         return csr_array((self.probabilities, self.voxels, self.starts), shape=shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all arrays: another atlas has another one, with as many tracts, too."""
+        found = hashlib.sha256()
+        for name in _ARRAYS:
+            values = np.ascontiguousarray(getattr(self, name))
+            found.update(f"{name} {values.dtype} {values.shape}".encode())
+            found.update(" ".join(self.names).encode() if name == "names" else values.tobytes())
+        return found.hexdigest()
 
     def tract(self, edge: int) -> tuple[np.ndarray, np.ndarray]:
         """Flat voxel indices and probabilities of one tract."""

@@ -121,6 +121,16 @@ class SectionCheck:
         names = self.content.get("classes")
         return list(names) if names and isinstance(names, list) else [str(label) for label in range(self.num_classes)]
 
+    def match_classes(self, trained: Sequence[str]) -> None:
+        """The datalist's classes are a model's, in its order; names that are only numbers are not compared."""
+        named = self.content.get("classes")
+        if named and trained and list(named) != list(trained) and not (are_numbers(named) or are_numbers(trained)):
+            self.problems.append(
+                f"{self.file}: its classes are {', '.join(map(str, named))}, those of the model "
+                f"{', '.join(map(str, trained))}; labels are numbers: prepare the data with --classes in the model's "
+                "order, or leave 'classes' and the labels out of the datalist"
+            )
+
     def name_of(self, case: dict) -> str:
         """How messages call a case."""
         return case["patient"]
@@ -186,6 +196,16 @@ class SectionCheck:
         return kept, held
 
 
+def are_numbers(names: Sequence[Any]) -> bool:
+    """Whether classes or modalities were never named.
+
+    Example:
+        >>> are_numbers(["0", "class 1"]), are_numbers(["image 1"]), are_numbers(["T1", "T2"])
+        (True, True, False)
+    """
+    return all(str(name).removeprefix("class ").removeprefix("image ").isdigit() for name in names)
+
+
 class DatalistCheck(SectionCheck):
     """Collects the problems of a datalist of volumes."""
 
@@ -200,6 +220,7 @@ class DatalistCheck(SectionCheck):
         super().__init__(root, file, num_classes)
         self.covariates = tuple(covariates)
         self.resampled: list[str] = []
+        self.order: list[int] | None = None
         names = self.content.get("modalities")
         self.modalities = [str(name) for name in names] if isinstance(names, list) else []
         self.expected = num_modalities
@@ -212,6 +233,30 @@ class DatalistCheck(SectionCheck):
         elif num_modalities is None and self.modalities:
             self.expected = len(self.modalities)
         self.wrong_number_told = bool(self.problems)
+
+    def match_modalities(self, trained: Sequence[str]) -> None:
+        """The datalist's modalities are a model's; in another order, each case's images are put into the model's.
+
+        Names are compared without regard to case; where either side has none, numbers alone are (by ``section``).
+        """
+        here, there = ([str(name).casefold() for name in names] for names in (self.modalities, trained))
+        if not here or not there or are_numbers(here) or are_numbers(there) or here == there:
+            return
+        if sorted(here) == sorted(there) and len(set(here)) == len(here):
+            self.order = [here.index(name) for name in there]
+            logger.warning(
+                "%s: its modalities are %s, the model's %s: the images are taken in the model's order",
+                self.file,
+                ", ".join(self.modalities),
+                ", ".join(trained),
+            )
+            self.modalities = [self.modalities[row] for row in self.order]
+        elif not self.wrong_number_told:
+            self.wrong_number_told = True
+            self.problems.append(
+                f"{self.file}: its modalities are {', '.join(self.modalities)}, the model was trained on "
+                f"{', '.join(trained)}; prepare the data with these (--modalities), or use a model trained on yours"
+            )
 
     def section(self, section: str) -> list[dict[str, Any]]:
         """Checked cases of a section with absolute paths (what is wrong goes to ``problems``)."""
@@ -248,6 +293,8 @@ class DatalistCheck(SectionCheck):
                 + (f" ({', '.join(self.modalities)})" if self.modalities else " as in the first case")
                 + "; add the missing ones or leave the patient out"
             )
+        if self.order is not None and len(images) == len(self.order):
+            images = [images[row] for row in self.order]
         case["image"] = [str(self.root / image) for image in images]
         grids = [(image, self._grid(image, patient)) for image in case["image"]]
         for key in ("mask", "planted"):

@@ -31,6 +31,8 @@ class Datalist:
         num_modalities: images per case; None: as many as the first case has.
         covariates: names of covariates every case must have.
         labels_required: False for cases to predict: a label may be missing, one class is enough.
+        modalities: of a trained model: the same in another order are put into this one, others are refused.
+        classes: of a trained model: other names, or another order, are refused.
 
     Raises:
         DataError: with every problem found.
@@ -54,8 +56,12 @@ class Datalist:
         num_modalities: int | None = None,
         covariates: Sequence[str] = (),
         labels_required: bool = True,
+        modalities: Sequence[str] = (),
+        classes: Sequence[str] = (),
     ):
         check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
+        check.match_modalities(modalities)
+        check.match_classes(classes)
         content = check.content
         training = check.section("training")
         testing = check.section("testing")
@@ -107,11 +113,13 @@ class InferenceDatalist:
         num_classes: labels that are there lie in ``range(num_classes)``.
         num_modalities: images per case.
         covariates: names of covariates every case must have.
+        modalities: of the model: the same in another order are put into this one, others are refused.
+        classes: of the model: other names, or another order, are refused.
 
     Attributes:
         cases: the cases.
         modalities: names of the modalities.
-        classes: names of the classes.
+        classes: names of the classes, the model's where the datalist has none.
 
     Raises:
         DataError: with every problem found, or when there is nothing to predict.
@@ -128,8 +136,12 @@ class InferenceDatalist:
         num_classes: int = 2,
         num_modalities: int | None = None,
         covariates: Sequence[str] = (),
+        modalities: Sequence[str] = (),
+        classes: Sequence[str] = (),
     ):
         check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
+        check.match_modalities(modalities)
+        check.match_classes(classes)
         content = check.content
         if section not in ("training", "testing"):
             raise DataError(f"section must be 'training' or 'testing', got {section!r}")
@@ -148,7 +160,7 @@ class InferenceDatalist:
         if check.problems:
             raise DataError(check.problems)
         self.modalities: list[str] = check.modalities
-        self.classes: list[str] = check.classes
+        self.classes: list[str] = list(classes) if classes and not content.get("classes") else check.classes
 
 
 def cases_for_inference(

@@ -74,6 +74,7 @@ class GliomaDatalist(Datalist):
         num_modalities: sequences.
         covariates: names every patient must have.
         seed: of the draw.
+        trained: ``modalities`` and ``classes`` of a trained model, see :class:`Datalist`.
 
     Attributes:
         self_supervised: patients of the stages ``nodes`` and ``edges``; contrastive: of ``contrast``; population: of
@@ -96,8 +97,10 @@ class GliomaDatalist(Datalist):
         num_modalities: int | None = None,
         covariates: Sequence[str] = (),
         seed: int = 0,
+        **trained: Any,
     ):
-        super().__init__(dataset_dir, file, fold=fold, num_modalities=num_modalities, covariates=covariates)
+        given = {"num_modalities": num_modalities, "covariates": covariates, **trained}
+        super().__init__(dataset_dir, file, fold=fold, **given)
         if set(shares) != set(PARTS):
             raise DataError(f"shares must name the parts {', '.join(PARTS)}, got {', '.join(map(str, shares))}")
         everybody = {case["patient"]: case for case in [*self.training, *self.validation, *self.testing]}

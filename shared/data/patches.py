@@ -29,6 +29,7 @@ class PatchDatalist:
             are trained on, nothing validates. The testing part never validates.
         num_classes: labels lie in ``range(num_classes)``.
         check_pixels: decode every file; False: headers only, which cannot see truncation, transparency or copies.
+        classes: of a trained model: other names, or another order, are refused.
 
     Attributes:
         training: patches to train on.
@@ -59,8 +60,10 @@ class PatchDatalist:
         fold: int = 0,
         num_classes: int = 2,
         check_pixels: bool = True,
+        classes: Sequence[str] = (),
     ):
         check = PatchDatalistCheck(dataset_dir, file, num_classes)
+        check.match_classes(classes)
         parts = check.run(pixels=check_pixels)
         kept, held = check.training_parts(parts, fold)
         if check.problems:
@@ -164,23 +167,13 @@ class PatchInferenceDatalist:
             )
         self.cases: list[dict[str, Any]] = check.section(section)
         named = bool(check.content.get("classes"))
-        if named and classes and check.classes != list(classes) and not _are_numbers(classes):
-            check.problems.append(
-                f"{check.file}: its classes are {', '.join(map(str, check.classes))}, those of the model "
-                f"{', '.join(classes)}; labels are numbers: prepare the data with --classes in the model's order, or "
-                "leave 'classes' and the labels out of the datalist"
-            )
+        check.match_classes(classes or ())
         check.files(self.cases, pixels=check_pixels)
         if check.problems:
             raise DataError(check.problems)
         for line in check.warnings:
             logger.warning("%s: %s", check.file, line)
         self.classes: list[str] = check.classes if named or not classes else list(classes)
-
-
-def _are_numbers(names: Sequence[str]) -> bool:
-    """Whether a model's classes were never named."""
-    return all(str(name).removeprefix("class ").isdigit() for name in names)
 
 
 def folder_patches(folder: Path, group_by: str | None = None) -> list[dict[str, str]]:

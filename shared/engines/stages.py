@@ -16,6 +16,7 @@ from shared.checkpoint import load_checkpoint, load_weights, part_of, save_check
 from shared.data.cases import CaseDataset
 from shared.distributed import from_main
 from shared.io import write_csv, write_json
+from shared.record import TrainingRecord
 from shared.transforms.roi_slices import radiological
 
 logger = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class BiomarkerStage:
         positive_name: name of class 1, for the picture.
         seed: of the K-means.
         resume: skip when ``checkpoint`` is there.
+        record: what the stage is made with and from, kept in its checkpoint; one of another training is refused.
         device: where the encoder runs.
 
     Raises:
-        CheckpointError: stage I has not been run, or was run with other dimensions.
+        CheckpointError: stage I has not been run, or was run with other dimensions, settings or data.
         DataError: K is larger than the number of images.
     """
 
@@ -75,19 +77,26 @@ class BiomarkerStage:
         positive_name: str = "positive",
         seed: int = 0,
         resume: bool = False,
+        record: TrainingRecord | None = None,
         device: str | torch.device = "cpu",
     ):
         self.network, self.cases, self.num_biomarkers = network, cases, num_biomarkers
         self.pretrained, self.checkpoint, self.output_dir = Path(pretrained), Path(checkpoint), Path(output_dir)
         self.num_modalities, self.modalities, self.per_modality = num_modalities, modalities, per_modality
         self.positive_name, self.seed, self.resume, self.device = positive_name, seed, resume, device
+        self.record = record
 
     def run(self) -> None:
         """Cluster, describe and save, or skip when resuming; of several processes the first does it, others wait."""
         from_main(self._run)
 
     def _run(self) -> None:
-        if self.resume and self.checkpoint.is_file():
+        finished = self.resume and self.checkpoint.is_file()
+        if self.record is not None:
+            stored = load_checkpoint(self.checkpoint).get("record") if finished else None
+            stage = self.record.stage_of(self.checkpoint)
+            self.record.begin(stage, stored, finished=finished, going_on=finished)
+        if finished:
             logger.info("Biomarkers: %s exists and resume is true, the stage is skipped.", self.checkpoint)
             return
         from shared.biomarkers import fit_biomarkers
@@ -108,10 +117,9 @@ class BiomarkerStage:
         )
         self.network.biomarkers.copy_(torch.as_tensor(found.centres))
         self._describe(z, found, modality)
-        save_checkpoint(
-            self.checkpoint,
-            {"encoder": self.network.encoder.state_dict(), "biomarkers": self.network.biomarkers.cpu()},
-        )
+        content = {"encoder": self.network.encoder.state_dict(), "biomarkers": self.network.biomarkers.cpu()}
+        content |= {} if self.record is None else {"record": self.record.of(self.record.stage_of(self.checkpoint))}
+        save_checkpoint(self.checkpoint, content)
 
     def _describe(self, z: Tensor, found: Any, modality: Tensor) -> None:
         from shared.biomarkers import biomarker_table, flat_rows, same_patient_neighbour_rate

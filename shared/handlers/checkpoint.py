@@ -16,7 +16,8 @@ from shared.checkpoint import load_checkpoint, load_weights, part_of, save_check
 from shared.data.cases import CaseDataset
 from shared.distributed import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
-from shared.settings import MODEL_FILE, save_settings
+from shared.record import MODEL_FILE, TrainingRecord, check_weights, read_model, weights_digest
+from shared.settings import save_settings
 
 SHARED_GENERATOR = "shuffle"  # all processes draw the same batches from it, and each takes its part
 
@@ -37,6 +38,11 @@ class StageCheckpoint:
         resume: skip the stage when its checkpoint exists, else go on from the last epoch saved.
         save_interval: epochs between two saves on the way.
         bare: write the weights alone (what inference loads) instead of ``{"network": weights}``.
+        record: what the stage is trained with and on, kept in its checkpoints (of a bare one in ``model.json``): a
+            checkpoint of another training is refused. None: nothing is compared.
+
+    Raises:
+        CheckpointError: when the stage starts, see :class:`shared.record.TrainingRecord`.
     """
 
     def __init__(
@@ -49,8 +55,9 @@ class StageCheckpoint:
         resume: bool = False,
         save_interval: int = 1,
         bare: bool = False,
+        record: TrainingRecord | None = None,
     ):
-        self.path, self.network = Path(path), network
+        self.path, self.network, self.record = Path(path), network, record
         self.partial = self.path.with_name(self.path.name + ".resume")
         self.state, self.generators = dict(state or {}), dict(generators or {})
         self.resume, self.save_interval, self.bare = resume, save_interval, bare
@@ -61,27 +68,43 @@ class StageCheckpoint:
         """Register with a trainer; attach it before handlers that prepare the first epoch."""
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self._rewind)
-        engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Skip, go on, or start anew (an older checkpoint is then removed: it no longer belongs to this run)."""
-        # after all other handlers of an epoch's end: what log, early stop and validation do there is part of the state
+        # after all other handlers of an epoch's end: what log, early stop and validation do there is part of the state;
+        # and after model.json is written, so that no model.pt is there without it
         if not engine.has_event_handler(self.epoch_completed):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
-        finished, begun = from_main(lambda: (self.path.is_file(), self.partial.is_file()))
-        if self.resume and finished:
+            engine.add_event_handler(Events.COMPLETED, self.completed)
+        finished, begun = from_main(self._found)
+        if finished:
             logger.info("%s exists and resume is true: the stage is skipped.", self.path)
             state = from_main(lambda: load_checkpoint(self.path))
             load_weights(self.network, state if self.bare else part_of(state, "network", self.path), self.path)
             self.done = True
             engine.terminate()
-        elif self.resume and begun:
+        elif begun:
             self._restore(engine)
         else:
-            if is_main():
-                self.path.unlink(missing_ok=True)
-                self.partial.unlink(missing_ok=True)
             self._draw_apart()
+
+    def _found(self) -> tuple[bool, bool]:
+        """Whether the stage is skipped, or goes on; what no longer belongs to this training is removed."""
+        finished = self.resume and self.path.is_file()
+        begun = self.resume and not finished and self.partial.is_file()
+        if self.record is not None:
+            state: Any = None
+            if finished and self.bare:
+                state = read_model(self.path.parent)
+            elif finished or begun:
+                state = load_checkpoint(self.path if finished else self.partial)
+            stored = state.get("record") if isinstance(state, dict) else None
+            stage = self.record.stage_of(self.path)
+            self.record.begin(stage, stored, finished=finished, going_on=finished or begun)
+        elif not (finished or begun):
+            self.path.unlink(missing_ok=True)
+            self.partial.unlink(missing_ok=True)
+        return finished, begun
 
     def _draw_apart(self) -> None:
         """Give each process but the first numbers of its own: dropout and views shall not repeat."""
@@ -145,14 +168,23 @@ class StageCheckpoint:
             "generators": drawn if len(everyone) == 1 else everyone,
         }
         content |= {name: part.state_dict() for name, part in self.state.items()}
-        save_checkpoint(self.partial, content)
+        save_checkpoint(self.partial, content | self._kept_record())
+
+    def _kept_record(self) -> dict[str, Any]:
+        return {} if self.record is None else {"record": self.record.of(self.record.stage_of(self.path))}
 
     def completed(self, engine: Engine) -> None:
         """Write the stage's checkpoint, remove what was for resuming."""
-        if self.done or not is_main():
+        if not is_main():
             return
+        if not self.done:
+            self._write()
+        if self.record is not None:
+            self.record.end(self.record.stage_of(self.path))
+
+    def _write(self) -> None:
         weights = self.network.state_dict()
-        save_checkpoint(self.path, weights if self.bare else {"network": weights})
+        save_checkpoint(self.path, weights if self.bare else {"network": weights} | self._kept_record())
         self.partial.unlink(missing_ok=True)
 
 
@@ -201,10 +233,11 @@ class LoadEncoder:
     Args:
         path: checkpoint of the pretraining; None: from scratch.
         network: the classifier; its ``encoder`` is filled.
+        record: of this training; whom a checkpoint of another folder was trained on, is counted as seen.
     """
 
-    def __init__(self, path: str | os.PathLike | None, network: nn.Module):
-        self.path, self.network = path and Path(path), network
+    def __init__(self, path: str | os.PathLike | None, network: nn.Module, record: TrainingRecord | None = None):
+        self.path, self.network, self.record = path and Path(path), network, record
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer of the fine-tuning."""
@@ -219,19 +252,32 @@ class LoadEncoder:
         prefix = "encoder."
         encoder = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         load_weights(self.network.encoder, encoder, self.path)
+        if self.record is not None and is_main():
+            self.record.inherit(self.path)
 
 
 class SaveSettings:
-    """When stage II ends: what the model is made of, beside its weights.
+    """When the last stage ends: what the model is made of and was trained with, beside its weights.
 
     Args:
         ckpt_dir: where ``model.json`` goes.
-        network: its ``settings`` become the section ``network``.
-        sections: further plain values.
+        network: its ``settings`` become the section ``network``, unless ``architecture`` is given.
+        record: of the training.
+        architecture: of a network without ``settings``: its ``class`` (dotted name) and arguments.
+        sections: further plain values, which evaluation, explanation and inference take from there.
     """
 
-    def __init__(self, ckpt_dir: str | os.PathLike, network: nn.Module, **sections: Any):
-        self.ckpt_dir, self.sections = ckpt_dir, {"network": network.settings, **sections}
+    def __init__(
+        self,
+        ckpt_dir: str | os.PathLike,
+        network: nn.Module,
+        *,
+        record: TrainingRecord | None = None,
+        architecture: Mapping[str, Any] | None = None,
+        **sections: Any,
+    ):
+        self.ckpt_dir, self.network, self.record = ckpt_dir, network, record
+        self.architecture, self.sections = architecture, sections
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer of stage II."""
@@ -241,7 +287,11 @@ class SaveSettings:
         """Write ``model.json``; a stage that was skipped keeps the one of its training."""
         if not is_main() or (engine.state.epoch == 0 and (Path(self.ckpt_dir) / MODEL_FILE).is_file()):
             return
-        save_settings(self.ckpt_dir, **self.sections)
+        content = {"network": self.network.settings if self.architecture is None else dict(self.architecture)}
+        content |= {**self.sections, "weights": weights_digest(self.network.state_dict())}
+        if self.record is not None:
+            content["record"] = self.record.of(self.record.stages[-1])
+        save_settings(self.ckpt_dir, **content)
 
 
 class LoadModel:
@@ -258,4 +308,6 @@ class LoadModel:
         """Load strictly."""
         hint = "Train first: see the bundle's docs/README.md, or give --ckpt_dir."
         state = from_main(lambda: load_checkpoint(self.path, hint=hint))
+        if self.path.name == "model.pt":
+            from_main(lambda: check_weights(self.path, state))
         load_weights(self.network, state, self.path)

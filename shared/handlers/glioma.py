@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from shared.data.atlas import TractAtlas
 from shared.data.glioma_rows import GliomaRows
 from shared.distributed import from_main, is_main
 from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
-from shared.errors import CheckpointError, DataError
-from shared.io import write_json
+from shared.errors import CheckpointError
 from shared.losses.glioma import GliomaLoss
-from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier, known_names
+from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier
+from shared.record import read_model
 
 logger = logging.getLogger(__name__)
 
-ATLAS_FILE, SPLIT_FILE = "atlas.npz", "split.json"
+ATLAS_FILE = "atlas.npz"
 
 
 class UnimodalFirst:
@@ -88,7 +87,6 @@ class StartContrast:
         if engine.should_terminate or engine.state.epoch > 0:
             return
         features = self.network.features
-        features.remember(self.rows.patients)
         if "brain" not in features.glioma.encoders:
             return
         for path, module, prefix, run in (
@@ -109,9 +107,6 @@ class StartPopulation:
         path: checkpoint of the stage ``contrast``.
         network: the classifier.
         embeddings: of the patients of this stage.
-
-    Raises:
-        DataError: the encoders were trained on one of these patients.
     """
 
     def __init__(self, path: str | os.PathLike, network: GliomaClassifier, embeddings: FrozenEmbeddings):
@@ -129,12 +124,6 @@ class StartPopulation:
         hint = "Run it first: --run_id contrast_run."
         state = part_of(from_main(partial(load_checkpoint, self.path, hint=hint)), "network", self.path)
         load_weights(FeaturesTraining(network.features), state, self.path)
-        if again := known_names(network.features.seen, rows.patients):
-            raise DataError(
-                f"{len(again)} patients of the population graph trained the encoders of {self.path}, too "
-                f"({', '.join(again[:5])}): give this run that run's seed, fold and shares, or train them again "
-                "(--run_id contrast_run)"
-            )
         population = network.population
         nodes, edges = self.embeddings.embeddings()
         labels = rows.labels.to(nodes.device)
@@ -149,36 +138,44 @@ class StartPopulation:
 
 
 class SaveAtlas:
-    """When the last stage ends: the atlas and who was in which part, beside the checkpoint.
+    """When the last stage ends: the atlas, beside the checkpoint.
 
     Args:
         atlas: inference reads the voxels of its regions and tracts.
-        ckpt_dir: where ``atlas.npz`` and ``split.json`` go.
-        parts: patients' names by part.
+        ckpt_dir: where ``atlas.npz`` goes.
     """
 
-    def __init__(self, atlas: TractAtlas, ckpt_dir: str | os.PathLike, parts: Mapping[str, Sequence[str]]):
-        self.atlas, self.ckpt_dir, self.parts = atlas, Path(ckpt_dir), dict(parts)
+    def __init__(self, atlas: TractAtlas, ckpt_dir: str | os.PathLike):
+        self.atlas, self.ckpt_dir = atlas, Path(ckpt_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with the last stage's trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write both; a stage that was skipped keeps those of its training."""
+        """Write it; a stage that was skipped keeps that of its training."""
         if not is_main() or (engine.state.epoch == 0 and (self.ckpt_dir / ATLAS_FILE).is_file()):
             return
         self.atlas.save(self.ckpt_dir / ATLAS_FILE)
-        write_json(self.ckpt_dir / SPLIT_FILE, self.parts)
 
 
-def trained_atlas(ckpt_dir: str | os.PathLike) -> TractAtlas:
+def trained_atlas(ckpt_dir: str | os.PathLike, atlas_file: str | os.PathLike | None = None) -> TractAtlas:
     """The atlas that a model was trained with.
 
+    Args:
+        ckpt_dir: folder of ``model.pt`` and ``atlas.npz``.
+        atlas_file: what is taken where no model was trained yet.
+
     Raises:
-        CheckpointError: there is none beside the checkpoint.
+        CheckpointError: there is none beside the checkpoint, or it is another one.
     """
     path = Path(ckpt_dir) / ATLAS_FILE
+    if atlas_file is not None and not path.is_file() and not read_model(ckpt_dir):
+        return TractAtlas.load(atlas_file)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: copy it with model.pt and model.json, or train first.")
-    return TractAtlas.load(path)
+    atlas = TractAtlas.load(path)
+    known = read_model(ckpt_dir).get("record", {}).get("atlas")
+    if known not in (None, atlas.digest):
+        raise CheckpointError(f"{path} is not the atlas that the model was trained with: copy it from the training.")
+    return atlas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +11,18 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
-from shared.errors import DataError
 from shared.evaluation.glioma_controls import UNIMODAL, write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
+from shared.model_check import ModelCheck
 from shared.networks.glioma import GliomaOutput
-from shared.networks.glioma_classifier import GliomaClassifier, known_names
+from shared.networks.glioma_classifier import GliomaClassifier
 
 NEAREST = 5
+ITSELF = 1e-5  # a neighbour whose correlation is 1 but for rounding is the patient itself
+
+logger = logging.getLogger(__name__)
 
 
 class SaveGliomaPredictions(SavePredictions):
@@ -34,6 +38,8 @@ class SaveGliomaPredictions(SavePredictions):
             them are fitted to. None: no controls.
         training: names of the patients who trained.
         per_patient: also write ``patients/<patient>.json``.
+        check: see :class:`SavePredictions`; a patient whose edge features are those of one in the bank (correlation 1)
+            counts as trained on, too.
         bootstrap: draws of the intervals.
         seed: of the draws.
     """
@@ -49,8 +55,9 @@ class SaveGliomaPredictions(SavePredictions):
         per_patient: bool = False,
         bootstrap: int = 2000,
         seed: int = 0,
+        check: ModelCheck | None = None,
     ):
-        super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed)
+        super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed, check=check)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
         self._own: list[dict[str, torch.Tensor]] = []  # by column, a batch each
@@ -76,17 +83,9 @@ class SaveGliomaPredictions(SavePredictions):
         self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
 
     def started(self, engine: Engine) -> None:
-        """Forget earlier rows; refuse to score patients left out now whom the encoders were trained on."""
+        """Forget earlier rows."""
         super().started(engine)
         self._inputs, self._own = [], []
-        trained = set(self.training)
-        left_out = [name for case in self.known or [] if (name := str(case["patient"])) not in trained]
-        if again := known_names(self.network.features.seen, left_out):
-            raise DataError(
-                f"{len(again)} of the {len(left_out)} patients to evaluate trained this model's encoders "
-                f"({', '.join(again[:5])}): their scores would say nothing about new patients; give the evaluation "
-                "the training's fold, seed and datalist"
-            )
 
     def write(self, engine: Engine) -> None:
         """Write tables, metrics, pictures and files per patient."""
@@ -114,6 +113,10 @@ class SaveGliomaPredictions(SavePredictions):
                 "mlp": float(mlp[k]),
                 **{key: float(values[k]) for key, values in own.items()},
             }
+            if self.check is not None and weight.shape[1] and float(weight[k].max()) > 1 - ITSELF:
+                row["trained_on"] = 1
+        if again := [row["patient"] for row in self.rows if row.get("trained_on") == 1]:
+            logger.warning("In the model's own population graph, or equal to one in it: %s.", ", ".join(again[:5]))
         if self.per_patient:
             self._write_patients(weight, mask)
         if not self.gathered():

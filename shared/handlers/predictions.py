@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from shared.distributed import gather_objects, is_main
+from shared.distributed import from_main, gather_objects, is_main
 from shared.evaluation.predictions import patch_name, write_predictions
+from shared.model_check import ModelCheck
 
 
 class SavePredictions:
@@ -24,6 +25,8 @@ class SavePredictions:
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
         dataset_dir: patches below it are named by their path from there.
+        check: of new patients: says of each whether the model was trained on it, in the column ``trained_on`` (1, 0, or
+            empty where that is not known).
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -37,9 +40,11 @@ class SavePredictions:
         bootstrap: int = 2000,
         seed: int = 0,
         dataset_dir: str | os.PathLike | None = None,
+        check: ModelCheck | None = None,
     ):
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
+        self.check, self.seen = check, None
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -51,6 +56,8 @@ class SavePredictions:
     def started(self, engine: Engine) -> None:
         """Forget earlier rows."""
         self.rows = []
+        if self.check is not None and from_main(self.check.known):
+            self.seen = from_main(self.check.seen)
 
     def collect(self, engine: Engine) -> None:
         """Keep the batch's probabilities."""
@@ -58,7 +65,12 @@ class SavePredictions:
             label = case.get("label")
             row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
             row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
-            self.rows.append(row | {"probability": float(output["pred"][1])})
+            self.rows.append(row | {"probability": float(output["pred"][1])} | self._trained_on(case["patient"]))
+
+    def _trained_on(self, patient: str) -> dict[str, int | str]:
+        if self.check is None:
+            return {}
+        return {"trained_on": "" if self.seen is None else int(str(patient) in self.seen)}
 
     def gathered(self) -> bool:
         """Bring the rows of all processes together; whether this process is the one that writes them."""

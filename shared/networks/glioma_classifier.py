@@ -1,14 +1,13 @@
 """The whole glioma classifier: brain network's encoders, three encoders with attention, and the population graph.
 
 Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), sections 3.2 to 3.4. One state
-dict holds all that a prediction for a new patient needs; of the patients it was trained on, it holds embeddings, labels
-and hashes of names, no images.
+dict holds all that a prediction for a new patient needs; of the patients it was trained on, it holds embeddings and
+labels, neither names nor images.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,29 +21,7 @@ from shared.networks.population_graph import PopulationGraphClassifier
 from shared.transforms.point_graph import PointGraph
 
 STANDARDISE = ("unit", "none")
-_PATIENTS = ("seen", "bank_labels", "bank_nodes", "bank_edges")  # buffers with a row for each of them
-
-
-def name_hashes(patients: Iterable[str]) -> Tensor:
-    """A number for each patient's name, from which the name cannot be read ``[N]`` int64.
-
-    Example:
-        >>> name_hashes(["P1", "P2"])[0] == name_hashes(["P1"])[0]
-        tensor(True)
-    """
-    digests = (hashlib.sha256(str(name).encode()).digest()[:8] for name in patients)
-    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.long)
-
-
-def known_names(seen: Tensor, patients: Sequence[str]) -> list[str]:
-    """Those of ``patients`` whose hash is in ``seen``.
-
-    Example:
-        >>> known_names(name_hashes(["P1", "P3"]), ["P1", "P2"])
-        ['P1']
-    """
-    hashes = set(seen.tolist())
-    return [name for name, number in zip(patients, name_hashes(patients).tolist(), strict=True) if number in hashes]
+_PATIENTS = ("bank_labels", "bank_nodes", "bank_edges")  # buffers with a row for each of them
 
 
 class GliomaFeatures(nn.Module):
@@ -100,7 +77,6 @@ class GliomaFeatures(nn.Module):
         for name, count in (("node", num_regions), ("edge", tracts)):
             self.register_buffer(f"{name}_mean", torch.zeros(count, width))
             self.register_buffer(f"{name}_std", torch.ones(count, width))
-        self.register_buffer("seen", torch.zeros(0, dtype=torch.long))
 
     @torch.no_grad()
     def attributes(
@@ -129,10 +105,6 @@ class GliomaFeatures(nn.Module):
             getattr(self, f"{name}_mean").copy_(mean)
             # a dead unit, the same for all, becomes 0
             getattr(self, f"{name}_std").copy_(spread.where(spread > 1e-6 * (1 + mean.abs()), 1.0))
-
-    def remember(self, patients: Iterable[str]) -> None:
-        """Keep the hashes of the patients that the embeddings were trained on."""
-        self.seen = name_hashes(patients).to(self.seen.device)
 
     def forward(
         self,
@@ -186,8 +158,9 @@ class GliomaClassifier(nn.Module):
         bf16: the image encoder in bfloat16.
         channels_last: its memory order.
         checkpointing: its blocks computed again in the backward pass.
-        bank_size: patients of the population graph; as trained, so that a state dict fits at once.
-        seen_size: patients that the encoders were trained on; both are kept in ``settings`` when they are known.
+        bank_size: patients of the population graph; as trained, so that a state dict fits at once; kept in
+            ``settings`` when it is known.
+        seen_size: no longer used; ``model.json`` of older versions has it.
 
     Shape:
         - inputs: see :class:`GliomaFeatures`; covariates: ``[B, k]`` or None
@@ -231,7 +204,7 @@ class GliomaClassifier(nn.Module):
         bank_size: int = 0,
         seen_size: int = 0,
     ):
-        settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        settings = {key: value for key, value in locals().items() if key not in ("self", "__class__", "seen_size")}
         super().__init__()
         self.settings = settings | {"edge_index": [[int(r) for r in row] for row in edge_index]}
         if graph not in VARIANTS:
@@ -270,11 +243,8 @@ class GliomaClassifier(nn.Module):
         )
         self.mlp = mlp([nodes.shape[1] + num_covariates, *mlp_hidden, 1])
         self.register_buffer("bank_labels", torch.zeros(0))
-        sizes = {"features.seen": seen_size}
         kept = {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[2] in _PATIENTS}
-        self.make_room(
-            {name: buffer.new_zeros(sizes.get(name, bank_size), *buffer.shape[1:]) for name, buffer in kept.items()}
-        )
+        self.make_room({name: buffer.new_zeros(bank_size, *buffer.shape[1:]) for name, buffer in kept.items()})
 
     def graph_parts(self, output: GliomaOutput) -> tuple[Tensor, Tensor]:
         """Node and edge features of the population graph."""
@@ -346,7 +316,7 @@ class GliomaClassifier(nn.Module):
 
     def note_sizes(self) -> None:
         """Keep how many patients there are in ``settings``: a network built with these fits its state dict."""
-        self.settings |= {"bank_size": len(self.bank_labels), "seen_size": len(self.features.seen)}
+        self.settings |= {"bank_size": len(self.bank_labels)}
 
     def _empty(self, part: str) -> Tensor | None:
         width = self.tumour_dim if part == "tumour" else self.brain_dim
@@ -367,11 +337,6 @@ class FeaturesTraining(nn.Module):
     def trained(self) -> list[nn.Parameter]:
         """The parameters that this stage trains."""
         return list(self.features.glioma.parameters())
-
-    def make_room(self, state: Mapping[str, Tensor]) -> None:
-        """Give the buffer of the patients seen the size of a checkpoint's."""
-        if (seen := state.get("features.seen")) is not None:
-            self.features.seen = self.features.seen.new_zeros(seen.shape)
 
     def forward(self, image: Tensor, **inputs: Any) -> GliomaOutput:
         """Embeddings and projections of a batch."""

@@ -11,6 +11,7 @@ from typing import Any
 import shared
 from shared.errors import DataError
 from shared.packaging.vendored import shared_files
+from shared.record import SPLIT_FILE
 
 LARGEST = 25 * 2**20
 """Bytes a file of a bundle may have; larger ones are listed in ``large_files.yml``, as MONAI's model zoo does."""
@@ -68,7 +69,8 @@ def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
     """Files of a bundle's package by their name in it, the code in ``shared/`` left out.
 
     Of ``models`` go along ``model.pt`` and what is no network (settings, tables). Checkpoints of other stages, exports
-    (they may be older than the model), subfolders, ``eval`` and ``data`` stay.
+    (they may be older than the model), subfolders, ``eval`` and ``data`` stay, and so does ``split.json``: it names the
+    patients of the training.
 
     Example:
         >>> files = bundle_files(find_bundles()[0])
@@ -80,7 +82,8 @@ def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
     paths += [path for folder in _FOLDERS for path in (bundle / folder).rglob("*")]
     if (bundle / "models").is_dir():
         models = [path for path in (bundle / "models").iterdir() if not path.name.startswith(".")]
-        paths += [path for path in models if path.name == "model.pt" or path.suffix not in _NETWORKS]
+        kept = [path for path in models if path.name == "model.pt" or path.suffix not in _NETWORKS]
+        paths += [path for path in kept if path.name != SPLIT_FILE]
     names = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
     return {name: names[name] for name in sorted(names) if "__pycache__" not in name}
 

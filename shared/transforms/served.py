@@ -37,6 +37,7 @@ class RequestedCased(MapTransform):
     Args:
         num_modalities: images the model takes.
         covariates: names of the covariates it takes.
+        modalities: their names; a datalist with the same in another order is put into this one, others are refused.
         datalist: name of the datalist file.
         image_key: key of the requested image's path.
 
@@ -59,11 +60,13 @@ class RequestedCased(MapTransform):
         num_modalities: int,
         *,
         covariates: Sequence[str] = (),
+        modalities: Sequence[str] = (),
         datalist: str = DATALIST,
         image_key: str = "image",
     ):
         super().__init__([image_key])
         self.num_modalities, self.covariates, self.datalist = num_modalities, tuple(covariates), datalist
+        self.modalities = tuple(modalities)
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -96,6 +99,7 @@ class RequestedCased(MapTransform):
         if folder is None:
             return None
         check = DatalistCheck(folder, self.datalist, 2, self.num_modalities, self.covariates)
+        check.match_modalities(self.modalities)
         for entry in [*check.entries("training"), *check.entries("testing")]:
             names = dict(entry) if isinstance(entry, Mapping) else {}
             if any(_is_file(folder, names.get(key), path) for key in ("mask", "planted")):

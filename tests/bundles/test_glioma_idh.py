@@ -79,7 +79,11 @@ def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
     state = weights(trained / "models/model.pt")
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert state["population.bank_nodes"].shape == (10, 24) and state["population.bank_edges"].shape == (10, 8)
-    assert len(state["features.seen"]) == 10 and state["bank_labels"].tolist().count(1.0) == 5
+    assert state["bank_labels"].tolist().count(1.0) == 5
+    # nothing in what is handed on tells a name, not even as a hash
+    whole = {key for key, value in state.items() if value.dtype == torch.long and value.numel() > 1}
+    assert whole == {"features.glioma.brain_encoder.edge_index"}
+    assert "P00" not in (trained / "models/model.json").read_text()
 
 
 def test_the_first_epochs_shield_the_encoders(cohort, tmp_path, monkeypatch):
@@ -111,7 +115,7 @@ def test_a_graph_of_patients_whom_the_encoders_saw_is_refused(trained, cohort, t
     flow = workflow("train", "cpu", data=cohort, out=tmp_path, run_id="train_run", seed=1, covariates=["age"], **SMALL)
     with pytest.raises(Exception) as raised:
         flow.run()
-    assert "trained the encoders" in str(cause(raised.value)) and "contrast_run" in str(cause(raised.value))
+    assert "seed was 0, is now 1" in str(cause(raised.value)) and "contrast_run" in str(cause(raised.value))
 
 
 def test_monai_finds_all_properties_it_looks_for(cohort, trained, tmp_path, caplog):
@@ -203,7 +207,8 @@ def test_a_stage_alone_and_resume_skip_what_is_done(trained, cohort, tmp_path):
     first, again = weights(trained / "models/model.pt"), weights(tmp_path / "models/model.pt")
     assert all(torch.equal(first[key], again[key]) for key in first), "a run that goes on gives the same model"
     for stage in ("nodes", "edges", "contrast", "train"):
-        (tmp_path / f"models/{'model' if stage == 'train' else stage}.pt").unlink()
+        # a stage that starts anew has removed what was made from its earlier checkpoint
+        (tmp_path / f"models/{'model' if stage == 'train' else stage}.pt").unlink(missing_ok=True)
         options = {"run_id": f"{stage}_run", "covariates": ["age"], **SMALL}
         workflow("train", "cpu", data=cohort, out=tmp_path, **options).run()
     third = weights(tmp_path / "models/model.pt")
@@ -372,5 +377,76 @@ def test_patients_whom_the_encoders_saw_are_not_scored(trained, cohort, tmp_path
     given = SMALL | {"covariates": ["age"], "fold": 0, "output_dir": str(tmp_path)}
     with pytest.raises(Exception) as raised:
         workflow("train", "cpu", "evaluate", data=cohort, out=trained, run_id="evaluate", **given).run()
-    assert "trained this model's encoders" in str(cause(raised.value)) and "fold" in str(cause(raised.value))
+    assert "10 of the 10 patients to evaluate trained this model (P0" in str(cause(raised.value))
+    assert "--fold" in str(cause(raised.value))
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(trained, cohort, tmp_path):
+    workflow("train", "cpu", "evaluate", data=cohort, out=trained, run_id="evaluate", output_dir=str(tmp_path)).run()
+    found = {row["patient"]: row["probability"] for row in rows(tmp_path / "predictions.csv")}
+    # neither the overlay nor one setting of the training; its own presets in their place
+    given = {"run_id": "evaluate", "output_dir": str(tmp_path / "bare"), "bf16": False}
+    workflow("train", "evaluate", data=cohort, out=trained, **given).run()
+    again = {row["patient"]: row["probability"] for row in rows(tmp_path / "bare/predictions.csv")}
+    assert again == found
+
+
+def test_sequences_in_another_order_are_put_right_and_others_refused(trained, cohort, tmp_path, caplog):
+    def datalist(name, modalities, order):
+        content = json.loads((cohort / "datalist.json").read_text())
+        for case in content["testing"]:
+            case["image"] = [case["image"][k] for k in order]
+        (tmp_path / name).write_text(json.dumps({**content, "modalities": modalities, "training": []}))
+        return str(tmp_path / name)
+
+    names = json.loads((trained / "models/model.json").read_text())["modalities"]
+    right = predict(trained, cohort, tmp_path / "right", datalist_file=datalist("a.json", names, range(4)))
+    turned = datalist("b.json", [names[k] for k in (2, 0, 3, 1)], (2, 0, 3, 1))
+    found = predict(trained, cohort, tmp_path / "turned", datalist_file=turned)
+    assert {k: row["probability"] for k, row in found.items()} == {k: row["probability"] for k, row in right.items()}
+    assert "are taken in the model's order" in caplog.text
+    with pytest.raises(Exception) as raised:
+        other = datalist("c.json", [*names[:3], "DWI"], range(4))
+        predict(trained, cohort, tmp_path / "other", datalist_file=other)
+    assert f"the model was trained on {', '.join(names)}" in str(cause(raised.value))
+
+
+def test_another_atlas_with_as_many_tracts_is_refused(trained, cohort, tmp_path):
+    from shared.data import TractAtlas
+
+    shutil.copytree(trained / "models", tmp_path / "models")
+    atlas = TractAtlas.load(cohort / "atlas.npz")
+    atlas.pairs = atlas.pairs[::-1].copy()
+    atlas.save(tmp_path / "models/atlas.npz")
+    with pytest.raises(Exception) as raised:
+        predict(tmp_path, cohort, tmp_path / "out")
+    assert "is not the atlas that the model was trained with" in str(cause(raised.value))
+    shutil.copytree(cohort, tmp_path / "data")
+    atlas.save(tmp_path / "data/atlas.npz")
+    given = SMALL | {"covariates": ["age"], "resume": True, "run_id": "contrast_run"}
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", data=tmp_path / "data", out=tmp_path, **given).run()
+    assert "the tract atlas is another one" in str(cause(raised.value))
+
+
+def test_a_patient_of_the_training_is_told_among_new_ones(trained, cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    known = {**content["training"][0], "patient": "renamed"}
+    mixed = {**content, "training": [], "testing": [known, content["testing"][0]]}
+    (tmp_path / "mixed.json").write_text(json.dumps(mixed))
+    found = predict(trained, cohort, tmp_path / "out", datalist_file=str(tmp_path / "mixed.json"))
+    assert [row["trained_on"] for row in found.values()] == ["1", "0"]
+
+
+def test_the_bank_is_recognised_where_nobody_is_named(trained, cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    parts = json.loads((tmp_path / "models/split.json").read_text())
+    (tmp_path / "models/split.json").unlink()  # as a packaged model comes
+    content = json.loads((cohort / "datalist.json").read_text())
+    bank = [case for case in content["training"] if case["patient"] in parts["population"]][:2]
+    (tmp_path / "bank.json").write_text(
+        json.dumps({**content, "training": [], "testing": [*bank, content["testing"][0]]})
+    )
+    found = predict(tmp_path, cohort, tmp_path / "out", datalist_file=str(tmp_path / "bank.json"))
+    assert [row["trained_on"] for row in found.values()] == ["1", "1", ""]

@@ -1,6 +1,7 @@
 """The IRCL bundle from NIfTI files to explained predictions, on a small phantom cohort and tiny networks."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -60,6 +61,7 @@ def test_training_leaves_checkpoints_tables_and_pictures(trained):
         "biomarkers.pt",
         "model.pt",
         "model.json",
+        "split.json",
     }
     expected = {"biomarkers.csv", "biomarkers.json", "biomarkers.png", "pretrain_loss.csv", "train_loss.png"}
     assert expected <= {path.name for path in (trained / "eval").iterdir()}
@@ -144,7 +146,7 @@ def test_a_model_of_other_dimensions_is_refused_by_name(trained, cohort):
     with pytest.raises(Exception) as caught:
         workflow("train", "cpu", "phantom", "evaluate", data=cohort, out=trained, run_id="evaluate", **options).run()
     message = str(cause(caught.value))
-    assert "model.pt does not fit this network" in message and "in the file" in message
+    assert "network_def#dim is 32, the model was trained with 16" in message
 
 
 def test_a_missing_dataset_names_the_ways_to_get_one(tmp_path):
@@ -175,3 +177,74 @@ def test_all_bad_cases_are_reported_together_before_training(cohort, tmp_path):
     problems = cause(caught.value).problems
     assert len(problems) == 2 and "P001" in problems[0] and "NaN" in problems[0] and "P002" in problems[1]
     assert not (tmp_path / "models").exists()
+
+
+def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(trained, cohort, tmp_path):
+    found = []
+    for name, configs, given in (("with", ("train", "cpu", "phantom"), SMALL), ("bare", ("train",), {})):
+        options = given | {"output_dir": str(tmp_path / name), "run_id": "evaluate"}
+        workflow(*configs, "evaluate", data=cohort, out=trained, **options).run()
+        found.append([row["probability"] for row in rows(tmp_path / name / "predictions.csv")])
+    assert found[0] == found[1]
+
+
+def test_an_overlay_after_evaluate_json_changes_nothing_or_is_refused(trained, cohort, tmp_path):
+    options = {"output_dir": str(tmp_path), "run_id": "evaluate"}
+    workflow("train", "evaluate", "phantom", data=cohort, out=trained, **options).run()
+    with pytest.raises(Exception) as raised:
+        workflow("train", "evaluate", "phantom", data=cohort, out=trained, **options, **{"roi#size": 48}).run()
+    assert "roi#size is 48, the model was trained with 32" in str(cause(raised.value))
+
+
+def test_modalities_in_another_order_are_put_right_and_others_refused(trained, cohort, tmp_path, caplog):
+    content = json.loads((cohort / "datalist.json").read_text())
+    names = content["modalities"]
+    content["modalities"] = names[::-1]
+    for case in content["testing"]:
+        case["image"].reverse()
+    (tmp_path / "turned.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text(json.dumps({**content, "modalities": ["T1", "DWI", "T2"]}))
+    given = {"run_id": "evaluate", "split": "testing"}
+    found = []
+    for file in ("datalist.json", str(tmp_path / "turned.json")):
+        options = given | {"datalist_file": file, "output_dir": str(tmp_path / Path(file).stem)}
+        workflow("train", "evaluate", data=cohort, out=trained, **options).run()
+        found.append([row["probability"] for row in rows(tmp_path / Path(file).stem / "predictions.csv")])
+    assert found[0] == found[1] and "are taken in the model's order" in caplog.text
+    for configs, kind in ((("train", "evaluate"), "train"), (("inference",), "infer")):
+        run_id = "evaluate" if kind == "train" else "run"
+        options = {"datalist_file": str(tmp_path / "other.json"), "output_dir": str(tmp_path), "run_id": run_id}
+        with pytest.raises(Exception) as raised:
+            workflow(*configs, data=cohort, out=trained, kind=kind, **options).run()
+        assert f"the model was trained on {', '.join(names)}" in str(cause(raised.value))
+
+
+def test_a_model_is_not_scored_on_its_own_patients(trained, cohort, tmp_path):
+    options = {"run_id": "evaluate", "output_dir": str(tmp_path), "fold": 1}
+    with pytest.raises(Exception) as raised:
+        workflow("train", "evaluate", data=cohort, out=trained, **options).run()
+    assert "12 of the 12 patients to evaluate trained this model" in str(cause(raised.value))
+    workflow("train", "evaluate", data=cohort, out=trained, **(options | {"split": "training"})).run()
+    assert len(rows(tmp_path / "predictions.csv")) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"fold": 0}, "fold was -1, is now 0"), ({"seed": 3}, "seed was 0, is now 3")]
+)
+def test_a_training_is_not_gone_on_with_by_another(trained, cohort, change, words):
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", "phantom", data=cohort, out=trained, resume=True, **(SMALL | change)).run()
+    assert words in str(cause(raised.value))
+
+
+def test_a_retraining_that_was_cut_off_delivers_no_older_biomarkers_or_model(trained, cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    other = SMALL | {"seed": 5}
+    workflow("train", "cpu", "phantom", data=cohort, out=tmp_path, run_id="pretrain_run", **other).run()
+    assert {path.name for path in (tmp_path / "models").glob("[a-z]*")} == {"pretrain.pt", "split.json"}
+    # cut off here, resumed: all three stages are of the new training
+    workflow("train", "cpu", "phantom", data=cohort, out=tmp_path, resume=True, **other).run()
+    first, again = (torch.load(out / "models/biomarkers.pt", weights_only=True) for out in (trained, tmp_path))
+    assert not torch.equal(first["biomarkers"], again["biomarkers"])
+    pretrained = torch.load(tmp_path / "models/pretrain.pt", weights_only=True)["network"]
+    assert all(torch.equal(pretrained[f"encoder.{key}"], value) for key, value in again["encoder"].items())

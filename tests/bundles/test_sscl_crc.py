@@ -61,7 +61,12 @@ def trained(patches, tmp_path_factory):
 
 
 def test_training_leaves_checkpoints_tables_and_pictures(trained):
-    assert {path.name for path in (trained / "models").iterdir()} == {"pretrain.pt", "model.pt", "model.json"}
+    assert {path.name for path in (trained / "models").iterdir()} == {
+        "pretrain.pt",
+        "model.pt",
+        "model.json",
+        "split.json",
+    }
     expected = {"pretrain_loss.csv", "pretrain_loss.png", "train_loss.csv"}
     assert expected <= {path.name for path in (trained / "eval").iterdir()}
     state = weights(trained / "models/model.pt")
@@ -184,4 +189,37 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(trained, patches, tmp_p
     flow = workflow("train", "cpu", "evaluate", data=patches, out=tmp_path, run_id="evaluate", **other)
     with pytest.raises(Exception) as raised:
         flow.run()
-    assert "does not fit this network" in str(cause(raised.value))
+    message = str(cause(raised.value))
+    assert "network_def#encoder#channels is [8, 8, 8, 24], the model was trained with [8, 8, 8, 16]" in message
+
+
+def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(trained, patches, tmp_path):
+    found = []
+    for name, configs, given in (("with", ("train", "cpu", "evaluate"), SMALL), ("bare", ("train", "evaluate"), {})):
+        options = given | {"output_dir": str(tmp_path / name), "run_id": "evaluate", "bf16": False}
+        workflow(*configs, data=patches, out=trained, **options).run()
+        found.append([row["probability"] for row in rows(tmp_path / name / "predictions.csv")])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [("views", 2, "views is 2"), ("size", 32, "size is 32")])
+def test_evaluation_with_other_settings_is_refused(trained, patches, tmp_path, key, value, words):
+    given = SMALL | {key: value, "output_dir": str(tmp_path), "run_id": "evaluate"}
+    with pytest.raises(Exception) as raised:
+        workflow("train", "cpu", "evaluate", data=patches, out=trained, **given).run()
+    assert words in str(cause(raised.value)) and "the model was trained with" in str(cause(raised.value))
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_reversed_classes_and_patients_of_the_training_are_not_evaluated(trained, patches, tmp_path):
+    content = json.loads((patches / "datalist.json").read_text())
+    content["classes"].reverse()
+    (tmp_path / "reversed.json").write_text(json.dumps(content))
+    given = SMALL | {"output_dir": str(tmp_path), "run_id": "evaluate"}
+    for change, words in (
+        ({"datalist_file": str(tmp_path / "reversed.json")}, "labels are numbers"),
+        ({"fold": 1, "split": "validation"}, "to evaluate trained this model"),
+    ):
+        with pytest.raises(Exception) as raised:
+            workflow("train", "cpu", "evaluate", data=patches, out=trained, **(given | change)).run()
+        assert words in str(cause(raised.value))

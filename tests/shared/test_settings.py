@@ -42,7 +42,9 @@ def test_the_trained_network_takes_its_own_weights(tmp_path, config):
     load_weights(network, load_checkpoint(tmp_path / "model.pt"), "model.pt")
     x = torch.rand(2, 4, 8, 8)
     assert torch.equal(network(x), trained(x)) and network.views == 2
-    assert trained_network(IRCLClassifier, tmp_path, config, views=5).views == 5
+    assert trained_network(IRCLClassifier, tmp_path, config, views=trained.views).views == trained.views
+    with pytest.raises(CheckpointError, match=rf"network_def#views is 5, the model was trained with {trained.views} "):
+        trained_network(IRCLClassifier, tmp_path, config, views=5)
 
 
 def test_without_a_trained_model_the_network_is_the_configurations(tmp_path, config):

@@ -1,0 +1,60 @@
+"""One process at a time in a folder, by a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from shared.errors import CheckpointError
+
+LOCK_FILE = ".lock"
+
+logger = logging.getLogger(__name__)
+_held: dict[Path, IO[str]] = {}
+
+
+def lock_folder(folder: str | os.PathLike) -> None:
+    """Keep other processes from training in ``folder`` until this one ends; calling it again does nothing.
+
+    The file names the process that holds it. Of a process that was killed the name stays, the lock does not: the next
+    training takes the folder over and says so.
+
+    Raises:
+        CheckpointError: another process holds it, with its id and host.
+    """
+    import fcntl
+
+    path = Path(folder).resolve() / LOCK_FILE
+    if path in _held:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    file.seek(0)
+    before = file.read().strip()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise CheckpointError(
+            f"Another training writes to {folder} now ({before or 'an unknown process'}): wait until it ends, stop it, "
+            "or choose another --ckpt_dir."
+        ) from error
+    if before:
+        logger.warning("%s: taken over from a training that was cut off (%s).", path, before)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[path] = file
+    atexit.register(release_folder, folder)
+
+
+def release_folder(folder: str | os.PathLike) -> None:
+    """Give the lock back; a folder that is not held is left as it is."""
+    path = Path(folder).resolve() / LOCK_FILE
+    if (file := _held.pop(path, None)) is not None:
+        path.unlink(missing_ok=True)
+        file.close()

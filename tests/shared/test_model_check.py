@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from shared.data.digests import sha256
+from shared.errors import CheckpointError, DataError
+from shared.model_check import ModelCheck
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model trained on P1 of the cohort `here`, with a region of 64."""
+    image = tmp_path / "a.nii"
+    image.write_bytes(b"a")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "model.pt").touch()
+    (folder / "model.json").write_text(json.dumps({"roi": {"size": 64}, "views": 8}))
+    split = {"cohort": "here", "images": {"train": {"P1": [sha256(image)]}}}
+    (folder / "split.json").write_text(json.dumps(split))
+    return folder
+
+
+def case(tmp_path, patient, content=b"a"):
+    path = tmp_path / f"{patient}.nii"
+    path.write_bytes(content)
+    return {"patient": patient, "image": [str(path)]}
+
+
+@pytest.mark.parametrize(
+    ("used", "words"),
+    [({"roi": {"size": 32}}, "roi#size is 32, the model was trained with 64"), ({"views": 1}, "views is 1, .* with 8")],
+)
+def test_other_settings_than_the_models_are_refused(model, used, words):
+    ModelCheck(model, used={"roi": {"size": 64}, "views": 8, "later": 1}, split="testing").run()
+    with pytest.raises(CheckpointError, match=words):
+        ModelCheck(model, used=used, split="testing").run()
+
+
+def test_patients_of_the_training_are_not_evaluated_under_any_name(model, tmp_path, caplog):
+    with pytest.raises(DataError, match=r"1 of the 2 patients to evaluate trained this model \(X \(then P1\)\)"):
+        ModelCheck(model, cases=[case(tmp_path, "X"), case(tmp_path, "Y", b"y")], split="validation").run()
+    ModelCheck(model, cases=[case(tmp_path, "X")], split="training").run()
+    assert "the model was trained on" in caplog.text
+
+
+def test_the_same_name_elsewhere_is_another_patient_and_here_is_not(model, tmp_path, caplog):
+    cases = [case(tmp_path, "P1", b"other pixels")]
+    ModelCheck(model, cases=cases, split="testing", cohort="elsewhere").run()
+    assert "taken for other people" in caplog.text
+    with pytest.raises(DataError, match=r"trained this model by name \(P1\)"):
+        ModelCheck(model, cases=cases, split="testing", cohort="here").run()
+
+
+def test_new_patients_are_told_not_refused(model, tmp_path, caplog):
+    check = ModelCheck(model, cases=[case(tmp_path, "X"), case(tmp_path, "Y", b"y")])
+    check.run()
+    assert check.seen() == {"X": "P1"} and check.known()
+    assert "trained on 1 of the 2 patients to predict (X)" in caplog.text
+
+
+def test_a_model_without_its_split_says_that_nothing_can_be_checked(model, tmp_path, caplog):
+    (model / "split.json").unlink()
+    check = ModelCheck(model, cases=[case(tmp_path, "X")], split="testing")
+    check.run()
+    assert "cannot be checked" in caplog.text and not check.known()
+
+
+def test_a_model_without_model_json_is_not_guessed_at(model):
+    (model / "model.json").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.json is missing"):
+        ModelCheck(model).run()

@@ -1,0 +1,221 @@
+"""Records: what a stage depends on is found, what differs is named, what was made from an older checkpoint goes."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from shared.checkpoint import save_checkpoint
+from shared.errors import CheckpointError
+from shared.record import (
+    TrainingRecord,
+    building_config,
+    check_weights,
+    plain_settings,
+    read_split,
+    seen_patients,
+    weights_digest,
+)
+
+CONFIG = {
+    "seed": 0,
+    "roi": {"size": 64, "mask_background": True},
+    "covariates": [],
+    "resume": False,
+    "dataset_dir": "/data/somewhere",
+    "encoder": {"channels": [8, 16], "views": 2},
+    "one": {
+        "epochs": 5,
+        "rate": 0.1,
+        "checkpoint": "$@ckpt_dir + '/one.pt'",
+        "trainer": {
+            "_target_": "a.Trainer",
+            "epochs": "@one#epochs",
+            "rate": "@one#rate",
+            "roi": "@roi",
+            "seed": "@seed",
+        },
+    },
+    "two": {
+        "checkpoint": "$@ckpt_dir + '/two.pt'",
+        "stage": {"_target_": "a.Stage", "channels": "@encoder#channels", "dataset_dir": "@dataset_dir"},
+    },
+    "train": {
+        "trainer": {
+            "_target_": "a.Trainer",
+            "network": "$@encoder.to(@device)",
+            "first": "@one#checkpoint",
+            "covariates": "$len(@covariates)",
+            "resume": "@resume",
+        }
+    },
+}
+
+
+def case(folder, name, content, **more):
+    path = folder / f"{name}.nii"
+    path.write_bytes(content)
+    return {"patient": name, "image": [str(path)], "label": 1, **more}
+
+
+@pytest.fixture
+def datalist(tmp_path):
+    cases = [case(tmp_path, f"P{k}", bytes([k])) for k in range(3)]
+    return SimpleNamespace(training=cases, classes=["no", "yes"], modalities=["T1", "T2"], name="here")
+
+
+@pytest.fixture
+def make(tmp_path, datalist):
+    def record(config=CONFIG, **changes):
+        listed = SimpleNamespace(**{**vars(datalist), **changes})
+        return TrainingRecord(tmp_path / "models", listed, stages=["one", "two", "train"], config=config)
+
+    return record
+
+
+def changed(key, value):
+    config = json.loads(json.dumps(CONFIG))
+    place = config
+    *parents, last = key.split("#")
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return config
+
+
+def finish(record, stage):
+    record.begin(stage, None, finished=False, going_on=False)
+    save_checkpoint(record.path(stage), {"network": {}, "record": record.of(stage)})
+
+
+def stored(record, stage):
+    return torch.load(record.path(stage), weights_only=True)["record"]
+
+
+def test_references_are_followed_and_places_left_out():
+    values, epochs, visited = plain_settings(CONFIG, "one#trainer")
+    assert values == {"one#rate": 0.1, "one#trainer": "Trainer", "roi#mask_background": True, "roi#size": 64, "seed": 0}
+    assert epochs == {"one#epochs": 5} and "one#checkpoint" not in visited
+    assert plain_settings(CONFIG, "two#stage")[0] == {"encoder#channels": [8, 16], "two#stage": "Stage"}
+    values, _, visited = plain_settings(CONFIG, "train#trainer", unused=["encoder::views"])
+    assert values == {"covariates": [], "encoder#channels": [8, 16], "train#trainer": "Trainer"}
+    assert "one#checkpoint" in visited
+
+
+def test_wrappers_of_several_processes_change_nothing():
+    config = changed(
+        "train#trainer#network", {"_target_": "torch.DistributedDataParallel", "module": "@encoder", "x": 1}
+    )
+    assert plain_settings(config, "train#trainer")[0] == plain_settings(CONFIG, "train#trainer")[0]
+
+
+def test_a_component_sees_the_configuration_that_builds_it():
+    parser = ConfigParser({"a": 3, "b": {"_target_": "shared.record.building_config"}})
+    assert parser.get_parsed_content("b")["a"] == 3
+    assert building_config() == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": changed("roi#size", 32)}, "roi#size was 64, is now 32"),
+        ({"config": changed("seed", 1)}, "seed was 0, is now 1"),
+        ({"config": changed("one#epochs", 6)}, "one#epochs was 5, is now 6"),
+        ({"classes": ["yes", "no"]}, "the classes were no, yes, are now yes, no"),
+        ({"modalities": ["T2", "T1"]}, "the modalities were T1, T2, are now T2, T1"),
+    ],
+)
+def test_a_finished_stage_of_another_training_is_refused_by_name(make, change, words):
+    finish(make(), "one")
+    record = make(**change)
+    with pytest.raises(CheckpointError) as raised:
+        record.begin("one", stored(record, "one"), finished=True, going_on=True)
+    assert words in str(raised.value) and "--resume False" in str(raised.value)
+    assert record.path("one").is_file()
+
+
+def test_what_changes_no_number_is_not_compared(make, caplog):
+    finish(make(), "one")
+    for key, value in (("resume", True), ("dataset_dir", "/elsewhere"), ("encoder#views", 5)):
+        record = make(config=changed(key, value))
+        record.begin("one", stored(record, "one"), finished=True, going_on=True)
+    record.begin("one", None, finished=True, going_on=True)
+    assert "holds no record of its training" in caplog.text
+
+
+def test_a_half_finished_stage_may_have_more_epochs_and_nothing_else(make):
+    half = make().of("one")
+    make(config=changed("one#epochs", 50)).begin("one", half, finished=False, going_on=True)
+    with pytest.raises(
+        CheckpointError, match=r"one\.pt\.resume was trained otherwise .* one#rate was 0\.1, is now 0\.2"
+    ):
+        make(config=changed("one#rate", 0.2)).begin("one", half, finished=False, going_on=True)
+
+
+@pytest.mark.parametrize("what", ["pixels", "label", "patient"])
+def test_another_training_part_is_refused(make, datalist, tmp_path, what):
+    finish(make(), "one")
+    if what == "pixels":
+        (tmp_path / "P0.nii").write_bytes(b"x")
+    elif what == "label":
+        datalist.training[0]["label"] = 0
+    else:
+        datalist.training.pop()
+    record = make()
+    with pytest.raises(CheckpointError, match=r"the training part .* is another one"):
+        record.begin("one", stored(record, "one"), finished=True, going_on=True)
+
+
+def test_the_order_of_patients_is_no_difference(make, datalist):
+    finish(make(), "one")
+    datalist.training.reverse()
+    record = make()
+    record.begin("one", stored(record, "one"), finished=True, going_on=True)
+
+
+def test_a_stage_that_starts_anew_removes_what_was_made_from_it_and_nothing_else(make):
+    record = make()
+    for stage in record.stages:
+        finish(record, stage)
+    (record.ckpt_dir / "model.json").write_text("{}")
+    make().begin("one", None, finished=False, going_on=False)
+    # two does not start from one; train does
+    assert {path.name for path in record.ckpt_dir.glob("[a-z]*")} == {"two.pt", "split.json"}
+
+
+def test_a_stage_does_not_start_from_a_checkpoint_of_other_settings(make):
+    finish(make(), "one")
+    with pytest.raises(CheckpointError, match=r"stage 'train' would start from .*one\.pt.* roi#size was 64, is now 32"):
+        make(config=changed("roi#size", 32)).begin("train", None, finished=False, going_on=False)
+
+
+def test_an_exchanged_parent_is_seen(make):
+    record = make()
+    finish(record, "one")
+    finish(record, "train")
+    known = stored(record, "train")
+    save_checkpoint(record.path("one"), {"network": {"x": torch.ones(1)}, "record": record.of("one")})
+    with pytest.raises(CheckpointError, match=r"one\.pt, from which it started, is another one now"):
+        make().begin("train", known, finished=True, going_on=True)
+
+
+def test_who_was_trained_on_is_known_by_images_not_by_names(make, tmp_path):
+    finish(make(), "one")
+    new = tmp_path / "new"
+    new.mkdir()
+    same, other = case(new, "renamed", bytes([1])), case(new, "P1", b"other")
+    assert seen_patients(tmp_path / "models", [same, other]) == {"renamed": "P1"}
+    assert read_split(tmp_path / "models")["cohort"] == "here"
+    assert seen_patients(new, [same]) == {}
+
+
+def test_weights_of_another_training_do_not_fit_model_json(tmp_path):
+    state = {"a": torch.arange(3.0), "b": torch.zeros(2, dtype=torch.long)}
+    (tmp_path / "model.json").write_text(json.dumps({"weights": weights_digest(state)}))
+    check_weights(tmp_path / "model.pt", state)
+    with pytest.raises(CheckpointError, match="of two trainings"):
+        check_weights(tmp_path / "model.pt", {**state, "a": state["a"] + 1})
+    (tmp_path / "model.json").write_text("{}")  # of an older version
+    check_weights(tmp_path / "model.pt", state)

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from shared.errors import CheckpointError
 from shared.packaging.contents import LARGEST, packaged_files, read_metadata
 
 _FILES = ("LICENSE", "docs/README.md", "docs/data_license.txt")
@@ -176,6 +177,33 @@ def check_sizes(bundle: Path) -> Result:
     return Result(bundle.name, "no file over 25 MB", problems, note)
 
 
+def check_model(bundle: Path) -> Result:
+    """A trained model is whole: its settings and atlas are those of its training, and nothing in it tells a name."""
+    path, name = bundle / "models/model.pt", "trained model"
+    if not path.is_file():
+        return Result(bundle.name, name, note="none")
+    from shared.checkpoint import load_checkpoint
+    from shared.record import MODEL_FILE, check_weights, read_model
+
+    problems, content = [], read_model(path.parent)
+    try:
+        state = load_checkpoint(path)
+        check_weights(path, state)
+        if any(str(key).rpartition(".")[2] == "seen" for key in state):
+            problems.append(
+                f"{path} holds hashes of patients' names (it was trained with an older version): train again"
+            )
+        if "atlas" in content.get("record", {}):
+            from shared.handlers.glioma import trained_atlas
+
+            trained_atlas(path.parent)
+    except CheckpointError as error:
+        problems.append(str(error))
+    if not content:
+        problems.append(f"{path.parent / MODEL_FILE} is missing or damaged: without it the model cannot be used")
+    return Result(bundle.name, name, problems, "with its record" if "record" in content else "without a record")
+
+
 def cheap_checks(bundle: Path, *, root: Path, schema: Mapping[str, Any] | None = None) -> Iterator[Result]:
     """All of these checks, one after another."""
     yield check_files(bundle)
@@ -185,6 +213,7 @@ def cheap_checks(bundle: Path, *, root: Path, schema: Mapping[str, Any] | None =
     yield check_requirements(bundle, root)
     yield check_paths(bundle)
     yield check_sizes(bundle)
+    yield check_model(bundle)
 
 
 def _filled(path: Path) -> bool:

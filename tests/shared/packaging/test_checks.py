@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from shared.errors import DataError
 from shared.packaging import checks
@@ -28,7 +29,7 @@ def edit(path, **values):
 
 def test_a_sound_bundle_has_no_problem(bundle):
     results = list(checks.cheap_checks(bundle, root=ROOT, schema=SCHEMA))
-    assert [each.status for each in results] == ["ok"] * 7, [each.problems for each in results]
+    assert [each.status for each in results] == ["ok"] * 8, [each.problems for each in results]
 
 
 def test_missing_and_broken_files_are_named_together(bundle):
@@ -115,3 +116,23 @@ def test_bundles_are_found_by_name_or_folder(bundle):
     assert find_bundles(root=bundle) == [bundle]
     with pytest.raises(DataError, match=r"no bundle 'nosuch'.*sscl_crc"):
         find_bundles(["nosuch"], root=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("state", "settings", "words"),
+    [
+        ({"a": torch.ones(2)}, None, "model.json is missing"),
+        ({"a": torch.ones(2)}, {"weights": "0" * 64}, "of two trainings"),
+        ({"features.seen": torch.ones(2)}, {"network": {}}, "hashes of patients' names"),
+        ({"a": torch.ones(2)}, {"network": {}}, None),
+    ],
+)
+def test_a_model_is_packed_with_its_own_settings_and_no_names(bundle, state, settings, words):
+    (bundle / "models").mkdir()
+    torch.save(state, bundle / "models/model.pt")
+    (bundle / "models/split.json").write_text('{"images": {"train": {"Jane Doe": []}}}')
+    if settings is not None:
+        (bundle / "models/model.json").write_text(json.dumps(settings))
+    problems = checks.check_model(bundle).problems
+    assert (words in " ".join(problems)) if words else not problems
+    assert "models/split.json" not in bundle_files(bundle)

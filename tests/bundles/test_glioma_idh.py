@@ -119,8 +119,8 @@ def test_a_graph_of_patients_whom_the_encoders_saw_is_refused(trained, cohort, t
 
 
 def test_monai_finds_all_properties_it_looks_for(cohort, trained, tmp_path, caplog):
-    for configs in (("train", "cpu"), ("train", "cpu", "evaluate")):
-        assert workflow(*configs, data=cohort, out=tmp_path, **SMALL).check_properties() == []
+    assert workflow("train", "cpu", data=cohort, out=tmp_path, **SMALL).check_properties() == []
+    assert workflow("train", "evaluate", data=cohort, out=trained).check_properties() == []
     assert workflow("inference", data=cohort, out=trained, kind="infer").check_properties() == []
     assert "wrong ID" not in caplog.text
 
@@ -383,13 +383,12 @@ def test_patients_whom_the_encoders_saw_are_not_scored(trained, cohort, tmp_path
 
 
 def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(trained, cohort, tmp_path):
-    workflow("train", "cpu", "evaluate", data=cohort, out=trained, run_id="evaluate", output_dir=str(tmp_path)).run()
-    found = {row["patient"]: row["probability"] for row in rows(tmp_path / "predictions.csv")}
-    # neither the overlay nor one setting of the training; its own presets in their place
-    given = {"run_id": "evaluate", "output_dir": str(tmp_path / "bare"), "bf16": False}
-    workflow("train", "evaluate", data=cohort, out=trained, **given).run()
-    again = {row["patient"]: row["probability"] for row in rows(tmp_path / "bare/predictions.csv")}
-    assert again == found
+    found = []
+    for name, configs in (("with", ("train", "cpu", "evaluate")), ("bare", ("train", "evaluate"))):
+        given = {"run_id": "evaluate", "output_dir": str(tmp_path / name), "bf16": False}
+        workflow(*configs, data=cohort, out=trained, **given).run()
+        found.append({row["patient"]: row["probability"] for row in rows(tmp_path / name / "predictions.csv")})
+    assert found[0] == found[1]
 
 
 def test_sequences_in_another_order_are_put_right_and_others_refused(trained, cohort, tmp_path, caplog):

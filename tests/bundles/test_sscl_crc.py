@@ -202,7 +202,7 @@ def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(train
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [("views", 2, "views is 2"), ("size", 32, "size is 32")])
+@pytest.mark.parametrize(("key", "value", "words"), [("views", 1, "views is 1"), ("size", 32, "size is 32")])
 def test_evaluation_with_other_settings_is_refused(trained, patches, tmp_path, key, value, words):
     given = SMALL | {key: value, "output_dir": str(tmp_path), "run_id": "evaluate"}
     with pytest.raises(Exception) as raised:

@@ -231,7 +231,7 @@ def save(path, shape=(6, 5, 4), spacing=1.0, value=0):
 
 
 class Hospital:
-    """Eight patients with a folder each, T1, T1D and mask, and a label table with the column MVI."""
+    """Eight patients with a folder each, T1, T1D and mask, and a label table with the column MVI (M0, M1, one M2)."""
 
     def __init__(self, root):
         self.root, self.folder, self.table, self.output = root, root / "patients", root / "labels.csv", root / "out"
@@ -241,7 +241,12 @@ class Hospital:
             for value, file in enumerate((f"{name}_T1.nii.gz", f"{name}-t1d.nii", "Tumor_Seg.nii.gz")):
                 save(self.folder / name / file, value=value)
             self.rows.append(
-                {"patient": name, "MVI": "M1" if number % 2 else "M0", "age": 50 + number, "test": int(number > 5)}
+                {
+                    "patient": name,
+                    "MVI": "M0" if number % 2 == 0 else "M2" if number == 7 else "M1",
+                    "age": 50 + number,
+                    "test": int(number > 5),
+                }
             )
 
     def write(self, delimiter=",", encoding="utf-8"):
@@ -428,7 +433,7 @@ def test_a_missing_covariate_is_said_and_found_by_the_datalist(cohort, capsys):
         ((*LABELS, "--negative", "M9"), "P0: label 'M0' is neither among --positive M1,M2 nor --negative M9"),
         (("--label-column", "outcome"), "no column 'outcome'; its columns are patient, MVI, age, test"),
         ((*LABELS, "--test-column", "age"), "P0: column 'age' must be 1 or 0, got '50'"),
-        (("--label-column", "MVI", "--positive", "M7"), "all 8 patients have label 0"),
+        (("--label-column", "MVI", "--positive", "M7"), "--positive 'M7': no row of column 'MVI' holds it"),
         ((*LABELS, "--folds", "5"), "label 0 has 4 patients, fewer than the 5 folds"),
         ((*LABELS, "--test-fraction", "0.99"), "cannot be split with --test-fraction 0.99"),
     ],

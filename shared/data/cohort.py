@@ -52,7 +52,7 @@ def collect(
     """Everything known of each patient (``files``, ``mask_file``, ``others``, label, covariates), checked.
 
     Args:
-        options: of the command line.
+        options: of the command line; gets ``told`` (lines for :func:`report`) and ``label_values``.
         extra_problem: a further rule for each image and mask; what is wrong, or None.
 
     Returns:
@@ -72,7 +72,8 @@ def collect(
     if not any(files.values()):
         raise DataError(f"{options.folder}: holds no .nii or .nii.gz file; convert DICOM with dcm2niix first")
     found, lines = other_capitals(files, options.folder, list(table.patients))
-    options.told, problems, missing = [*table.told, *lines], [*table.problems, *found], []
+    options.told, options.label_values = [*table.told, *lines], table.values
+    problems, missing = [*table.problems, *found], []
     if options.labels is not None:
         lost, strange = [n for n in table.patients if n not in files], [n for n in files if n not in table.patients]
         hints = look_alikes(lost, strange) | look_alikes(strange, lost)

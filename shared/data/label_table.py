@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.data.labels import read_labels, zero_or_one
-from shared.data.numbers import parse_number, read_numbers
+from shared.data.cell_numbers import parse_number, read_numbers
+from shared.data.labels import NUMBERS, read_labels
 from shared.data.tables import read_table, rows_by_patient
 
 YES = ("true", "yes", "y", "test", "testing")
@@ -74,7 +74,7 @@ def _labels(found: LabelTable, cells: dict[str, str], options: argparse.Namespac
         column,
         positive=options.positive,
         negative=options.negative,
-        words=getattr(options, "label_words", zero_or_one),
+        words=getattr(options, "label_words", NUMBERS),
     )
     if not options.inference:
         found.problems += labels.problems

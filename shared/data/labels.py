@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shared.data.cell_numbers import is_empty, parse_number
 from shared.data.names import clean, why_alike
-from shared.data.numbers import is_empty, parse_number
 from shared.data.tables import some
 
 # Values that say that nothing is known, in some languages: never one of two classes unless they are named.
@@ -61,6 +61,27 @@ def idh_label(text: str) -> int | None:
     return zero_or_one(text)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What values mean that nobody named.
+
+    Args:
+        read: label of a text, None where it is not known; ValueError where it is neither.
+        refusal: what to say of a text that is neither, with ``{}`` for it.
+    """
+
+    read: Callable[[str], int | None]
+    refusal: str
+
+
+NUMBERS = Words(zero_or_one, "label must be 0 or 1, got {!r}; name the positive values with --positive")
+IDH_WORDS = Words(
+    idh_label,
+    "label {!r} is neither among the words for mutant (IDH1 p.R132H, 1, ...) nor among those for wild type (0, "
+    "wt, ...); name it with --positive or --negative, or empty the cell",
+)
+
+
 @dataclass
 class Labels:
     """What a column says.
@@ -99,9 +120,7 @@ def read_labels(
     *,
     positive: Sequence[str] = (),
     negative: Sequence[str] = (),
-    words: Callable[[str], int | None] = zero_or_one,
-    rule: str = "label must be 0 or 1",
-    remedy: str = "; name the positive values with --positive",
+    words: Words = NUMBERS,
 ) -> Labels:
     """Labels of a whole column.
 
@@ -114,10 +133,7 @@ def read_labels(
         column: its name.
         positive: values that mean 1.
         negative: values that mean 0.
-        words: of a value of a side that is not named: its label, None where it is not known; ValueError where it is
-            neither.
-        rule: of ``words``, for the message.
-        remedy: for the message.
+        words: what values of a side that is not named mean.
 
     Example:
         >>> read_labels({"a": "M1", "b": "m0", "c": "M2", "d": ""}, "MVI", positive=["M1", "M2"]).of
@@ -143,7 +159,7 @@ def read_labels(
         found.counts[text] = len(patients)
         if label is None:
             try:
-                label = words(text)
+                label = words.read(text)
                 if label in named.values():
                     raise ValueError(text)
             except ValueError:
@@ -158,7 +174,7 @@ def read_labels(
         _place_others(found, others, groups, column, positive, negative, alone=not read)
     else:
         found.problems += [
-            f"{groups[text][0]}: {rule}, got {text!r}{remedy} ({_whom(groups[text])})" for text in others
+            f"{groups[text][0]}: {words.refusal.format(text)} ({_whom(groups[text])})" for text in others
         ]
     there = {_key(text) for text in groups}
     shown = ", ".join(f"{text!r} ({count})" for text, count in found.counts.items())

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.data.labels import UNKNOWN, read_labels
+from shared.data.cell_numbers import looks_numeric, read_numbers
+from shared.data.labels import IDH_WORDS, UNKNOWN, read_labels
 from shared.data.labels import idh_label as idh_label
 from shared.data.names import differing_in_case, look_alikes
-from shared.data.numbers import looks_numeric, read_numbers
 from shared.data.tables import Table, read_table, some
 from shared.errors import DataError
 
@@ -183,7 +183,7 @@ def _labels(joined: Sequence[tuple[str, Mapping]], column: str | None, source: s
         for text, patient in odd.items()
     ]
     if column and not problems:
-        found = read_labels({patient: row[column] for patient, row in joined}, column, words=idh_label)
+        found = read_labels({patient: row[column] for patient, row in joined}, column, words=IDH_WORDS)
         logger.info("%s: %s", source, found.told(column, ("wild type", "mutated")))
     if column and not odd and not any(label >= 0 for label in labels):
         problems.append(f"{source}: {column} is known of no patient")

@@ -15,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shared.data.cell_numbers import parse_number as parse_number
+from shared.data.clutter import is_clutter
 from shared.data.digests import sha256 as sha256
-from shared.data.numbers import parse_number as parse_number
 from shared.data.tables import read_table as read_table
 from shared.data.tables import rows_by_patient as rows_by_patient
 from shared.errors import DataError
@@ -193,7 +194,7 @@ def phantom_is_there(output: str | os.PathLike, recipe: Mapping[str, Any]) -> bo
         DataError: the folder holds something else.
     """
     output = Path(output)
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or all(is_clutter(path.name) for path in output.iterdir()):
         return False
     try:
         manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))

@@ -16,8 +16,8 @@ from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
 from shared.data import Datalist
-from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.label_table import read_label_table
+from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.prepare import save_nifti
 from tests.scripts.test_prepare_scripts import contents, load_script
 from tests.tiny_heads import (

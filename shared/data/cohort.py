@@ -20,7 +20,7 @@ USUAL_FOLDS = 5
 def known_files(folder: Path, known: list[str] | None, words: list[str]) -> dict[str, list[Path]]:
     """:func:`files_of_patients` with names in Unicode's composed form, however the disk writes them."""
     if known is not None:
-        known = list(dict.fromkeys([*known, *(unicodedata.normalize("NFD", name) for name in known)]))
+        known = list(dict.fromkeys([*(unicodedata.normalize("NFD", name) for name in known), *known]))
     found: dict[str, list[Path]] = {}
     for name, files in files_of_patients(folder, known, words).items():
         found.setdefault(clean(name), []).extend(files)

@@ -162,6 +162,9 @@ def prepare(options: argparse.Namespace) -> None:
     if twice := differing_in_case(options.covariates):
         raise DataError([f"{options.labels}: columns {a!r} and {b!r} are one covariate; rename one" for a, b in twice])
     patients, missing, unused = find_patients(options)
+    for line in options.told:  # which value became which class is seen now, not after hours
+        print(line)
+    options.told = []
     if unused:
         print(
             f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI: {len(unused)} images "

@@ -18,6 +18,10 @@ _UNSURE = re.compile(
     r"|(not|nicht|non|no) (known|available|assess.+|done|determined|reported|tested|data|bekannt|bestimmt)"
     r"|ausstehend|fehlt|offen|fraglich|inconnue?|desconocid[oa]|sconosciut[oa]|未知|不详|待定"
 )
+_SAYS = {
+    **dict.fromkeys(("yes", "y", "true", "positive", "pos", "+", "present", "ja", "oui"), 1),
+    **dict.fromkeys(("no", "n", "false", "negative", "neg", "-", "absent", "nein", "non"), 0),
+}
 UNKNOWN = {"", "na", "nan", "none", "unknown", "indeterminate", "notavailable", "notdone", "?", "-"}
 _WILD = {"wt", "wildtype", "idhwt", "idhwildtype", "negative", "no", "false"}
 _MUTANT = {"mt", "mut", "mutant", "mutated", "idhmut", "idhmutant", "idhmutated", "positive", "yes", "true"}
@@ -125,8 +129,9 @@ def read_labels(
     """Labels of a whole column.
 
     Where both sides are named, any other value is a problem. Where one is, the one other value is the other class;
-    several are a problem, and so is one that says that nothing is known (Mx, pending), or looks like a value that is
-    named (M 1). Values are equal as numbers (1, 1.0, 01), or as text but for capitals and the kind of spaces.
+    several are a problem, and so is one that says that nothing is known (Mx, pending), that looks like a value that is
+    named (M 1), or seems to mean the same (1, yes). Values are equal as numbers (1, 1.0, 01), or as text but for
+    capitals and the kind of spaces.
 
     Args:
         cells: the column's text, by patient.
@@ -171,7 +176,8 @@ def read_labels(
             read += 1
         found.values[text] = label
     if named:
-        _place_others(found, others, groups, column, positive, negative, alone=not read)
+        contrary = {text for text in others if _is_contrary(text, positive, negative, words)}
+        _place_others(found, others, groups, column, positive, negative, alone=not read, contrary=contrary)
     else:
         found.problems += [
             f"{groups[text][0]}: {words.refusal.format(text)} ({_whom(groups[text])})" for text in others
@@ -197,6 +203,7 @@ def _place_others(
     negative: Sequence[str],
     *,
     alone: bool,
+    contrary: set[str],
 ) -> None:
     """Values that nobody named: the other class, where one is named and there is one other value; else a problem."""
     if not others:
@@ -221,8 +228,11 @@ def _place_others(
             f"column {column!r} holds several values beside {given}: {', '.join(shown.values())}{beside}{remedy}"
             + "".join(likeness.values())
         )
-    elif likeness[others[0]] or _UNSURE.fullmatch(clean(others[0]).casefold()):
-        why = "looks like it" if likeness[others[0]] else "may mean that nothing is known"
+    elif why := (
+        ("looks like it" if likeness[others[0]] else "")
+        or ("seems to mean the same" if contrary else "")
+        or ("may mean that nothing is known" if _UNSURE.fullmatch(clean(others[0]).casefold()) else "")
+    ):
         found.problems.append(
             f"column {column!r}: {shown[others[0]]} is not named by {given} and {why}{remedy}{likeness[others[0]]}"
         )
@@ -231,6 +241,21 @@ def _place_others(
         found.note = f"{' = '.join(map(repr, others))} is the only other value"
         return
     found.values = {}  # one class alone would be a cohort of its own
+
+
+def _is_contrary(text: str, positive: Sequence[str], negative: Sequence[str], words: Words) -> bool:
+    """Whether a value that is about to become the other class says of itself that it is of the class that is named."""
+
+    def says(value: str) -> int | None:
+        try:
+            return _SAYS.get(clean(value).casefold()) or words.read(value)
+        except ValueError:
+            return _SAYS.get(clean(value).casefold())
+
+    given, side = (positive, 1) if positive else (negative, 0)
+    if parse_number(text) is not None and all(parse_number(value) is not None for value in given):
+        return False  # 1 and 2, as SPSS codes two classes
+    return says(text) == side and not any(says(value) == 1 - side for value in given)
 
 
 def _key(text: str) -> str | float:

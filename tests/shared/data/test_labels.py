@@ -42,6 +42,26 @@ def test_what_is_not_known_or_looks_like_a_positive_is_never_zero(odd):
     assert problems[0].startswith(f"P1: label {odd!r} is neither among --positive M1 nor --negative M0")
 
 
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (("M1", "1"), {"positive": ["M1"]}),
+        (("present", "yes"), {"positive": ["present"]}),
+        (("M0", "no"), {"negative": ["M0"]}),
+        (("mutiert", "IDH1 p.R132H"), {"positive": ["mutiert"], "words": IDH_WORDS}),
+        (("wt", "WT (negative)", "wildtype"), {"negative": ["wt", "WT (negative)"], "words": IDH_WORDS}),
+    ],
+)
+def test_a_value_that_seems_to_mean_the_same_is_not_the_other_class(texts, named):
+    labels, (problem,) = read(*texts, **named)
+    assert labels == [None] * len(texts) and f"{texts[-1]!r} (1 patient" in problem and "mean the same" in problem
+
+
+def test_meanings_may_be_turned_round():
+    assert read("no", "yes", positive=["no"]) == ([1, 0], [])
+    assert read("alive", "dead", negative=["alive"]) == ([0, 1], [])
+
+
 def test_other_values_are_listed_with_their_counts():
     _, (problem,) = read("M1", "M0", "M0", "Mx", "M 1", positive=["M1"])
     assert problem == (

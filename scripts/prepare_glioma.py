@@ -38,7 +38,7 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.labels import IDH_WORDS
+from shared.data.label_words import IDH_WORDS
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
 from shared.data.prepare import (

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data.cell_numbers import read_numbers
 from shared.data.clutter import is_clutter
-from shared.data.labels import Words, read_labels, zero_or_one
+from shared.data.label_words import Words, zero_or_one
+from shared.data.labels import read_labels
 from shared.data.names import clean, look_alikes
 from shared.data.prepare import (
     begin,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.data.cell_numbers import parse_number, read_numbers
-from shared.data.labels import NUMBERS, read_labels
+from shared.data.label_words import NUMBERS
+from shared.data.labels import read_labels
 from shared.data.tables import read_table, rows_by_patient
 
 YES = ("true", "yes", "y", "test", "testing")

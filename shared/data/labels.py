@@ -2,88 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.data.cell_numbers import is_empty, parse_number
+from shared.data.label_words import NUMBERS, Words, is_unsure
 from shared.data.names import clean, why_alike
 from shared.data.tables import some
-
-# Values that say that nothing is known, in some languages: never one of two classes unless they are named.
-_UNSURE = re.compile(
-    r".*\?.*|#.+|[pcyr]{0,2}[tnmglrv]?x|n\.? ?[kad]\.?|nos|tb[ad]|unk|unkn?own|missing|pending|to be .+"
-    r"|un(clear|certain|determined|bekannt|klar)|indeterminate|equivocal|inconclusive"
-    r"|(not|nicht|non|no) (known|available|assess.+|done|determined|reported|tested|data|bekannt|bestimmt)"
-    r"|ausstehend|fehlt|offen|fraglich|inconnue?|desconocid[oa]|sconosciut[oa]|未知|不详|待定"
-)
-_SAYS = {
-    **dict.fromkeys(("yes", "y", "true", "positive", "pos", "+", "present", "ja", "oui"), 1),
-    **dict.fromkeys(("no", "n", "false", "negative", "neg", "-", "absent", "nein", "non"), 0),
-}
-UNKNOWN = {"", "na", "nan", "none", "unknown", "indeterminate", "notavailable", "notdone", "?", "-"}
-_WILD = {"wt", "wildtype", "idhwt", "idhwildtype", "negative", "no", "false"}
-_MUTANT = {"mt", "mut", "mutant", "mutated", "idhmut", "idhmutant", "idhmutated", "positive", "yes", "true"}
-
-
-def zero_or_one(text: str) -> int | None:
-    """Label of a cell that holds 0 or 1 as a number, None where it is empty.
-
-    Raises:
-        ValueError: neither of these.
-
-    Example:
-        >>> [zero_or_one(text) for text in ("1.0", "01", "0", "NA")]
-        [1, 1, 0, None]
-    """
-    number = parse_number(text)
-    if number in (0.0, 1.0):
-        return int(number)
-    if is_empty(text):
-        return None
-    raise ValueError(text)
-
-
-def idh_label(text: str) -> int | None:
-    """1 of an IDH mutation, 0 of wild type, None where it is not known.
-
-    Raises:
-        ValueError: neither of these.
-
-    Example:
-        >>> [idh_label(text) for text in ("wildtype", "IDH-wild type", "IDH1 p.R132H", "mutated (NOS)", "unknown")]
-        [0, 0, 1, 1, None]
-    """
-    plain = re.sub(r"\(nos\)|[\s_-]", "", text.lower()) if text.strip() not in ("?", "-") else ""
-    if plain in UNKNOWN:
-        return None
-    if plain in _WILD:
-        return 0
-    if plain in _MUTANT or re.fullmatch(r"idh[12]?(mut\w*|(p\.)?(r|arg)(132|140|172)[a-z]{0,3})", plain):
-        return 1
-    return zero_or_one(text)
-
-
-@dataclass(frozen=True)
-class Words:
-    """What values mean that nobody named.
-
-    Args:
-        read: label of a text, None where it is not known; ValueError where it is neither.
-        refusal: what to say of a text that is neither, with ``{}`` for it.
-    """
-
-    read: Callable[[str], int | None]
-    refusal: str
-
-
-NUMBERS = Words(zero_or_one, "label must be 0 or 1, got {!r}; name the positive values with --positive")
-IDH_WORDS = Words(
-    idh_label,
-    "label {!r} is neither among the words for mutant (IDH1 p.R132H, 1, ...) nor among those for wild type (0, "
-    "wt, ...); name it with --positive or --negative, or empty the cell",
-)
 
 
 @dataclass
@@ -231,7 +157,7 @@ def _place_others(
     elif why := (
         ("looks like it" if likeness[others[0]] else "")
         or ("seems to mean the same" if contrary else "")
-        or ("may mean that nothing is known" if _UNSURE.fullmatch(clean(others[0]).casefold()) else "")
+        or ("may mean that nothing is known" if is_unsure(others[0]) else "")
     ):
         found.problems.append(
             f"column {column!r}: {shown[others[0]]} is not named by {given} and {why}{remedy}{likeness[others[0]]}"
@@ -245,17 +171,10 @@ def _place_others(
 
 def _is_contrary(text: str, positive: Sequence[str], negative: Sequence[str], words: Words) -> bool:
     """Whether a value that is about to become the other class says of itself that it is of the class that is named."""
-
-    def says(value: str) -> int | None:
-        try:
-            return _SAYS.get(clean(value).casefold()) or words.read(value)
-        except ValueError:
-            return _SAYS.get(clean(value).casefold())
-
     given, side = (positive, 1) if positive else (negative, 0)
     if parse_number(text) is not None and all(parse_number(value) is not None for value in given):
         return False  # 1 and 2, as SPSS codes two classes
-    return says(text) == side and not any(says(value) == 1 - side for value in given)
+    return words.says(text) == side and not any(words.says(value) == 1 - side for value in given)
 
 
 def _key(text: str) -> str | float:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.data.cell_numbers import looks_numeric, read_numbers
-from shared.data.labels import IDH_WORDS, UNKNOWN, read_labels
-from shared.data.labels import idh_label as idh_label
+from shared.data.label_words import IDH_WORDS, UNKNOWN
+from shared.data.label_words import idh_label as idh_label
+from shared.data.labels import read_labels
 from shared.data.names import differing_in_case, look_alikes
 from shared.data.tables import Table, read_table, some
 from shared.errors import DataError

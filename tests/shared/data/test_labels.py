@@ -2,7 +2,8 @@
 
 import pytest
 
-from shared.data.labels import IDH_WORDS, read_labels
+from shared.data.label_words import IDH_WORDS
+from shared.data.labels import read_labels
 
 
 def read(*texts, **named):
@@ -48,6 +49,7 @@ def test_what_is_not_known_or_looks_like_a_positive_is_never_zero(odd):
         (("M1", "1"), {"positive": ["M1"]}),
         (("present", "yes"), {"positive": ["present"]}),
         (("M0", "no"), {"negative": ["M0"]}),
+        (("M1", "+"), {"positive": ["M1"]}),
         (("mutiert", "IDH1 p.R132H"), {"positive": ["mutiert"], "words": IDH_WORDS}),
         (("wt", "WT (negative)", "wildtype"), {"negative": ["wt", "WT (negative)"], "words": IDH_WORDS}),
     ],

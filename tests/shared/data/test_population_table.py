@@ -135,7 +135,30 @@ def test_thousands_and_names_that_look_alike_are_refused(tables):
         "; 'P02' looks alike, the difference: leading zeros",
     ):
         assert part in text
-    metadata[2] = ["P2", "F", "1,234", "2", "WT"]
+    features = [["ID", "volume"], ["P1", "1.5"], ["P2", "2.345"], ["P4", "3"]]
+    metadata = [
+        META,
+        ["P1", "M", "66.123", "4", "wildtype"],
+        ["P2", "F", "31.456", "2", "WT"],
+        ["P4", "M", "", "", "1"],
+    ]
+    paths = tables(features, metadata)
+    assert read_population(*paths).covariate("age")[0, 0] == 66.123
+    paths[1].write_text(paths[1].read_text().replace(",", ";"))
+    with pytest.raises(DataError, match="P1: Age at MRI may mean 66123"):
+        read_population(*paths)
+    paths = tables([["ID", "volume"], ["P1", "1.234"], ["P2", "2.345"], ["P4", "3.456"]], metadata)
+    assert read_population(*paths).features[0, 0] == 1.234
+    paths[0].write_text(paths[0].read_text().replace(",", ";"))
+    with pytest.raises(DataError, match="P1: feature 'volume' may mean 1234"):
+        read_population(*paths)
+    metadata = [
+        META,
+        ["P1", "M", "66", "4", "wildtype"],
+        ["P2", "F", "1,234", "2", "WT"],
+        ["P3", "F", "", "", "1"],
+        ["P4", "F", "", "", "1"],
+    ]
     with pytest.raises(DataError, match=r"metadata\.csv: P2: Age at MRI may mean 1234 or 1\.234, got '1,234'"):
         read_population(*tables(metadata=metadata))
 

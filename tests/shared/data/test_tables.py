@@ -62,9 +62,9 @@ def test_empty_columns_and_rows_are_ignored(tmp_path, content):
 
 
 def test_quoted_cells_may_hold_anything(tmp_path):
-    content = '"Age, years";"patient";"note"\r\n"61,5";"Doe; J.";"first\nsecond"\r\n'
+    content = '"Age, in, years, at MRI";"patient";"note"\r\n"61,5";"Doe; J.";"first\nsecond"\r\n'
     assert read_table(write(tmp_path, content)) == [
-        {"Age, years": "61,5", "patient": "Doe; J.", "note": "first\nsecond"}
+        {"Age, in, years, at MRI": "61,5", "patient": "Doe; J.", "note": "first\nsecond"}
     ]
 
 

@@ -2,8 +2,8 @@
 
 FOLDER holds one folder per patient with T1, T1c, T2, FLAIR and a tumour mask (NIfTI). Files are recognised by words in
 their names: BraTS's of all years (t1 or t1n, t1ce or t1c, t2 or t2w, flair or t2f, seg) need no option, others
---pattern. LABELS is a CSV with a row per patient; a label is mutant or wild type, 1 or 0; columns age and grade are
-kept where there are any.
+--pattern. LABELS is a CSV with a row per patient; a label is mutant (or IDH1 p.R132H, ...) or wild type, 1 or 0; other
+words are named by --positive and --negative; columns age and grade are kept where there are any.
 
 Steps, in the paper's order: co-registration to T1c where grids differ, skull strip (images come stripped, or with brain
 masks, or by --strip-command), N4, histogram matching to one patient's brightness, edge-preserving smoothing,
@@ -26,6 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.data.cell_numbers import looks_numeric
+from shared.data.clutter import walk_files
 from shared.data.cohort import (
     USUAL_FOLDS,
     add_section_options,
@@ -36,10 +38,11 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.matching import file_name, has_words, stem
+from shared.data.label_words import IDH_WORDS
+from shared.data.matching import file_name, has_words, is_nifti, stem
+from shared.data.names import differing_in_case
 from shared.data.prepare import (
     begin,
-    parse_number,
     positive_int,
     read_table,
     run_script,
@@ -59,8 +62,6 @@ WORDS = {
     "FLAIR": ("FLAIR", "t2f", "t2 flair", "t2flair"),
 }
 BRAIN_WORDS = ("brain mask", "brainmask", "brain", "bet mask")
-POSITIVE = ["1", "1.0", "mutant", "mutated", "mut", "idh-mutant", "idh mutant", "yes", "true"]
-NEGATIVE = ["0", "0.0", "wildtype", "wild type", "wild-type", "wt", "idh-wildtype", "idh wild type", "no", "false"]
 
 
 def refuse_tiffs(folder: Path) -> None:
@@ -71,8 +72,9 @@ def refuse_tiffs(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    slices = next((p for p in folder.rglob("*") if p.suffix.lower() in (".tif", ".tiff", ".png", ".jpg")), None)
-    if slices is not None and not any(path.suffix in (".nii", ".gz") for path in folder.rglob("*.nii*")):
+    files = list(walk_files(folder))
+    slices = next((path for path in files if path.suffix.lower() in (".tif", ".tiff", ".png", ".jpg")), None)
+    if slices is not None and not any(is_nifti(path) for path in files):
         raise DataError(
             f"{folder}: holds slices as {slices.suffix.upper()} ({slices.relative_to(folder)}) and no NIfTI file; such "
             "slices have no affine (position, orientation and thickness are unknown) and cannot be registered to "
@@ -139,10 +141,9 @@ def optional_covariates(labels: Path | None, patient_column: str) -> list[str]:
     """Those of age and grade that are columns of numbers in the table, whatever their capitals."""
     if labels is None:
         return []
-    columns = list(read_table(labels, [patient_column])[0])
-    rows = read_table(labels)
-    named = [name for name in columns if name.casefold() in ("age", "grade")]
-    return [name for name in named if any(parse_number(row[name]) is not None for row in rows)]
+    rows = read_table(labels, [patient_column])
+    named = [name for name in rows[0] if name.casefold() in ("age", "grade")]
+    return [name for name in named if any(looks_numeric(row[name]) for row in rows)]
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -158,7 +159,12 @@ def prepare(options: argparse.Namespace) -> None:
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
     if options.covariates is None:
         options.covariates = optional_covariates(options.labels, options.patient_column)
+    if twice := differing_in_case(options.covariates):
+        raise DataError([f"{options.labels}: columns {a!r} and {b!r} are one covariate; rename one" for a, b in twice])
     patients, missing, unused = find_patients(options)
+    for line in options.told:  # which value became which class is seen now, not after hours
+        print(line)
+    options.told = []
     if unused:
         print(
             f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI: {len(unused)} images "
@@ -222,6 +228,7 @@ def prepare(options: argparse.Namespace) -> None:
         per_patient=f"<patient>/{DONE}, registration.csv, qc/<patient>.png",
         flagged={row["patient"]: row["flags"] for row in rows if row["flags"]},
         left_out=missing + problems,
+        labels=options.label_values,
         not_read=unused,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
@@ -257,13 +264,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--mask-labels", type=comma_list, default=[], help="values of the mask that are tumour, as 1,4 (all but 0)")
     add("--patient-column", default="patient", help="column of the patient's name (patient)")
     add("--label-column", default="label", help="column of the label (label)")
-    add(
-        "--positive",
-        type=comma_list,
-        default=POSITIVE,
-        help="values that mean label 1 (mutant and 1, spelt in many ways)",
-    )
-    add("--negative", type=comma_list, default=NEGATIVE, help="values that mean label 0 (wild type and 0)")
+    add("--positive", type=comma_list, default=[], help="values that mean label 1 (mutant, IDH1 p.R132H, 1, ...)")
+    add("--negative", type=comma_list, default=[], help="values that mean label 0 (wild type, 0, ...)")
     add("--classes", type=comma_list, default=["IDH wild type", "IDH mutant"], help="names of labels 0 and 1")
     add("--covariates", type=comma_list, help="columns of numbers to keep (age and grade, where there are any)")
     add("--name", help="of the cohort (the folder's)")
@@ -295,6 +297,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--strip-command must hold {input} and {output}")
     if options.mask_pattern == "none":
         parser.error("--mask-pattern none: a tumour mask is needed")
+    options.label_words = IDH_WORDS
     options.words = {name: WORDS.get(name, (name,)) for name in options.modalities}
     return options
 

@@ -23,9 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.data.cell_numbers import parse_number
+from shared.data.clutter import is_clutter
+from shared.data.names import clean, look_alikes
 from shared.data.patch_files import PARTS
-from shared.data.prepare import parse_number, read_table, run_script, script_parser
+from shared.data.prepare import run_script, script_parser
 from shared.data.prepare_patches import PatchSet, check_options, common_options
+from shared.data.tables import read_table, some
 from shared.errors import DataError
 
 TABLE = "annotations.csv"
@@ -84,12 +88,12 @@ def read_annotations(folder: Path, *, votes: bool, partition: bool) -> list[dict
     rows = read_table(table)
     columns = find_columns(list(rows[0]), [IMAGE, LABEL] + [VOTES] * votes + [PARTITION] * partition)
     inside = folder / "images" if (folder / "images").is_dir() else folder
-    there = {path.name for path in inside.iterdir()}
+    there = {clean(path.name): path for path in inside.iterdir() if not is_clutter(path.name)}
     entries, problems, missing = [], [], []
-    for number, row in enumerate(rows, 2):
+    for number, row in zip(rows.numbers, rows, strict=True):
         name = row[columns[IMAGE]]
         entry = {
-            "image": (inside / name).relative_to(folder).as_posix(),
+            "image": there.get(name, inside / name).relative_to(folder).as_posix(),
             "patient": Path(name).stem,
             "label": NAMES.get(plain(row[columns[LABEL]])),
         }
@@ -113,8 +117,11 @@ def read_annotations(folder: Path, *, votes: bool, partition: bool) -> list[dict
                 problems.append(f"{name}: partition must be train or test, got {row[columns[PARTITION]]!r}")
         entries.append(entry)
     if missing:
-        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        problems.append(f"{len(missing)} of {len(rows)} images are not in {inside}: {shown}; unpack images.zip there")
+        hint = next(filter(None, look_alikes(missing, there).values()), "")
+        problems.append(
+            f"{len(missing)} of {len(rows)} images are not in {inside}: {some(missing, 10)}; unpack images.zip there"
+            + hint
+        )
     twice = [name for name, count in Counter(entry["image"] for entry in entries).items() if count > 1]
     problems += [f"{Path(name).name}: appears in {TABLE} more than once; keep one row" for name in twice]
     if problems:

@@ -7,6 +7,7 @@ FOLDER holds one folder per patient, or the files of all patients side by side, 
 
 A file belongs to a modality when its name holds the modality's as a whole word (`P001_T1D.nii.gz`, `t1d.nii`), or
 matches its --pattern. LABELS is a CSV (comma, semicolon or tab; as a spreadsheet saves it) with one row per patient.
+Its label is 0 or 1, or --positive and --negative name the values; where one value is left, one side is enough.
 Images are never altered: they are copied into OUTPUT, or linked. Every problem found is listed at once, and nothing is
 written then.
 
@@ -79,6 +80,7 @@ def prepare(options: argparse.Namespace) -> None:
         options.output,
         sources=sources,
         images="linked" if options.link else "copied",
+        labels=options.label_values,
         left_out=missing,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
@@ -114,7 +116,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=[],
         help="values that mean label 1, as M1,M2 (else the column holds 0 and 1)",
     )
-    add("--negative", type=comma_list, default=[], help="values that mean label 0; then any other value is an error")
+    add("--negative", type=comma_list, default=[], help="values that mean label 0 (the one that --positive leaves)")
     add(
         "--classes",
         type=comma_list,

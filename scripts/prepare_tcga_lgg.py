@@ -20,11 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.data.cell_numbers import read_numbers
+from shared.data.clutter import is_clutter
+from shared.data.label_words import Words, zero_or_one
+from shared.data.labels import read_labels
+from shared.data.names import clean, look_alikes
 from shared.data.prepare import (
     begin,
-    parse_number,
-    read_table,
-    rows_by_patient,
     run_script,
     save_nifti,
     script_parser,
@@ -33,6 +35,7 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import assign_folds
+from shared.data.tables import read_table, rows_by_patient
 from shared.errors import DataError
 
 CHANNELS = {"pre": "T1 pre-contrast", "flair": "FLAIR", "post": "T1 post-contrast"}
@@ -46,7 +49,8 @@ def find_patients(source: Path) -> dict[str, Path]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the publisher's folder `kaggle_3m` or the one that holds it")
     root = source / "kaggle_3m" if (source / "kaggle_3m").is_dir() else source
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and any(path.glob("*_mask.tif*"))}
+    there = (path for path in sorted(root.iterdir()) if path.is_dir() and not is_clutter(path.name))
+    folders = {clean(path.name): path for path in there if any(path.glob("*_mask.tif*"))}
     if not folders:
         raise DataError(
             f"{root}: no patient folder with *_mask.tif slices in it; give the folder `kaggle_3m` or its parent"
@@ -61,9 +65,9 @@ def list_slices(folder: Path) -> tuple[dict[int, tuple[Path, Path]], list[str]]:
     problems = []
     for path in sorted(folder.iterdir()):
         match = NAME.match(path.name)
-        if match is None:
+        if match is None or is_clutter(path.name):
             continue
-        if match["patient"] != folder.name:
+        if clean(match["patient"]) != clean(folder.name):
             problems.append(f"{folder.name}: {path.name} belongs to another patient; move it")
             continue
         (masks if match["mask"] else images)[int(match["slice"])] = path
@@ -146,24 +150,22 @@ def read_patient(folder: Path, count: int) -> tuple[dict | None, list[str]]:
     return {"volumes": volumes, "slices": chosen, "files": files, "copied": copied}, []
 
 
-def read_labels(labels: Path) -> tuple[dict[str, dict], list[str]]:
+def read_label_table(labels: Path) -> tuple[dict[str, dict], list[str]]:
     """Label and covariates by patient, and what is wrong with the table; no key ``label`` where the cell is empty."""
-    rows, problems = rows_by_patient(read_table(labels, ["patient", "idh_mutant"]), "patient")
-    table: dict[str, dict] = {}
-    for patient, row in rows.items():
-        entry: dict = {}
-        number = parse_number(row["idh_mutant"])
-        if number in (0.0, 1.0):
-            entry["label"] = int(number)
-        elif row["idh_mutant"].upper() not in ("", "NA", "NAN"):
-            entry["label"] = None
-            problems.append(f"{patient}: idh_mutant must be 0 or 1, got {row['idh_mutant']!r}")
-        age = parse_number(row.get("age", ""))
-        if age is not None and 0 < age < 130:
-            entry["covariates"] = {"age": age}
-        elif row.get("age") and age is not None:
-            problems.append(f"{patient}: age must lie between 0 and 130, got {row['age']!r}")
-        table[patient] = entry
+    content = read_table(labels, ["patient", "idh_mutant"])
+    rows, problems = rows_by_patient(content, "patient")
+    status = {patient: row["idh_mutant"] for patient, row in rows.items()}
+    found = read_labels(status, "idh_mutant", words=Words(zero_or_one, "idh_mutant must be 0 or 1, got {!r}"))
+    ages, odd = read_numbers(
+        {patient: row.get("age", "") for patient, row in rows.items()}, delimiter=content.delimiter
+    )
+    problems += [*found.problems, *(f"{patient}: age {problem}" for patient, problem in odd.items())]
+    table: dict[str, dict] = {name: {} if name in found.unknown else {"label": found.of.get(name)} for name in rows}
+    for patient, age in ages.items():
+        if 0 < age < 130:
+            table[patient]["covariates"] = {"age": age}
+        else:
+            problems.append(f"{patient}: age must lie between 0 and 130, got {rows[patient]['age']!r}")
     return table, problems
 
 
@@ -187,12 +189,16 @@ def prepare(
     from tqdm import tqdm
 
     folders = find_patients(source)
-    table, problems = read_labels(labels)
+    table, problems = read_label_table(labels)
     heldout = {row["patient"] for row in read_table(heldout_csv, ["patient"])} if heldout_csv else set()
-    missing = [f"{name}: has images and no row in {labels}" for name in folders if name not in table]
-    missing += [f"{name}: is in {labels} and has no folder in {source}" for name in table if name not in folders]
+    strange, lost = [n for n in folders if n not in table], [n for n in table if n not in folders]
+    hints = look_alikes(strange, lost) | look_alikes(lost, strange)
+    missing = [f"{name}: has images and no row in {labels}{hints[name]}" for name in strange]
+    missing += [f"{name}: is in {labels} and has no folder in {source}{hints[name]}" for name in lost]
     missing += [f"{n}: idh_mutant is empty in {labels}" for n in folders if n in table and "label" not in table[n]]
-    problems += [f"{n}: is listed in {heldout_csv} and not in {labels}" for n in sorted(heldout - set(table))]
+    stray = sorted(heldout - set(table))
+    hints = look_alikes(stray, table)
+    problems += [f"{name}: is listed in {heldout_csv} and not in {labels}{hints[name]}" for name in stray]
     if missing and not skip_missing:
         problems += [*missing, "--skip-missing leaves such patients out"]
     names = [name for name in folders if "label" in table.get(name, {})]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.data.names import nfc
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -280,7 +281,8 @@ class DatalistCheck(SectionCheck):
         if not isinstance(entry, dict) or not isinstance(entry.get("patient"), str) or not entry["patient"].strip():
             self.problems.append(f"{where}: a case is an object with the patient's name, got {str(entry)[:80]}")
             return None
-        case, patient = dict(entry), entry["patient"]
+        patient = nfc(entry["patient"])  # two spellings of one name are one patient
+        case = {**entry, "patient": patient}
         images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
         if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
             self.problems.append(f"{patient}: 'image' must be a path or a list of paths, got {images!r}")

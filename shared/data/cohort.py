@@ -3,76 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.data.label_table import LabelTable, read_label_table
 from shared.data.matching import file_name, files_of_patients, match_files
-from shared.data.prepare import parse_number, read_table, rows_by_patient
+from shared.data.names import clean, differing_in_case, look_alikes
 from shared.data.splits import assign_folds
 from shared.errors import DataError
 
-EMPTY = ("", "na", "n/a", "nan", "none", "null", "-", "?")
-YES = ("1", "1.0", "true", "yes", "y", "test", "testing")
 USUAL_FOLDS = 5
-NO = ("0", "0.0", "false", "no", "n", "train", "training", "")
 
 
-def label_of(text: str, positive: list[str], negative: list[str]) -> tuple[int | None, str | None]:
-    """Label of a cell, or None where it is empty; and what is wrong with it.
-
-    Example:
-        >>> label_of("M1", ["M1", "M2"], []), label_of("1.0", [], []), label_of(" ", [], [])
-        ((1, None), (1, None), (None, None))
-        >>> label_of("yes", [], [])[1]
-        "label must be 0 or 1, got 'yes'; name the positive values with --positive"
-    """
-    value = text.strip().casefold()
-    if value in [item.casefold() for item in positive]:
-        return 1, None
-    if value in [item.casefold() for item in negative]:
-        return 0, None
-    if value in EMPTY:
-        return None, None
-    if negative:
-        known = f"--positive {','.join(positive)} nor --negative {','.join(negative)}"
-        return None, f"label {text!r} is neither among {known}; correct the table or name the value"
-    if positive:
-        return 0, None
-    number = parse_number(value)
-    if number in (0.0, 1.0):
-        return int(number), None
-    return None, f"label must be 0 or 1, got {text!r}; name the positive values with --positive"
+def known_files(folder: Path, known: list[str] | None, words: list[str]) -> dict[str, list[Path]]:
+    """:func:`files_of_patients` with names in Unicode's composed form, however the disk writes them."""
+    if known is not None:
+        known = list(dict.fromkeys([*(unicodedata.normalize("NFD", name) for name in known), *known]))
+    found: dict[str, list[Path]] = {}
+    for name, files in files_of_patients(folder, known, words).items():
+        found.setdefault(clean(name), []).extend(files)
+    return found
 
 
-def read_row(patient: str, row: dict, options: argparse.Namespace) -> tuple[dict, list[str]]:
-    """Label, covariates and (under ``test``) the section of one row of the table, and its problems."""
-    entry, problems = {}, []
-    if options.label_column in row:
-        label, problem = label_of(row[options.label_column], options.positive, options.negative)
-        if problem and not options.inference:
-            problems.append(f"{patient}: {problem}")
-        elif label is not None:
-            entry["label"] = label
-    covariates = {}
-    for name in options.covariates:
-        number = parse_number(row[name])
-        if number is not None:
-            covariates[name] = number
-        elif row[name].casefold() not in EMPTY:
-            problems.append(
-                f"{patient}: covariate {name!r} must be a number, got {row[name]!r}; code it as one in the table"
-            )
-    if covariates:
-        entry["covariates"] = covariates
-    if options.test_column:
-        text = row[options.test_column].casefold()
-        entry["test"] = text in YES
-        if text not in YES + NO:
-            problems.append(
-                f"{patient}: column {options.test_column!r} must be 1 or 0, got {row[options.test_column]!r}"
-            )
-    return entry, problems
+def other_capitals(files: dict[str, list[Path]], folder: Path, known: list[str]) -> tuple[list[str], list[str]]:
+    """Problems with names that differ in capitals only, and a line where the table's differ from the files'."""
+    problems = [
+        f"{a} and {b} in {folder} differ in capitals only; are they one patient? Rename one"
+        for a, b in differing_in_case(files)
+    ]
+    others = []
+    for name, paths in files.items():
+        tops = sorted({clean(path.relative_to(folder).parts[0]) for path in paths if path.parent != folder})
+        problems += [
+            f"{name}: {a} and {b} in {folder} differ in capitals only; rename one" for a, b in differing_in_case(tops)
+        ]
+        there = (tops or [clean(path.name)[: len(name)] for path in paths] or [name])[0]
+        if name in known and there != name and there.casefold() == name.casefold():
+            others.append(f"{there} for {name}")
+    told = f"{len(others)} patients' files have other capitals than the table, as {others[0]}" if others else ""
+    return problems, [f"{told}; the table's are kept"] if told else []
 
 
 def collect(
@@ -81,7 +52,7 @@ def collect(
     """Everything known of each patient (``files``, ``mask_file``, ``others``, label, covariates), checked.
 
     Args:
-        options: of the command line.
+        options: of the command line; gets ``told`` (lines for :func:`report`) and ``label_values``.
         extra_problem: a further rule for each image and mask; what is wrong, or None.
 
     Returns:
@@ -94,32 +65,27 @@ def collect(
 
     if not options.folder.is_dir():
         raise DataError(f"{options.folder}: no such folder; give the one that holds the patients' NIfTI files")
-    table, problems = None, []
+    table = LabelTable() if options.labels is None else read_label_table(options)
     named = getattr(options, "words", None)  # other words than a modality's name that stand for it
     words = [word for many in named.values() for word in many] if named else options.modalities
-    if options.labels is not None:
-        wanted = [options.patient_column, *options.covariates]
-        wanted += [] if options.inference else [options.label_column]
-        wanted += [options.test_column] if options.test_column else []
-        rows = read_table(options.labels, wanted)
-        table, problems = rows_by_patient(rows, options.patient_column)
-    files = files_of_patients(options.folder, None if table is None else list(table), words)
+    files = known_files(options.folder, None if options.labels is None else list(table.patients), words)
     if not any(files.values()):
         raise DataError(f"{options.folder}: holds no .nii or .nii.gz file; convert DICOM with dcm2niix first")
-    missing = []
-    if table is not None:
-        missing += [
-            f"{name}: is in {options.labels} and has no file in {options.folder}" for name in table if name not in files
-        ]
-        missing += [f"{name}: has files and no row in {options.labels}" for name in files if name not in table]
+    found, lines = other_capitals(files, options.folder, list(table.patients))
+    options.told, options.label_values = [*table.told, *lines], table.values
+    problems, missing = [*table.problems, *found], []
+    if options.labels is not None:
+        lost, strange = [n for n in table.patients if n not in files], [n for n in files if n not in table.patients]
+        hints = look_alikes(lost, strange) | look_alikes(strange, lost)
+        missing += [f"{n}: is in {options.labels} and has no file in {options.folder}{hints[n]}" for n in lost]
+        missing += [f"{n}: has files and no row in {options.labels}{hints[n]}" for n in strange]
     patients = {}
     for name in files:
-        if table is not None and name not in table:
+        if options.labels is not None and name not in table.patients:
             continue
-        entry, found = read_row(name, table[name], options) if table is not None else ({}, [])
-        problems += found
-        if "label" not in entry and not options.inference and not found:
-            missing.append(f"{name}: column {options.label_column!r} is empty")
+        problems += table.wrong.get(name, [])
+        if name in table.unlabelled and not options.inference:
+            missing.append(f"{name}: {table.unlabelled[name]}")
             continue
         images, mask, found = match_files(
             name, files[name], options.folder, options.patterns, options.mask_pattern, words=named
@@ -130,7 +96,7 @@ def collect(
             if problem:
                 problems.append(f"{name}: {path}: {problem}")
         others = [path for path in files[name] if path != mask and path not in images.values()]
-        patients[name] = {**entry, "files": images, "mask_file": mask, "others": others}
+        patients[name] = {**table.patients.get(name, {}), "files": images, "mask_file": mask, "others": others}
     bare = [name for name, patient in patients.items() if patient["mask_file"] is None]
     if 0 < len(bare) < len(patients):
         problems += [
@@ -218,8 +184,6 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     """Rules between options; completes ``options.patterns`` from ``--pattern``."""
     if options.labels is None and not options.inference:
         parser.error("a label table is needed (or --inference, to predict)")
-    if options.negative and not options.positive:
-        parser.error("--negative needs --positive")
     if options.labels is None and (options.covariates or options.test_column):
         parser.error("--covariates and --test-column need a label table")
     if len(options.classes) != 2:
@@ -239,6 +203,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 def report(options, training, testing, missing, lacking, patients) -> None:
     """Print what was prepared, so that a wrong --positive or --mask-pattern is seen."""
+    for line in options.told:
+        print(line)
     for line in missing:
         print(f"left out: {line}")
     for covariate, names in lacking.items():

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shared.data.prepare import parse_number, read_table
+from shared.data.cell_numbers import looks_numeric, read_numbers
+from shared.data.label_words import IDH_WORDS, UNKNOWN
+from shared.data.label_words import idh_label as idh_label
+from shared.data.labels import read_labels
+from shared.data.names import differing_in_case, look_alikes
+from shared.data.tables import Table, read_table, some
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 COVARIATES = {"age": "Age at MRI", "sex": "Sex"}
-_UNKNOWN = {"", "na", "nan", "none", "unknown", "indeterminate", "notavailable", "notdone", "?", "-"}
-_WILD = {"0", "wt", "wildtype", "idhwt", "idhwildtype", "negative"}
-_MUTANT = {"1", "mt", "mut", "mutant", "mutated", "idhmut", "idhmutant", "idhmutated", "positive"}
 _SEX = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
 
 
@@ -58,26 +59,6 @@ class PopulationTable:
         if not columns:
             raise DataError(f"no feature begins with {prefix!r}; the first is {self.feature_names[0]!r}")
         return self.features[:, columns]
-
-
-def idh_label(text: str) -> int | None:
-    """1 of an IDH mutation, 0 of wild type, None where it is not known.
-
-    Raises:
-        ValueError: neither of these.
-
-    Example:
-        >>> [idh_label(text) for text in ("wildtype", "IDH-wild type", "IDH1 p.R132H", "mutated (NOS)", "unknown")]
-        [0, 0, 1, 1, None]
-    """
-    plain = re.sub(r"\(nos\)|[\s_-]", "", text.lower()) if text.strip() not in ("?", "-") else ""
-    if plain in _UNKNOWN:
-        return None
-    if plain in _WILD:
-        return 0
-    if plain in _MUTANT or re.fullmatch(r"idh[12]?(mut\w*|(p\.)?(r|arg)(132|140|172)[a-z]{0,3})", plain):
-        return 1
-    raise ValueError(text)
 
 
 def read_population(
@@ -116,14 +97,19 @@ def read_population(
     about = {row[id_column]: row for row in known}
     lost = [row[id_column] for row in rows if row[id_column] not in about]
     if lost:
+        without = {row[id_column] for row in rows}
+        hints = look_alikes(lost, [name for name in about if name not in without])
         problems.append(
-            f"{metadata}: no row of {_some(lost)}, who {'has' if len(lost) == 1 else 'have'} features in {features}"
+            f"{metadata}: no row of {some(lost)}, who {'has' if len(lost) == 1 else 'have'} features in {features}"
+            + next(filter(None, hints.values()), "")
         )
     names, table, wrong = _numbers(rows, id_column, exclude, str(features))
     joined = [(row[id_column], about[row[id_column]]) for row in rows if row[id_column] in about]
     labels = _labels(joined, label_column, str(metadata), problems)
     columns = {**covariates, **({"grade": grade_column} if grade_column else {})}
-    values = {name: _covariate(joined, column, str(metadata), problems) for name, column in columns.items()}
+    values = {
+        name: _covariate(joined, column, str(metadata), problems, known.delimiter) for name, column in columns.items()
+    }
     if problems or wrong:
         raise DataError(problems + wrong)
     extra = len(known) - len(rows)
@@ -140,28 +126,35 @@ def read_population(
 
 
 def _numbers(
-    rows: Sequence[Mapping[str, str]], id_column: str, exclude: Sequence[str], source: str
+    rows: Table, id_column: str, exclude: Sequence[str], source: str
 ) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
     """Names and values ``[N, D]`` of the features, and what is wrong with them."""
     names, columns, text, problems = [], [], [], []
     for name in rows[0]:
         if name == id_column or name.startswith(tuple(exclude)):
             continue
-        values = [parse_number(row[name]) for row in rows]
-        missing = [row[id_column] for row, value in zip(rows, values, strict=True) if value is None]
-        empty = all(row[name].lower() in _UNKNOWN for row in rows)
-        if len(missing) == len(rows) and not empty:
+        cells = {number: row[name] for number, row in enumerate(rows)}
+        values, odd = read_numbers(cells, delimiter=rows.delimiter)
+        empty = all(cell.lower() in UNKNOWN for cell in cells.values())
+        written = any(looks_numeric(cell) for cell in cells.values())
+        if not values and not empty and not written:
             text.append(name)
             continue
+        missing = []
+        for number, row in enumerate(rows):
+            if number in odd and looks_numeric(row[name]):
+                problems.append(f"{source}: {row[id_column]}: feature {name!r} {odd[number]}")
+            elif number not in values:
+                missing.append(row[id_column])
         if missing:
-            which = "all patients" if len(missing) == len(rows) else _some(missing)
+            which = "all patients" if len(missing) == len(rows) else some(missing)
             problems.append(
                 f"{source}: feature {name!r} is no finite number for {which}: fill it, or remove the column or patient"
             )
         names.append(name)
-        columns.append([np.nan if value is None else value for value in values])
+        columns.append([values.get(number, np.nan) for number in cells])
     if text:
-        logger.info("%s: %s without numbers left out: %s", source, _count(text, "column"), _some(text))
+        logger.info("%s: %s without numbers left out: %s", source, _count(text, "column"), some(text))
     if not names:
         problems.append(f"{source}: no column holds a feature (a number for every patient)")
     return tuple(names), np.array(columns, dtype=float).T, problems
@@ -171,7 +164,7 @@ def _varying(table: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, tuple
     varies = table.max(axis=0) > table.min(axis=0)
     if not varies.all():
         constant = [name for name, kept in zip(names, varies, strict=True) if not kept]
-        logger.info("%s the same for all patients left out: %s", _count(constant, "feature"), _some(constant))
+        logger.info("%s the same for all patients left out: %s", _count(constant, "feature"), some(constant))
     if not varies.any():
         raise DataError(f"all {len(names)} features are the same for all patients")
     return table[:, varies], tuple(name for name, kept in zip(names, varies, strict=True) if kept)
@@ -190,29 +183,40 @@ def _labels(joined: Sequence[tuple[str, Mapping]], column: str | None, source: s
         f"{source}: {column} of {patient} is {text!r}; write wildtype, mutated (or IDH1 p.R132H, ...) or leave it empty"
         for text, patient in odd.items()
     ]
+    if column and not problems:
+        found = read_labels({patient: row[column] for patient, row in joined}, column, words=IDH_WORDS)
+        logger.info("%s: %s", source, found.told(column, ("wild type", "mutated")))
     if column and not odd and not any(label >= 0 for label in labels):
         problems.append(f"{source}: {column} is known of no patient")
     return np.array(labels, dtype=int)
 
 
-def _covariate(joined: Sequence[tuple[str, Mapping]], column: str, source: str, problems: list[str]) -> np.ndarray:
-    values, odd = [], []
-    for patient, row in joined:
-        text = row[column].lower()
-        value = _SEX.get(text, parse_number(text))
-        if value is None and text not in _UNKNOWN:
+def _covariate(
+    joined: Sequence[tuple[str, Mapping]], column: str, source: str, problems: list[str], delimiter: str
+) -> np.ndarray:
+    cells = {number: row[column].lower() for number, (_, row) in enumerate(joined)}
+    sexes = {number: _SEX[cell] for number, cell in cells.items() if cell in _SEX}
+    rest = {number: cell for number, cell in cells.items() if cell not in _SEX and cell not in UNKNOWN}
+    numbers, wrong = read_numbers(rest, delimiter=delimiter)
+    odd = []
+    for number, problem in wrong.items():
+        patient, row = joined[number]
+        if looks_numeric(row[column]):
+            problems.append(f"{source}: {patient}: {column} {problem}")
+        else:
             odd.append(f"{patient} ({row[column]!r})")
-        values.append(np.nan if value is None else value)
     if odd:
-        problems.append(f"{source}: {column} must be a number, F or M, or empty; not so: {_some(odd)}")
-    return np.array(values, dtype=float)
+        problems.append(f"{source}: {column} must be a number, F or M, or empty; not so: {some(odd)}")
+    values = {**sexes, **numbers}
+    return np.array([values.get(number, np.nan) for number in cells], dtype=float)
 
 
-def _repeated(rows: Sequence[Mapping[str, str]], column: str, source: str) -> list[str]:
+def _repeated(rows: Table, column: str, source: str) -> list[str]:
     lines: dict[str, list[int]] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in zip(rows.numbers, rows, strict=True):
         lines.setdefault(row[column], []).append(number)
     problems = [f"{source}: row {number} has no {column!r}" for number in lines.pop("", [])]
+    problems += [f"{source}: {a} and {b} differ in capitals only" for a, b in differing_in_case(lines)]
     for patient, numbers in lines.items():
         if len(numbers) > 1:
             problems.append(f"{source}: {patient} appears {len(numbers)} times (rows {numbers[0]}, {numbers[1]})")
@@ -221,8 +225,3 @@ def _repeated(rows: Sequence[Mapping[str, str]], column: str, source: str) -> li
 
 def _count(names: Sequence[str], noun: str) -> str:
     return f"{len(names)} {noun}{'s' * (len(names) != 1)}"
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

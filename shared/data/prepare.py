@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import os
@@ -16,7 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shared.data.cell_numbers import parse_number as parse_number
+from shared.data.clutter import is_clutter
 from shared.data.digests import sha256 as sha256
+from shared.data.tables import read_table as read_table
+from shared.data.tables import rows_by_patient as rows_by_patient
 from shared.errors import DataError
 from shared.io import atomic_path, write_json
 
@@ -102,70 +105,6 @@ def save_nifti(
         temporary.write_bytes(content)
 
 
-def read_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of a CSV as spreadsheets write it: byte-order mark, comma, semicolon or tab, spaces around values.
-
-    Args:
-        path: the file, UTF-8 (with or without byte-order mark) or else Windows-1252.
-        columns: columns that must be there.
-
-    Returns:
-        one dictionary a row, names and values stripped; rows without any value are left out.
-
-    Raises:
-        DataError: no such file, empty, no rows, a column missing or twice.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> _ = path.write_bytes(b"\\xef\\xbb\\xbfpatient ; label\\r\\n P001 ; 1\\r\\n;\\r\\n")
-        >>> read_table(path, ["label"])
-        [{'patient': 'P001', 'label': '1'}]
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such label table; give the CSV file with one row per patient")
-    content = path.read_bytes()
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise DataError(f"{path}: is an Excel workbook; save the sheet as CSV and give that")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-    lines = text.splitlines()
-    if not lines or not lines[0].strip():
-        raise DataError(f"{path}: the first line must name the columns, it is empty")
-    # The header alone decides: values may hold commas as decimal signs.
-    delimiter = max(",;\t", key=lines[0].count)
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    names = [name.strip() for name in next(reader)]
-    problems = [f"{path}: column {name!r} appears twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    problems += [
-        f"{path}: no column {name!r}; its columns are {', '.join(names)}" for name in columns if name not in names
-    ]
-    if problems:
-        raise DataError(problems)
-    rows = [dict(zip(names, [value.strip() for value in row], strict=False)) for row in reader]
-    rows = [{name: row.get(name, "") for name in names if name} for row in rows if any(row.values())]
-    if not rows:
-        raise DataError(f"{path}: has column names and no rows")
-    return rows
-
-
-def parse_number(text: str) -> float | None:
-    """A finite number, with point or comma as its decimal sign; None when ``text`` is none.
-
-    Example:
-        >>> parse_number("44"), parse_number("61,5"), parse_number("NA"), parse_number("nan")
-        (44.0, 61.5, None, None)
-    """
-    try:
-        number = float(text.replace(",", "."))
-    except ValueError:
-        return None
-    return number if abs(number) < float("inf") else None
-
-
 def software_versions(packages: Iterable[str] = ("numpy", "nibabel", "scikit-learn")) -> dict[str, str]:
     """Versions of Python and of ``packages``, for a manifest."""
     versions = {"python": platform.python_version()}
@@ -237,28 +176,6 @@ def write_manifest(
     return content
 
 
-def rows_by_patient(rows: Sequence[Mapping[str, str]], column: str) -> tuple[dict[str, Mapping[str, str]], list[str]]:
-    """Rows of a label table by patient, and what is wrong with them (no name, a patient twice).
-
-    Example:
-        >>> rows_by_patient([{"id": "a"}, {"id": "a"}, {"id": ""}], "id")[1]
-        ['a: appears twice in the label table (rows 2 and 3); keep one',
-         "row 4 of the label table: column 'id' is empty"]
-    """
-    found: dict[str, tuple[int, Mapping[str, str]]] = {}
-    problems = []
-    for number, row in enumerate(rows, 2):
-        patient = row[column]
-        if not patient:
-            problems.append(f"row {number} of the label table: column {column!r} is empty")
-        elif patient in found:
-            first = found[patient][0]
-            problems.append(f"{patient}: appears twice in the label table (rows {first} and {number}); keep one")
-        else:
-            found[patient] = (number, row)
-    return {patient: row for patient, (_, row) in found.items()}, problems
-
-
 def begin(output: str | os.PathLike, files: Sequence[str] = (DATALIST, MANIFEST)) -> Path:
     """Make the folder and take an older datalist and manifest away: a run that stops half-way leaves none behind."""
     output = Path(output)
@@ -277,7 +194,7 @@ def phantom_is_there(output: str | os.PathLike, recipe: Mapping[str, Any]) -> bo
         DataError: the folder holds something else.
     """
     output = Path(output)
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or all(is_clutter(path.name) for path in output.iterdir()):
         return False
     try:
         manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))

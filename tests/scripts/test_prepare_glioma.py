@@ -16,6 +16,7 @@ from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
 from shared.data import Datalist
+from shared.data.label_table import read_label_table
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.prepare import save_nifti
 from tests.scripts.test_prepare_scripts import contents, load_script
@@ -278,6 +279,41 @@ def test_labels_are_needed_but_for_inference(cohort, template, quick, capsys):
     assert "a label table is needed (or --inference, to predict)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("labels", "more"),
+    [
+        (("IDH1 p.R132H", "IDH-wildtype"), ()),
+        (("mutiert", "wt"), ("--positive", "mutiert")),
+        (("mutant", "Wildtyp"), ("--negative", "Wildtyp")),
+        (("1.0", "0"), ("--positive", "1", "--negative", "0")),
+    ],
+)
+def test_words_for_the_status_and_values_that_are_named(tmp_path, labels, more):
+    rows = [{"patient": f"P{row}", "label": label} for row, label in enumerate(labels)]
+    table = write_labels(tmp_path / "labels.csv", rows)
+    options = script.parse(["in", str(table), "--output", "out", "--covariates", "", *more])
+    found = read_label_table(options)
+    assert [found.patients[name]["label"] for name in ("P0", "P1")] == [1, 0] and not found.problems
+    assert found.values == dict(zip(labels, (1, 0), strict=True))
+
+
+def test_an_unknown_status_is_never_wild_type(cohort, template, quick, capsys):
+    write_labels(cohort[1], [{"patient": "P1", "label": "mutiert"}, {"patient": "P2", "label": "pending"}])
+    assert run(cohort, template, "--positive", "mutiert") == 2
+    assert "'pending' (1 patient: P2) is not named by --positive mutiert and may mean that nothing is known" in (
+        capsys.readouterr().err
+    )
+    write_labels(cohort[1], [{"patient": "P1", "label": "mutant"}, {"patient": "P2", "label": "unknown"}])
+    assert run(cohort, template) == 2
+    assert "P2: column 'label' is empty (it holds 'unknown'" in capsys.readouterr().err
+
+
+def test_one_covariate_in_two_columns_is_refused(cohort, template, quick, capsys):
+    write_labels(cohort[1], [{"patient": name, "label": "wt", "Age": 4, "age": 5} for name in ("P1", "P2")])
+    assert run(cohort, template) == 2
+    assert "columns 'Age' and 'age' are one covariate" in capsys.readouterr().err
+
+
 def test_too_few_patients_for_the_folds_asked_for_are_told_before_anything_is_done(cohort, template, quick, capsys):
     assert run(cohort, template, "--folds", "2") == 2
     assert "folds" in capsys.readouterr().err and not cohort[2].exists()
@@ -287,6 +323,9 @@ def test_slices_without_an_affine_are_refused(tmp_path, template, capsys):
     folder = tmp_path / "kaggle" / "TCGA_XX_0001"
     folder.mkdir(parents=True)
     imwrite(folder / "TCGA_XX_0001_1.tif", np.zeros((8, 8, 3), np.uint8))
+    (folder.parent / "@eaDir").mkdir()
+    (folder.parent / "@eaDir" / "a.nii.gz").write_bytes(b"thumbnail")
+    (folder / "._x.nii.gz").write_bytes(b"mac")
     labels = write_labels(tmp_path / "l.csv", [{"patient": "TCGA_XX_0001", "label": 1}])
     assert run((folder.parent, labels, tmp_path / "out"), template) == 2
     said = capsys.readouterr().err

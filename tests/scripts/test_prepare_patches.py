@@ -385,6 +385,21 @@ def test_columns_that_are_not_needed_may_be_missing(published, tmp_path):
     assert "soft_label" not in read(tmp_path / "a")["training"][0]
 
 
+def test_image_names_are_one_in_both_spellings_and_look_alikes_are_told(published, tmp_path, capsys):
+    folder, rows = published
+    rows[0][0] = "B\u00fcro.png"
+    there = folder / "images" / "Bu\u0308ro.png"
+    (folder / "images" / "MHIST_000.png").rename(there)
+    (folder / "images" / "._MHIST_001.png").write_bytes(b"mac")
+    assert run_mhist(published, tmp_path / "list") == 0
+    entries = [entry for part in ("training", "testing") for entry in read(tmp_path / "list")[part]]
+    assert ("B\u00fcro", f"../mhist/images/{there.name}") in [(entry["patient"], entry["image"]) for entry in entries]
+    rows[1][0] = "MHIST_1.PNG"
+    assert run_mhist(published, tmp_path / "other") == 2
+    said = capsys.readouterr().err
+    assert "1 of 60 images are not in" in said and "'MHIST_001.png' looks alike, the difference: capitals, lea" in said
+
+
 def change(row, column, value):
     def spoil(folder, rows):
         rows[row][column] = value

@@ -198,6 +198,27 @@ def test_tcga_names_a_wrong_source(published, tmp_path, capsys, wrong):
     assert message in capsys.readouterr().err
 
 
+def test_tcga_knows_clutter_ages_that_are_none_and_names_that_look_alike(published, tmp_path, capsys):
+    source, rows = published
+    root, names = source / "kaggle_3m", [row["patient"] for row in rows]
+    for folder in ("__MACOSX", "@eaDir", names[0]):
+        (root / folder).mkdir(exist_ok=True)
+        for file in (f"._{names[1]}_9.tif", f"._{names[1]}_9_mask.tif"):
+            (root / folder / file).write_bytes(b"mac")
+        (root / folder / "x_1_mask.tif").write_bytes(b"mac") if folder != names[0] else None
+    assert run_tcga(source, rows, tmp_path / "out") == 0
+    assert len(Datalist(tmp_path / "out").training) == 6
+    rows[0]["age"], rows[1]["age"], rows[2]["idh_mutant"] = "forty", "1,234", "1.0"
+    rows[3]["patient"] = names[3].replace("_", "-")
+    capsys.readouterr()
+    assert run_tcga(source, rows, tmp_path / "out") == 2
+    text = capsys.readouterr().err
+    assert f"{names[0]}: age must be a number, got 'forty'" in text
+    assert f"{names[1]}: age may mean 1234 or 1.234" in text and "idh_mutant" not in text
+    hint = f"; {names[3]!r} looks alike, the difference: dashes, dots or underscores"
+    assert f"has no folder in {source}{hint}" in text
+
+
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.is_dir(), reason="the TCGA-LGG patients are not beside the repository")
 def test_tcga_on_the_published_patients(tmp_path):
@@ -231,7 +252,7 @@ def save(path, shape=(6, 5, 4), spacing=1.0, value=0):
 
 
 class Hospital:
-    """Eight patients with a folder each, T1, T1D and mask, and a label table with the column MVI."""
+    """Eight patients with a folder each, T1, T1D and mask, and a label table with the column MVI (M0, M1, one M2)."""
 
     def __init__(self, root):
         self.root, self.folder, self.table, self.output = root, root / "patients", root / "labels.csv", root / "out"
@@ -241,7 +262,12 @@ class Hospital:
             for value, file in enumerate((f"{name}_T1.nii.gz", f"{name}-t1d.nii", "Tumor_Seg.nii.gz")):
                 save(self.folder / name / file, value=value)
             self.rows.append(
-                {"patient": name, "MVI": "M1" if number % 2 else "M0", "age": 50 + number, "test": int(number > 5)}
+                {
+                    "patient": name,
+                    "MVI": "M0" if number % 2 == 0 else "M2" if number == 7 else "M1",
+                    "age": 50 + number,
+                    "test": int(number > 5),
+                }
             )
 
     def write(self, delimiter=",", encoding="utf-8"):
@@ -428,7 +454,7 @@ def test_a_missing_covariate_is_said_and_found_by_the_datalist(cohort, capsys):
         ((*LABELS, "--negative", "M9"), "P0: label 'M0' is neither among --positive M1,M2 nor --negative M9"),
         (("--label-column", "outcome"), "no column 'outcome'; its columns are patient, MVI, age, test"),
         ((*LABELS, "--test-column", "age"), "P0: column 'age' must be 1 or 0, got '50'"),
-        (("--label-column", "MVI", "--positive", "M7"), "all 8 patients have label 0"),
+        (("--label-column", "MVI", "--positive", "M7"), "--positive 'M7': no row of column 'MVI' holds it"),
         ((*LABELS, "--folds", "5"), "label 0 has 4 patients, fewer than the 5 folds"),
         ((*LABELS, "--test-fraction", "0.99"), "cannot be split with --test-fraction 0.99"),
     ],

@@ -64,6 +64,12 @@ def folder(tmp_path):
     return Folder(tmp_path)
 
 
+def test_two_spellings_of_one_name_are_one_patient(folder):
+    folder.content["training"][0]["patient"] = "M\u00fcller"
+    folder.content["testing"][0]["patient"] = "Mu\u0308ller"
+    assert folder.problems() == ["Müller: is in the training and in the testing section; keep one"]
+
+
 def test_fold_splits_the_training_section(folder):
     data = folder.read(fold=1, covariates=["age"], num_modalities=2)
     assert [case["patient"] for case in data.validation] == ["P2", "P3"]

@@ -99,6 +99,70 @@ def test_all_problems_at_once(tables):
     assert "Age at MRI must be a number, F or M, or empty; not so: P1 ('old')" in str(error.value)
 
 
+def test_names_and_numbers_as_people_write_them(tables, caplog):
+    metadata = [
+        META,
+        ["Mu\u0308ller", "M", "66,5", "4", "wildtype"],
+        ["P2", "F", "1,234", "2", "WT"],
+        ["P4", "M", "", "", "1"],
+    ]
+    features = [["ID", "volume"], ["M\u00fcller", "1.5"], ["P2", "2.345"], ["P4", "3"]]
+    with caplog.at_level(logging.INFO):
+        table = read_population(*tables(features, metadata))
+    assert table.patients == ("Müller", "P2", "P4") and table.labels.tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(table.covariate("age")[:, 0], [66.5, 1.234, np.nan])
+    np.testing.assert_array_equal(table.features[:, 0], [1.5, 2.345, 3])
+    assert "column 'IDH': 'wildtype' (1), 'WT' (1) -> 0, wild type; '1' (1) -> 1, mutated" in caplog.text
+
+
+def test_thousands_and_names_that_look_alike_are_refused(tables):
+    features = [
+        ["ID", "volume", "all"],
+        ["P1", "12", "1,234"],
+        ["P2", "1.234", "2,345"],
+        ["P4", "845", "3,456"],
+        ["p4", "1", "4,567"],
+    ]
+    metadata = [META, ["P1", "M", "66", "4", "wildtype"], ["P02", "F", "1,234", "2", "WT"], ["P4", "M", "", "", "1"]]
+    with pytest.raises(DataError) as error:
+        read_population(*tables(features, metadata))
+    text = str(error.value)
+    for part in (
+        "features.csv: P2: feature 'volume' may mean 1234 or 1.234, got '1.234'",
+        "features.csv: P1: feature 'all' may mean 1234 or 1.234, got '1,234'",
+        "features.csv: P4 and p4 differ in capitals only",
+        "no row of P2, p4, who have features",
+        "; 'P02' looks alike, the difference: leading zeros",
+    ):
+        assert part in text
+    features = [["ID", "volume"], ["P1", "1.5"], ["P2", "2.345"], ["P4", "3"]]
+    metadata = [
+        META,
+        ["P1", "M", "66.123", "4", "wildtype"],
+        ["P2", "F", "31.456", "2", "WT"],
+        ["P4", "M", "", "", "1"],
+    ]
+    paths = tables(features, metadata)
+    assert read_population(*paths).covariate("age")[0, 0] == 66.123
+    paths[1].write_text(paths[1].read_text().replace(",", ";"))
+    with pytest.raises(DataError, match="P1: Age at MRI may mean 66123"):
+        read_population(*paths)
+    paths = tables([["ID", "volume"], ["P1", "1.234"], ["P2", "2.345"], ["P4", "3.456"]], metadata)
+    assert read_population(*paths).features[0, 0] == 1.234
+    paths[0].write_text(paths[0].read_text().replace(",", ";"))
+    with pytest.raises(DataError, match="P1: feature 'volume' may mean 1234"):
+        read_population(*paths)
+    metadata = [
+        META,
+        ["P1", "M", "66", "4", "wildtype"],
+        ["P2", "F", "1,234", "2", "WT"],
+        ["P3", "F", "", "", "1"],
+        ["P4", "F", "", "", "1"],
+    ]
+    with pytest.raises(DataError, match=r"metadata\.csv: P2: Age at MRI may mean 1234 or 1\.234, got '1,234'"):
+        read_population(*tables(metadata=metadata))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,40 +1,46 @@
-"""One way to read a patch or its mask from a PNG, JPEG or TIFF file; imports neither torch nor MONAI."""
+"""One way to read a patch or its mask from a file, upright and whole; imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from shared.data.jpeg_check import jpeg_damage, tiff_jpeg_damage
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("PNG", "JPEG", "TIFF")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000")
+LOSSLESS = ("PNG", "TIFF", "BMP")
+KINDS = "PNG, JPEG, TIFF, BMP, WebP or JPEG 2000"
 COLOUR = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA")
 GREY = ("L", "LA", "La")
 REMEDY = "save it as an 8-bit RGB PNG without transparency"
+_ORIENTATION = 274
 _warned_of_grey = False
 
 
 def read_patch(path: str | os.PathLike) -> np.ndarray:
-    """Pixels of a patch, always as 8-bit RGB.
+    """Pixels of a patch, always as 8-bit RGB, upright as a viewer shows it (turned as its EXIF orientation says).
 
     Taken: 8-bit RGB. Converted: 8-bit greyscale (repeated over the channels, warned of once), palettes, and an alpha
     channel that is opaque everywhere. Refused: everything else.
 
     Args:
-        path: a PNG, JPEG or TIFF file.
+        path: a PNG, JPEG, TIFF, BMP, WebP or JPEG 2000 file.
 
     Shape:
         - returns: uint8 ``[3, H, W]``
 
     Raises:
-        DataError: the file is missing, truncated or corrupt, has real transparency, several pages, 16 bits or floats
-            a channel, fewer than 8 bits of grey, or other colours than RGB (CMYK).
+        DataError: the file is missing, truncated or corrupt (a JPEG also where libjpeg would repair it without a
+            word), has real transparency, several pages, not 8 bits a channel, or other colours than RGB (CMYK).
 
     Example:
         >>> import tempfile
@@ -43,44 +49,47 @@ def read_patch(path: str | os.PathLike) -> np.ndarray:
         >>> read_patch(path).shape, read_patch(path)[:, 0, 0].tolist()
         ((3, 4, 5), [255, 0, 7])
     """
-    image = _open(path)
-    try:
-        depth = _bits(image, path)
+    image, content = _open(path)
+    with image:
+        depth = _bits(image, content)
         if depth > 8 or image.mode.startswith(("I", "F")):
             kind = "float" if image.mode == "F" else f"{max(depth, 16)}-bit"
             raise DataError(f"{path}: patches have 8 bits a channel, this is a {kind} image; {REMEDY}.")
-        if image.mode == "1" or (image.mode == "L" and depth < 8):
-            raise DataError(f"{path}: patches have 8 bits a channel, this is a {depth}-bit greyscale image; {REMEDY}.")
+        if image.mode == "1" or (image.mode in ("L", "RGB") and depth < 8):
+            kind = "colour" if image.mode == "RGB" else "greyscale"
+            raise DataError(f"{path}: patches have 8 bits a channel, this is a {depth}-bit {kind} image; {REMEDY}.")
         if image.mode not in COLOUR + GREY:
             raise DataError(f"{path}: patches are RGB, this image is {image.mode}; {REMEDY}.")
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format in ("PNG", "TIFF"):
+        if frames > 1 and image.format in ("PNG", "TIFF", "WEBP"):
             raise DataError(f"{path}: a patch is one image, this file holds {frames}; save each as a file of its own.")
-        _load(image, path)
-        if image.mode in GREY:
+        upright = _upright(image, content, path)
+        if upright.mode in GREY:
             _warn_of_grey(path)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            clear = float((np.asarray(image)[..., 3] < 255).mean())
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            clear = float((np.asarray(upright)[..., 3] < 255).mean())
             if clear > 0:
                 raise DataError(
                     f"{path}: patches are opaque, but {clear:.1%} of the pixels are transparent; flatten the image on "
                     f"its background (white, in histology) and {REMEDY}."
                 )
-        return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-    finally:
-        image.close()
+        return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1))
 
 
-def read_patch_mask(path: str | os.PathLike) -> np.ndarray:
-    """A mask: true where its file is not zero (in any colour channel; of a palette image, its index).
+def read_patch_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> np.ndarray:
+    """A mask, upright by its own EXIF orientation, if it has one.
+
+    Args:
+        path: a PNG, TIFF or BMP file.
+        codes: values that count as inside; None: all but 0 (in any colour channel; of a palette image, its index).
 
     Shape:
         - returns: bool ``[H, W]``
 
     Raises:
-        DataError: the file is missing, truncated or corrupt, or a JPEG, whose compression puts non-zero pixels around
-            every border.
+        DataError: the file is missing, truncated or corrupt, or of a kind whose compression loses: a JPEG has non-zero
+            pixels around every border.
 
     Example:
         >>> import tempfile
@@ -89,36 +98,74 @@ def read_patch_mask(path: str | os.PathLike) -> np.ndarray:
         >>> read_patch_mask(path).tolist()
         [[False, True], [True, False]]
     """
-    image = _open(path)
-    try:
-        if image.format not in ("PNG", "TIFF"):
+    image, content = _open(path)
+    with image:
+        if image.format not in LOSSLESS:
             raise DataError(f"{path}: a mask must be stored without loss, this is a {image.format}; save it as PNG.")
-        _load(image, path)
-        if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-            image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
-        inside = np.asarray(image) != 0
-        return inside.any(-1) if inside.ndim == 3 else inside
-    finally:
-        image.close()
+        upright = _upright(image, content, path)
+    if upright.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        upright = upright.convert("L" if upright.mode in ("LA", "La") else "RGB")
+    values = np.asarray(upright)
+    inside = values != 0 if codes is None else np.isin(values, list(codes))
+    return inside.any(-1) if inside.ndim == 3 else inside
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; the datalist's paths are relative to dataset_dir.")
+def patch_header(path: str | os.PathLike) -> tuple[tuple[int, int], str, int]:
+    """Height and width (upright), mode and EXIF orientation (1: as stored) of a file, from its header.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        # verify checks the checksums that decoding skips, and needs the file opened anew
         with Image.open(path, formats=FORMATS) as image:
-            image.verify()
-        return Image.open(path, formats=FORMATS)
+            turn = _orientation(image)
+            width, height = image.size
+            # of a TIFF, Pillow turns the size itself
+            turned = turn > 4 and image.format != "TIFF"
+            return ((width, height) if turned else (height, width)), image.mode, turn
     except Exception as error:  # a broken header can raise nearly anything
         raise _unreadable(path, error) from error
 
 
-def _load(image: Image.Image, path: str | os.PathLike) -> None:
+def _open(path: str | os.PathLike) -> tuple[Image.Image, bytes]:
+    """The image, not yet decoded, and its file's content."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; the datalist's paths are relative to dataset_dir.")
     try:
-        image.load()
+        content = Path(path).read_bytes()
+        # verify checks the checksums that decoding skips, and needs the file opened anew
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.verify()
+        # not by its name: Pillow would map a grey TIFF into memory and mix up its rows when it turns it
+        return Image.open(io.BytesIO(content), formats=FORMATS), content
+    except Exception as error:  # a broken header can raise nearly anything
+        raise _unreadable(path, error) from error
+
+
+def _upright(image: Image.Image, content: bytes, path: str | os.PathLike) -> Image.Image:
+    """The image, found whole, decoded and turned."""
+    try:
+        damage = _damage(image, content)
+        if damage:
+            raise ValueError(f"the decoder would repair it: {damage}")
+        image.load()  # turns a TIFF
+        return ImageOps.exif_transpose(image)
     except Exception as error:  # as above, in the pixels
         raise _unreadable(path, error) from error
+
+
+def _damage(image: Image.Image, content: bytes) -> str | None:
+    """What Pillow's decoders pass over in silence."""
+    if image.format == "WEBP":  # has no checksum; compressed data does not end like this
+        return "it ends in zeros" if content.endswith(bytes(32)) else None
+    if image.format in ("JPEG", "MPO"):
+        return jpeg_damage(content)
+    return tiff_jpeg_damage(image, content) if image.format == "TIFF" else None
+
+
+def _orientation(image: Image.Image) -> int:
+    turn = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
+    return turn if turn in range(2, 9) else 1
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> DataError:
@@ -126,19 +173,28 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> DataError:
     if isinstance(error, Image.UnidentifiedImageError):
         reason = "its contents are of another format" if Path(path).stat().st_size else "it is empty"
     return DataError(
-        f"{path}: cannot be read as PNG, JPEG or TIFF, it may be truncated or corrupt ({reason}); "
+        f"{path}: cannot be read as {KINDS}, it may be truncated or corrupt ({reason}); "
         "copy or download it again, or remove it from the datalist."
     )
 
 
-def _bits(image: Image.Image, path: str | os.PathLike) -> int:
+def _bits(image: Image.Image, content: bytes) -> int:
     """Bits a channel in the file: Pillow reads 16-bit colour as 8 bits without a word."""
-    if image.format == "PNG":
-        with Path(path).open("rb") as file:
-            return file.read(25)[24]
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (1,)))
-    return 8
+    if image.format == "PNG":
+        return content[24]
+    if image.format == "BMP":  # 16 bits a pixel are 5 a channel
+        return 5 if int.from_bytes(content[28:30], "little") == 16 else 8
+    return _bits_of_jpeg2000(content) if image.format == "JPEG2000" else 8
+
+
+def _bits_of_jpeg2000(content: bytes) -> int:
+    """The largest depth of the components that the codestream's marker SIZ names."""
+    place = content.find(b"\xff\x4f\xff\x51")
+    components = int.from_bytes(content[place + 40 : place + 42], "big")
+    depths = [(value & 0x7F) + 1 for value in content[place + 42 : place + 42 + 3 * components : 3]]
+    return max(depths, default=8)
 
 
 def _warn_of_grey(path: str | os.PathLike) -> None:

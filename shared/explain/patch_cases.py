@@ -78,15 +78,9 @@ class PatchCases(Sequence):
         case = {"image": image[0], "path": str(entry["image"])}
         case |= {key: entry[key] for key in ("patient", "label") if entry.get(key) is not None}
         if entry.get(self.truth):
-            case["mask"] = torch.from_numpy(self._inside(entry[self.truth])[None].astype(np.uint8))
+            inside = read_patch_mask(entry[self.truth], self.codes)
+            case["mask"] = torch.from_numpy(inside[None].astype(np.uint8))
         return case
-
-    def _inside(self, path: str) -> np.ndarray:
-        if self.codes is None:
-            return read_patch_mask(path)
-        from skimage.io import imread
-
-        return np.isin(imread(path), list(self.codes))
 
 
 def stack_images(cases: Sequence[Mapping[str, Any]]) -> Tensor:

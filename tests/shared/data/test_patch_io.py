@@ -35,7 +35,7 @@ def raw_png(path, rows, width, depth, colour):
 # --- taken and converted ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["p.png", "p.tif", "p.tiff"])
+@pytest.mark.parametrize("name", ["p.png", "p.tif", "p.tiff", "p.bmp", "p.jp2"])
 def test_rgb_comes_back_as_it_was_stored(tmp_path, name):
     found = read_patch(save(tmp_path, PIXELS, name))
     assert found.dtype == np.uint8 and found.flags["C_CONTIGUOUS"] and found.flags["WRITEABLE"]
@@ -45,6 +45,14 @@ def test_rgb_comes_back_as_it_was_stored(tmp_path, name):
 def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):
     path = save(tmp_path, PIXELS, "p.jpg", quality=95)
     np.testing.assert_array_equal(read_patch(path).transpose(1, 2, 0), np.asarray(Image.open(path)))
+
+
+def test_webp_without_loss_comes_back_and_its_frames_are_refused(tmp_path):
+    np.testing.assert_array_equal(
+        read_patch(save(tmp_path, PIXELS, "p.webp", lossless=True)), PIXELS.transpose(2, 0, 1)
+    )
+    pages = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    refused(save(tmp_path, pages[0], "f.webp", save_all=True, append_images=pages[1:]), "this file holds 2")
 
 
 def test_greyscale_is_repeated_and_warned_of_once(tmp_path, caplog, monkeypatch):
@@ -129,11 +137,11 @@ def test_missing_empty_foreign_and_folder_are_refused(tmp_path):
     refused(tmp_path, "no such file")
     for name, content, word in (("e.png", b"", "it is empty"), ("t.png", b"not an image", "another format")):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, "cannot be read as PNG, JPEG or TIFF", word, "download it again")
-    refused(save(tmp_path, PIXELS, "renamed.bmp"), "another format")
+        refused(tmp_path / name, "cannot be read as PNG, JPEG, TIFF, BMP, WebP or JPEG 2000", word, "download it again")
+    refused(save(tmp_path, PIXELS, "renamed.gif"), "another format")
 
 
-@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.tif"])
+@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.tif", "p.bmp", "p.webp", "p.jp2"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_files_are_refused(tmp_path, name, share):
     path = save(tmp_path, np.tile(PIXELS, (8, 8, 1)), name)
@@ -149,6 +157,56 @@ def test_a_single_flipped_byte_of_a_png_is_noticed(tmp_path):
         damaged.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
         with pytest.raises(DataError):
             read_patch(damaged)
+
+
+def test_sixteen_bit_jpeg_2000_and_five_bit_bmp_are_refused(tmp_path):
+    deep = save(tmp_path, PIXELS[..., 0].astype(np.uint16) * 257, "deep.jp2")
+    refused(deep, "16-bit")
+    content = bytearray(save(tmp_path, PIXELS, "p.bmp").read_bytes())
+    content[28:30] = (16).to_bytes(2, "little")
+    (tmp_path / "five.bmp").write_bytes(bytes(content))
+    refused(tmp_path / "five.bmp", "5-bit colour")
+
+
+# --- upright ------------------------------------------------------------------------------------------------------
+
+# The picture that a viewer shows of stored rows and columns, by the EXIF standard's words for its first row and column.
+SHOWN = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],  # top, right
+    3: lambda stored: stored[::-1, ::-1],  # bottom, right
+    4: lambda stored: stored[::-1],  # bottom, left
+    5: lambda stored: stored.swapaxes(0, 1),  # left, top
+    6: lambda stored: np.rot90(stored, -1),  # right, top
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda stored: np.rot90(stored),  # left, bottom
+}
+
+
+def turned(folder, image, name, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    lossless = {"lossless": True} if name.endswith(".webp") else {}
+    tag = {"tiffinfo": {274: orientation}} if name.endswith(".tif") else {"exif": exif}
+    return save(folder, image, name, **tag, **lossless)
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_patches_and_masks_are_upright_whatever_the_file(tmp_path, orientation):
+    expected = SHOWN[orientation](PIXELS)
+    for name in ("p.png", "p.tif", "p.webp", "p.jpg"):
+        path = turned(tmp_path, PIXELS, name, orientation)
+        found = read_patch(path).transpose(1, 2, 0)
+        if name == "p.jpg":
+            plain = save(tmp_path, PIXELS, "plain.jpg")  # the same bytes but for the tag
+            np.testing.assert_array_equal(found, SHOWN[orientation](np.asarray(Image.open(plain))))
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+        assert patch_io.patch_header(path) == (expected.shape[:2], "RGB", orientation)
+    inside = PIXELS[..., 0] > 128
+    for name in ("m.png", "m.tif"):
+        mask = turned(tmp_path, inside.astype(np.uint8), name, orientation)
+        np.testing.assert_array_equal(read_patch_mask(mask), SHOWN[orientation](inside), err_msg=name)
 
 
 # --- masks --------------------------------------------------------------------------------------------------------
@@ -175,6 +233,11 @@ def test_the_index_counts_in_a_palette_mask(tmp_path):
     image = Image.fromarray((PIXELS[..., 0] > 128).astype(np.uint8)).convert("P")
     image.putpalette([255, 255, 255, 0, 0, 0])  # the background is white
     np.testing.assert_array_equal(read_patch_mask(save(tmp_path, image)), PIXELS[..., 0] > 128)
+
+
+def test_codes_choose_what_is_inside(tmp_path):
+    path = save(tmp_path, PIXELS[..., 0] // 64)
+    np.testing.assert_array_equal(read_patch_mask(path, [1, 3]), np.isin(PIXELS[..., 0] // 64, [1, 3]))
 
 
 def test_jpeg_and_broken_masks_are_refused(tmp_path):

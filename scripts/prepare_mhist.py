@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data.cell_numbers import parse_number
-from shared.data.clutter import is_clutter
+from shared.data.clutter import is_clutter, walk_files
 from shared.data.names import clean, look_alikes
 from shared.data.patch_files import PARTS
 from shared.data.prepare import run_script, script_parser
@@ -76,6 +76,11 @@ def find_columns(names: list[str], needed: list[str]) -> dict[str, str]:
     return found
 
 
+def image_folder(folder: Path) -> Path:
+    """Where MHIST's images lie."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
 def read_annotations(folder: Path, *, votes: bool, partition: bool) -> list[dict]:
     """Rows of the table as entries with ``image``, ``patient``, ``label``, ``soft_label`` and ``part``.
 
@@ -87,7 +92,7 @@ def read_annotations(folder: Path, *, votes: bool, partition: bool) -> list[dict
         raise DataError(f"{folder}: no {TABLE}; give the folder that holds it and images/, as MHIST is delivered")
     rows = read_table(table)
     columns = find_columns(list(rows[0]), [IMAGE, LABEL] + [VOTES] * votes + [PARTITION] * partition)
-    inside = folder / "images" if (folder / "images").is_dir() else folder
+    inside = image_folder(folder)
     there = {clean(path.name): path for path in inside.iterdir() if not is_clutter(path.name)}
     entries, problems, missing = [], [], []
     for number, row in zip(rows.numbers, rows, strict=True):
@@ -150,14 +155,23 @@ def prepare(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise DataError(f"{options.folder}: no such folder; give the one with MHIST's {TABLE} and images/")
     entries = read_annotations(options.folder, votes=not options.no_votes, partition=official)
-    dropped = 0
+    listed, dropped = {entry["image"] for entry in entries}, 0
     if not official:
         kept = balance(entries, options.seed)
         dropped, entries = len(entries) - len(kept), kept
     parts: dict[str, list[dict]] = {}
     for entry in entries:
         parts.setdefault(entry.pop("part", "training"), []).append(entry)
-    patches = PatchSet(options.folder, CLASSES, parts)
+    others = [path.relative_to(options.folder).as_posix() for path in walk_files(image_folder(options.folder))]
+    others = [name for name in others if name not in listed and name != TABLE]
+    patches = PatchSet(
+        options.folder,
+        CLASSES,
+        parts,
+        skip_blank=options.skip_blank,
+        crop_square=options.crop_square,
+        not_taken={f"not in {TABLE}": others} if others else None,
+    )
     patches.check()
     if not official:
         patches.draw_testing(0.1, options.seed)

@@ -18,18 +18,25 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in CLUTTER
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder``, sorted, linked folders followed (each once), clutter left out at any depth."""
-    yield from _walk(Path(folder), frozenset())
+def walk_files(folder: Path, *, skipped: list[Path] | None = None) -> Iterator[Path]:
+    """Every file below ``folder``, sorted, linked folders followed (each once), clutter left out at any depth.
+
+    Links that lead nowhere are among them.
+
+    Args:
+        folder: where to look.
+        skipped: a list to which the clutter is added.
+    """
+    yield from _walk(Path(folder), frozenset(), [] if skipped is None else skipped)
 
 
-def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+def _walk(folder: Path, above: frozenset[Path], skipped: list[Path]) -> Iterator[Path]:
     above = above | {folder.resolve()}
     for path in sorted(folder.iterdir()):
         if is_clutter(path.name):
-            continue
-        if path.is_dir():
+            skipped.append(path)
+        elif path.is_dir():
             if path.resolve() not in above:  # a link to a folder above it would never end
-                yield from _walk(path, above)
+                yield from _walk(path, above, skipped)
         else:
             yield path

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.checks import SectionCheck
+from shared.data.patch_files import is_utf8, some
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,25 @@ PREPARE_PATCHES = (
 
 @dataclass
 class PatchFacts:
-    """What is known of a file: ``(height, width)``, SHA-256 of its pixels, what is wrong, whether a mask is empty."""
+    """What is known of a file.
+
+    Attributes:
+        size: height and width, upright.
+        digest: SHA-256 of its pixels.
+        problem: what is wrong.
+        empty: whether a mask is.
+        turned: whether its EXIF orientation turns it.
+        blank: whether a patch is of (nearly) one colour, see :func:`shared.data.patch_io.is_blank`.
+        two_values: whether a patch has two colours only, as masks have.
+    """
 
     size: tuple[int, int] | None = None
     digest: str | None = None
     problem: str | None = None
     empty: bool = False
+    turned: bool = False
+    blank: bool = False
+    two_values: bool = False
 
 
 def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = True) -> PatchFacts:
@@ -51,35 +65,30 @@ def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = T
         return PatchFacts(problem=f"{path}: file not found")
     if not pixels:
         return _header_facts(path)
-    from shared.data.patch_io import read_patch, read_patch_mask
+    from shared.data.patch_io import has_two_values, is_blank, read_turned
 
     try:
-        array = read_patch_mask(path) if mask else read_patch(path)
+        array, turned = read_turned(path, mask=mask)
     except DataError as error:
         return PatchFacts(problem=str(error))
     size = (int(array.shape[-2]), int(array.shape[-1]))
     if mask:
-        return PatchFacts(size, empty=not array.any())
+        return PatchFacts(size, empty=not array.any(), turned=turned)
     digest = hashlib.sha256(f"{size}".encode())
     digest.update(memoryview(array).cast("B"))
-    return PatchFacts(size, digest.hexdigest())
+    return PatchFacts(size, digest.hexdigest(), turned=turned, blank=is_blank(array), two_values=has_two_values(array))
 
 
 def _header_facts(path: str | os.PathLike) -> PatchFacts:
-    from PIL import Image
-
-    from shared.data.patch_io import FORMATS
+    from shared.data.patch_io import patch_header
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            size, mode = image.size[::-1], image.mode
-    except Exception as error:  # a broken header can raise nearly anything
-        return PatchFacts(
-            problem=f"{path}: cannot be read as PNG, JPEG or TIFF ({type(error).__name__}); copy it again"
-        )
+        size, mode, turn = patch_header(path)
+    except DataError as error:
+        return PatchFacts(problem=str(error))
     if mode.startswith(("I", "F")):
         return PatchFacts(problem=f"{path}: patches have 8 bits a channel, this one's mode is {mode}; convert it")
-    return PatchFacts(size)
+    return PatchFacts(size, turned=turn > 1)
 
 
 def all_facts(entries: Sequence[Mapping[str, Any]], *, pixels: bool = True) -> dict[str, PatchFacts]:
@@ -100,6 +109,7 @@ class PatchDatalistCheck(SectionCheck):
         file: the datalist, relative to ``root`` or absolute.
         num_classes: labels lie in ``range(num_classes)``.
         content: the parsed datalist, where it is not to be read from ``file``.
+        crop_square: patches that are not square are none of its problems: they will be cropped.
     """
 
     remedy = PREPARE_PATCHES
@@ -112,8 +122,15 @@ class PatchDatalistCheck(SectionCheck):
         num_classes: int = 2,
         *,
         content: dict[str, Any] | None = None,
+        crop_square: bool = False,
     ):
         super().__init__(root, file, num_classes, content=content)
+        self.crop_square = crop_square
+        if num_classes != 2:
+            self.problems.append(
+                f"num_classes must be 2, got {num_classes}: what is measured and written of patches is of two classes; "
+                "prepare the data with --classes A B"
+            )
         self.facts: dict[str, PatchFacts] = {}
         self.warnings: list[str] = []
 
@@ -166,6 +183,8 @@ class PatchDatalistCheck(SectionCheck):
             return None
         case = {key: value for key, value in entry.items() if value is not None}
         case["image"] = str(self.root / entry["image"])
+        if not is_utf8(case["image"]):
+            self.problems.append(f"{where}: {case['image']!r} is not UTF-8 and cannot be written to a table; rename it")
         name = self.name_of(case)
         if not isinstance(case.get("patient"), str) or not case["patient"].strip():
             self.problems.append(
@@ -186,9 +205,17 @@ class PatchDatalistCheck(SectionCheck):
             )
         return case
 
-    def files(self, cases: Sequence[dict], *, pixels: bool) -> None:
-        """Every file can be read, images have the size of most, masks that of their image; warns of empty masks."""
-        self.facts = all_facts(cases, pixels=pixels)
+    def files(
+        self, cases: Sequence[dict], *, pixels: bool = True, facts: Mapping[str, PatchFacts] | None = None
+    ) -> None:
+        """Every file can be read, images are square and of one size, masks of their image's; warns of empty masks.
+
+        Args:
+            cases: with absolute paths.
+            pixels: decode every file; else headers only.
+            facts: of the files, where they are known.
+        """
+        self.facts = all_facts(cases, pixels=pixels) if facts is None else dict(facts)
         missing = [case for case in cases if not Path(case["image"]).is_file()]
         if len(missing) > 20:
             shown = ", ".join(self.name_of(case) for case in missing[:5])
@@ -203,13 +230,12 @@ class PatchDatalistCheck(SectionCheck):
                 facts = self.facts[case[key]]
                 if facts.problem:
                     self.problems.append(facts.problem)
-        sizes = Counter(size for case in cases if (size := self.facts[case["image"]].size))
-        usual = sizes.most_common(1)[0][0] if sizes else None
-        for size in sorted(set(sizes) - {usual}):
-            odd = [self.name_of(case) for case in cases if self.facts[case["image"]].size == size]
-            self.problems.append(
-                f"{_some(odd)}: {_by(size)} pixels, the other {sizes[usual]} patches have {_by(usual)}; "
-                "cut all at one size and magnification"
+        self._sizes(cases)
+        raw = [case for case in cases if "mask" in case and self._turned(case) and not self.facts[case["mask"]].turned]
+        if raw:
+            self.warnings.append(
+                f"{len(raw)} images are turned upright by their EXIF tag and their masks have none: these are taken as "
+                f"drawn on the upright image, as viewers show it: {some(map(self.name_of, raw))}"
             )
         empty = []
         for case in cases:
@@ -217,14 +243,38 @@ class PatchDatalistCheck(SectionCheck):
             for key in MAPS:
                 facts = self.facts[case[key]] if key in case else PatchFacts()
                 if size and facts.size and facts.size != size:
+                    turned = " upright (its EXIF tag turns it)" if self._turned(case) else ""
                     self.problems.append(
-                        f"{self.name_of(case)}: its {key} has {_by(facts.size)} pixels, the image {_by(size)}; "
+                        f"{self.name_of(case)}: its {key} has {_by(facts.size)} pixels, the image {_by(size)}{turned}; "
                         "save the two at the same size"
                     )
             if "mask" in case and self.facts[case["mask"]].empty:
                 empty.append(self.name_of(case))
         if empty:
-            self.warnings.append(f"{len(empty)} masks are empty: {_some(empty)}")
+            self.warnings.append(f"{len(empty)} masks are empty: {some(empty)}")
+
+    def _turned(self, case: dict) -> bool:
+        return self.facts[case["image"]].turned
+
+    def _sizes(self, cases: Sequence[dict]) -> None:
+        """Patches are square and have one size."""
+        known = [(case, size) for case in cases if (size := self.facts[case["image"]].size)]
+        if self.crop_square:
+            known = [(case, (min(size),) * 2) for case, size in known]
+        sizes = Counter(size for _, size in known)
+        square = [size for size, _ in sizes.most_common() if size[0] == size[1]]
+        for size in sorted(sizes):
+            odd = [self.name_of(case) for case, other in known if other == size]
+            if size[0] != size[1]:
+                self.problems.append(
+                    f"{len(odd)} patches are not square, {_by(size)} pixels: {some(odd)}; cut squares of them "
+                    "(scripts/prepare_image_folder.py and prepare_mhist.py do so with --crop-square)"
+                )
+            elif size != square[0]:
+                self.problems.append(
+                    f"{some(odd)}: {_by(size)} pixels, the other {sizes[square[0]]} patches have {_by(square[0])}; "
+                    "cut all at one size and magnification"
+                )
 
     def across(self, parts: Mapping[str, Sequence[dict]]) -> None:
         """No patient and no image in two parts or folds; no image with two labels.
@@ -255,7 +305,9 @@ class PatchDatalistCheck(SectionCheck):
             if len(labels) > 1:
                 self.problems.append(f"{names}: the same image has labels {' and '.join(sorted(labels))}; keep one")
             if len(places) > 1:
-                self.problems.append(f"{names}: the same image is in {' and '.join(places)}; keep one")
+                facts = self.facts.get(same[0][1]["image"])
+                keep = "it is a blank tile, --skip-blank leaves those out" if facts and facts.blank else "keep one"
+                self.problems.append(f"{names}: the same image is in {' and '.join(places)}; {keep}")
             repeated += len(same) - 1
         if repeated:
             self.warnings.append(f"{repeated} patches repeat the image of another patch")
@@ -272,7 +324,3 @@ class PatchDatalistCheck(SectionCheck):
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[1]} x {size[0]}"
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

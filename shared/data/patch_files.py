@@ -1,160 +1,213 @@
-"""Which files of a folder are patches, which are masks, and which patches belong to one patient."""
+"""What lies in a folder of patches: images, masks, and what the folders' names say of them."""
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from shared.errors import DataError
+from shared.data.clutter import walk_files
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-IMAGE_FOLDERS = ("image", "images", "img", "imgs", "patches")
-MASK_FOLDERS = ("label", "labels", "mask", "masks")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".czi")
 MASK_ENDINGS = ("_mask", "-mask", "_label", "-label", "_seg", "-seg")
 PARTS = {
     **dict.fromkeys(("train", "training"), "training"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "testing"),
 }
-NO_GROUPS = "none"
+IMAGE_WORDS = ("image", "images", "img", "imgs", "patch", "patches", "tile", "tiles")
+MASK_WORDS = ("label", "labels", "mask", "masks", "annotation", "annotations", "groundtruth", "gt", "segmentations")
+FILLERS = ("data", "set", "dataset", "split", "folder", "part")
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's ending is one of an image (hidden files are none)."""
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+@dataclass(frozen=True)
+class Meaning:
+    """What the name of a folder says: part of a split, ``images`` or ``masks``, magnification."""
+
+    part: str | None = None
+    kind: str | None = None
+    magnification: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != Meaning()
 
 
-def _in_mask_folder(path: PurePath) -> bool:
-    return any(part.lower() in MASK_FOLDERS for part in path.parts[:-1])
+def meaning(name: str) -> Meaning:
+    """Read a folder's name.
+
+    Example:
+        >>> meaning("Test Masks")
+        Meaning(part='testing', kind='masks', magnification=None)
+        >>> meaning("train_data").part, meaning("x40").magnification, bool(meaning("HP")), bool(meaning("label 0"))
+        ('training', '40x', False, False)
+    """
+    if power := re.fullmatch(r"(?:x ?(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?) ?x)", name.strip().casefold()):
+        return Meaning(magnification=f"{power[1] or power[2]}x")
+    part = kind = None
+    joined = re.sub(r"ground[\W_]+truth", "groundtruth", name.casefold())
+    for word in filter(None, re.split(r"[\W_]+", joined)):
+        short = re.sub(r"(data|dataset|set)$", "", word)
+        if word in IMAGE_WORDS + MASK_WORDS:
+            kind = "images" if word in IMAGE_WORDS and kind != "masks" else "masks"
+        elif short in PARTS and part in (None, PARTS[short]):
+            part = PARTS[short]
+        elif word not in FILLERS:
+            return Meaning()
+    return Meaning(part, kind)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Images below a folder, sorted by path, without masks: those in a folder for masks or beside their image.
+def same_name(name: str) -> str:
+    """A name as folders are compared by: whatever its case and its way of composing accents (NFC, NFD)."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def is_utf8(name: str | os.PathLike) -> bool:
+    """Whether a file's name can be written to a table; one of another encoding reaches Python with surrogates.
+
+    Example:
+        >>> is_utf8("Präparat.png"), is_utf8("Pr\\udce4parat.png")
+        (True, False)
+    """
+    try:
+        os.fspath(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class PatchFile:
+    """An image or mask, and what its folders say.
+
+    Attributes:
+        path: where it lies.
+        inner: its path below the data set's folder.
+        name: of its class's folder, None where there is none.
+        folders: the others that have no meaning of their own (patients, slides), outermost first.
+        parts: parts of a split that its folders name; more than one is a contradiction.
+        magnification: as its folders say.
+        kind: ``image`` or ``mask``.
+        inside: whether it lies in a folder for images.
+        classes: all folders of it that are named as classes; more than one is a contradiction.
+    """
+
+    path: Path
+    inner: PurePath
+    name: str | None
+    folders: tuple[str, ...]
+    parts: tuple[str, ...]
+    magnification: str | None
+    kind: str
+    inside: bool
+    classes: tuple[str, ...]
+
+    def key(self, stem: str) -> tuple:
+        """What an image and its mask have in common; ``stem``: the file's name without ending."""
+        return same_name(self.name or ""), self.parts, self.magnification, self.folders, stem
+
+
+def _patch_file(path: Path, inner: PurePath, claimed: frozenset[str], *, is_mask: bool) -> PatchFile:
+    above = inner.parts[:-1]
+    named = [row for row, name in enumerate(above) if same_name(name) in claimed]
+    plain = [row for row, name in enumerate(above) if not meaning(name)]
+    own = next(iter(named or plain), None)
+    rest = [(name, meaning(name)) for row, name in enumerate(above) if row != own]
+    kinds = {said.kind for _, said in rest}
+    return PatchFile(
+        path,
+        inner,
+        name=None if own is None else above[own],
+        folders=tuple(name for name, said in rest if not said),
+        parts=tuple(sorted({said.part for _, said in rest if said.part})),
+        magnification="/".join(dict.fromkeys(s.magnification for _, s in rest if s.magnification)) or None,
+        kind="mask" if is_mask or "masks" in kinds else "image",
+        inside="images" in kinds,
+        classes=tuple(dict.fromkeys(same_name(above[row]) for row in named)),
+    )
+
+
+@dataclass
+class PatchFolder:
+    """Everything below a folder.
+
+    Attributes:
+        images: sorted by path, without masks.
+        masks: by :meth:`PatchFile.key`.
+        slides: whole-slide files, which are no patches.
+        not_taken: paths of all other files by the reason why they are none of these.
+    """
+
+    images: list[PatchFile] = field(default_factory=list)
+    masks: dict[tuple, PatchFile] = field(default_factory=dict)
+    slides: list[str] = field(default_factory=list)
+    not_taken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def mask_of(self, image: PatchFile) -> PatchFile | None:
+        """The mask of an image: beside it with an ending, or in a folder for masks, with or without one."""
+        return self.masks.get(image.key(image.path.stem))
+
+
+def scan(folder: Path, claimed: Iterable[str] = ()) -> PatchFolder:
+    """Look through a folder; linked folders are followed, what systems leave behind is left out.
+
+    Args:
+        folder: where.
+        claimed: names of folders that are classes, whatever else they could mean. Without one, a file's class is the
+            outermost of its folders that has no other meaning (see :func:`meaning`).
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("b/x.png", "a/y.jpg", "a/y_mask.png", "label/x.png", "notes.txt"):
-        ...     (folder / name).parent.mkdir(exist_ok=True)
+        >>> for name in ("b/x.png", "a/y.jpg", "a/y_mask.png", "masks/b/x.png", "notes.txt"):
+        ...     (folder / name).parent.mkdir(exist_ok=True, parents=True)
         ...     (folder / name).touch()
-        >>> [path.relative_to(folder).as_posix() for path in find_images(folder)]
-        ['a/y.jpg', 'b/x.png']
+        >>> found = scan(folder)
+        >>> [image.inner.as_posix() for image in found.images], [found.mask_of(i).path.name for i in found.images]
+        (['a/y.jpg', 'b/x.png'], ['y_mask.png', 'x.png'])
+        >>> dict(found.not_taken)
+        {'other files (.txt)': ['notes.txt']}
     """
-    found = sorted(path for path in folder.rglob("*") if is_image(path))
-    found = [path for path in found if not _in_mask_folder(path.relative_to(folder))]
-    stems = {path.parent / path.stem for path in found}
-    return [path for path in found if not any(_is_mask_of(path, stems, end) for end in MASK_ENDINGS)]
-
-
-def _is_mask_of(path: Path, stems: set[Path], ending: str) -> bool:
-    stem = path.stem
-    return stem.lower().endswith(ending) and path.parent / stem[: -len(ending)] in stems
-
-
-def find_masks(folder: Path) -> dict[str, Path]:
-    """Masks below a class's folder, by the path of their image: folders for images and masks and endings left out."""
-    masks = {}
-    for path in sorted(path for path in folder.rglob("*") if is_image(path)):
-        inner, stem = path.relative_to(folder), path.stem
+    folder, claimed = Path(folder), frozenset(map(same_name, claimed))
+    found, hidden, files = PatchFolder(), [], []
+    for path in walk_files(folder, skipped=hidden):
+        inner, ending = path.relative_to(folder), path.suffix.lower()
+        if not path.exists():
+            found.not_taken["links that lead nowhere"].append(inner.as_posix())
+        elif ending in SLIDES:
+            found.slides.append(inner.as_posix())
+        elif ending not in ENDINGS:
+            found.not_taken[f"other files ({ending or 'no ending'})"].append(inner.as_posix())
+        else:
+            files.append(path)
+    if hidden:
+        found.not_taken["hidden, or left by a system"] = [path.relative_to(folder).as_posix() for path in hidden]
+    beside = {path.with_suffix("") for path in files}
+    for path in files:
+        stem = path.stem
         ending = next((end for end in MASK_ENDINGS if stem.lower().endswith(end)), "")
-        if _in_mask_folder(inner) or ending:
-            masks.setdefault(_key(inner.with_name(stem[: len(stem) - len(ending)])), path)
-            if _in_mask_folder(inner):
-                masks.setdefault(_key(inner.with_name(stem)), path)
-    return masks
-
-
-def _key(inner: PurePath) -> str:
-    folders = [part for part in inner.parts[:-1] if part.lower() not in IMAGE_FOLDERS + MASK_FOLDERS]
-    return "/".join([*folders, inner.name])
-
-
-def class_images(folder: Path) -> list[tuple[Path, Path | None]]:
-    """Images of a class's folder, each with its mask or None.
-
-    Where there is a folder for images (``image``, ``images``, ...) only what is in it is taken.
-    """
-    images = find_images(folder)
-    inside = [p for p in images if any(x.lower() in IMAGE_FOLDERS for x in p.relative_to(folder).parts[:-1])]
-    masks = find_masks(folder)
-    found = []
-    for path in inside or images:
-        inner = path.relative_to(folder)
-        found.append((path, masks.get(_key(inner.with_name(path.stem)))))
+        short = stem[: len(stem) - len(ending)]
+        file = _patch_file(
+            path, path.relative_to(folder), claimed, is_mask=bool(ending) and path.with_name(short) in beside
+        )
+        if file.kind == "image":
+            found.images.append(file)
+        else:
+            found.masks.setdefault(file.key(short), file)
+            found.masks.setdefault(file.key(stem), file)
     return found
 
 
-def group_of(path: PurePath, pattern: str | None = None) -> str | None:
-    """The group (patient, slide) that a file's path names, or None where the pattern does not fit.
-
-    Args:
-        path: inside the data set's folder.
-        pattern: regular expression, searched in the file name, with and then without its ending, or in the whole path
-            if the pattern holds a ``/``; its first group counts, else the whole match. None: the part of the name
-            before the first ``-``, or, without one, the path itself: every image is a group of its own. "none": that,
-            always.
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more.
 
     Example:
-        >>> name = PurePath("Polyp/image/GT2012154-1-400-001.png")
-        >>> group_of(name), group_of(name, r"^\\w+-(\\d)"), group_of(name, "^([^/]+)/"), group_of(name, "none")
-        ('GT2012154', '1', 'Polyp', 'Polyp/image/GT2012154-1-400-001')
+        >>> some("abcdefg", 2)
+        'a, b and 5 more'
     """
-    alone = path.with_suffix("").as_posix()
-    if pattern == NO_GROUPS:
-        return alone
-    if pattern is None:
-        prefix, dash, _ = path.name.partition("-")
-        return prefix if dash and prefix.strip() else alone
-    texts = [path.as_posix()] if "/" in pattern else [path.name, path.stem]
-    match = next((found for text in texts if (found := re.search(pattern, text))), None)
-    name = "" if match is None else (match.group(1) if match.re.groups else match.group()) or ""
-    return name.strip() or None
-
-
-def groups_of(paths: Sequence[PurePath], pattern: str | None = None) -> list[str]:
-    """:func:`group_of` each path.
-
-    Raises:
-        DataError: the pattern is no regular expression, or does not fit every path.
-    """
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise DataError(f"--group-by {pattern!r} is no regular expression: {error}") from error
-    groups = [group_of(path, pattern) for path in paths]
-    unfit = [path.as_posix() for path, group in zip(paths, groups, strict=True) if group is None]
-    if unfit:
-        raise DataError(
-            f"--group-by {pattern!r} does not fit {len(unfit)} of {len(paths)} file names, as {unfit[0]}; correct it, "
-            f"or give --group-by {NO_GROUPS} where every image is of another patient"
-        )
-    return [str(group) for group in groups]
-
-
-def by_part(folder: Path, beside: Sequence[str] = ()) -> dict[str, list[Path]]:
-    """Folders of an official split, by part (``train/ val/ test/``, in any case); empty where there is none.
-
-    Args:
-        folder: the data set's folder.
-        beside: names of folders that may lie beside those of the parts.
-
-    Raises:
-        DataError: beside them lies another folder that holds images.
-    """
-    found = defaultdict(list)
-    others = []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        part = PARTS.get(path.name.lower())
-        if part:
-            found[part].append(path)
-        elif path.name not in beside and any(is_image(file) for file in path.rglob("*")):
-            others.append(path.name)
-    if found and "training" not in found:
-        raise DataError(f"{folder}: has {', '.join(p.name for ps in found.values() for p in ps)} and no folder train")
-    if found and others:
-        raise DataError(
-            f"{folder}: {', '.join(others)} lies beside train and test; move it into one or take it --unlabelled"
-        )
-    return dict(found)
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -49,6 +49,15 @@ def read_patch(path: str | os.PathLike) -> np.ndarray:
         >>> read_patch(path).shape, read_patch(path)[:, 0, 0].tolist()
         ((3, 4, 5), [255, 0, 7])
     """
+    return _read_patch(path)[0]
+
+
+def read_turned(path: str | os.PathLike, *, mask: bool = False) -> tuple[np.ndarray, bool]:
+    """:func:`read_patch` or :func:`read_patch_mask`, and whether the EXIF orientation turned it."""
+    return _read_mask(path) if mask else _read_patch(path)
+
+
+def _read_patch(path: str | os.PathLike) -> tuple[np.ndarray, bool]:
     image, content = _open(path)
     with image:
         depth = _bits(image, content)
@@ -63,7 +72,7 @@ def read_patch(path: str | os.PathLike) -> np.ndarray:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format in ("PNG", "TIFF", "WEBP"):
             raise DataError(f"{path}: a patch is one image, this file holds {frames}; save each as a file of its own.")
-        upright = _upright(image, content, path)
+        upright, turned = _upright(image, content, path)
         if upright.mode in GREY:
             _warn_of_grey(path)
         if upright.has_transparency_data:
@@ -74,7 +83,7 @@ def read_patch(path: str | os.PathLike) -> np.ndarray:
                     f"{path}: patches are opaque, but {clear:.1%} of the pixels are transparent; flatten the image on "
                     f"its background (white, in histology) and {REMEDY}."
                 )
-        return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1))
+        return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1)), turned
 
 
 def read_patch_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> np.ndarray:
@@ -98,16 +107,20 @@ def read_patch_mask(path: str | os.PathLike, codes: Sequence[int] | None = None)
         >>> read_patch_mask(path).tolist()
         [[False, True], [True, False]]
     """
+    return _read_mask(path, codes)[0]
+
+
+def _read_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> tuple[np.ndarray, bool]:
     image, content = _open(path)
     with image:
         if image.format not in LOSSLESS:
             raise DataError(f"{path}: a mask must be stored without loss, this is a {image.format}; save it as PNG.")
-        upright = _upright(image, content, path)
+        upright, turned = _upright(image, content, path)
     if upright.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         upright = upright.convert("L" if upright.mode in ("LA", "La") else "RGB")
     values = np.asarray(upright)
     inside = values != 0 if codes is None else np.isin(values, list(codes))
-    return inside.any(-1) if inside.ndim == 3 else inside
+    return (inside.any(-1) if inside.ndim == 3 else inside), turned
 
 
 def patch_header(path: str | os.PathLike) -> tuple[tuple[int, int], str, int]:
@@ -118,13 +131,54 @@ def patch_header(path: str | os.PathLike) -> tuple[tuple[int, int], str, int]:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            turn = _orientation(image)
+            # in a PNG, the tag may stand behind the pixels, which are not read here
+            turn = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
             width, height = image.size
             # of a TIFF, Pillow turns the size itself
             turned = turn > 4 and image.format != "TIFF"
             return ((width, height) if turned else (height, width)), image.mode, turn
     except Exception as error:  # a broken header can raise nearly anything
         raise _unreadable(path, error) from error
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Whether a patch shows no tissue: 99 % of its pixels lie within 12 grey levels of their median, in each channel.
+
+    Of the 446 labelled patches of EBHI-Seg at most 25 % do, so that tissue is far from the rule; a white, grey or
+    black tile with the noise of a scanner or of JPEG fulfils it.
+
+    Args:
+        image: the patch.
+
+    Shape:
+        - image: uint8 ``[3, H, W]``
+
+    Example:
+        >>> is_blank(np.full((3, 8, 8), 240, np.uint8))
+        True
+    """
+    some = image[:, ::4, ::4].reshape(3, -1)
+    # where a sixteenth of the pixels is far from one colour, all are
+    if (np.abs(some - np.median(some, axis=1, keepdims=True)) <= 12).all(0).mean() < 0.9:
+        return False
+    median = np.median(image, axis=(1, 2), keepdims=True)
+    return bool((np.abs(image - median) <= 12).all(0).mean() >= 0.99)
+
+
+def has_two_values(image: np.ndarray) -> bool:
+    """Whether a patch ``[3, H, W]`` has exactly two colours, as a mask has.
+
+    Example:
+        >>> has_two_values(np.zeros((3, 2, 2), np.uint8)), has_two_values(np.eye(2, dtype=np.uint8)[None].repeat(3, 0))
+        (False, True)
+    """
+    first = image[:, :1, :1]
+    differs = (image != first).any(0)
+    if not differs.any():
+        return False
+    row, column = np.unravel_index(differs.argmax(), differs.shape)
+    second = image[:, row, column][:, None, None]
+    return bool((~differs | (image == second).all(0)).all())
 
 
 def _open(path: str | os.PathLike) -> tuple[Image.Image, bytes]:
@@ -142,14 +196,15 @@ def _open(path: str | os.PathLike) -> tuple[Image.Image, bytes]:
         raise _unreadable(path, error) from error
 
 
-def _upright(image: Image.Image, content: bytes, path: str | os.PathLike) -> Image.Image:
-    """The image, found whole, decoded and turned."""
+def _upright(image: Image.Image, content: bytes, path: str | os.PathLike) -> tuple[Image.Image, bool]:
+    """The image, found whole, decoded and turned, and whether it had to be."""
     try:
         damage = _damage(image, content)
         if damage:
             raise ValueError(f"the decoder would repair it: {damage}")
-        image.load()  # turns a TIFF
-        return ImageOps.exif_transpose(image)
+        turn = _orientation(image)  # before a TIFF is turned, which loading does
+        image.load()
+        return ImageOps.exif_transpose(image), turn > 1
     except Exception as error:  # as above, in the pixels
         raise _unreadable(path, error) from error
 

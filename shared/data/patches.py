@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 class PatchDatalist:
     """Patches of a dataset folder, with absolute paths, split into training, validation, testing and unlabelled.
 
-    All rules are checked at once: images can be read as 8-bit RGB and have one size, labels and votes are in range,
-    masks fit, every class that is trained on has two images, no image (by its pixels) and no patient is in two of
-    training, validation and testing or in two folds, no image has two labels.
+    All rules are checked at once: images can be read as 8-bit RGB, are square and have one size, labels and votes are
+    in range, masks fit, every class that is trained on has two images, no image (by its pixels) and no patient is in
+    two of training, validation and testing or in two folds, no image has two labels.
 
     Args:
         dataset_dir: the prepared folder; paths in the datalist are relative to it or absolute.
@@ -118,7 +118,7 @@ class PatchInferenceDatalist:
 
     Args:
         dataset_dir: a prepared folder; a folder of images without a datalist, searched whole, in order of the paths
-            (folders named label, mask, ... are masks and left out); or a list of paths.
+            (folders named label, mask, ... are masks and left out; linked folders are followed); or a list of paths.
         file: the datalist, or a list of paths, relative to ``dataset_dir`` or absolute. A list is a text file with a
             path a line, or a CSV with a column ``image`` and, if known, ``patient``; paths are relative to
             ``dataset_dir``, or to the list's folder where ``dataset_dir`` is the list.
@@ -126,7 +126,7 @@ class PatchInferenceDatalist:
         num_classes: labels that are there lie in ``range(num_classes)``.
         classes: the model's names; a datalist that names its classes must name the same, unless these are numbers.
         group_by: regular expression for the patient of an image without one, see
-            :func:`shared.data.patch_files.group_of`.
+            :func:`shared.data.patch_groups.group_of`.
         check_pixels: decode every file before anything is predicted.
 
     Attributes:
@@ -157,7 +157,7 @@ class PatchInferenceDatalist:
         if file.suffix.lower() in (".csv", ".txt", ".tsv"):
             content = {section: listed_patches(root, root / file, group_by)}
         elif root.is_dir() and not (root / file).exists() and str(file) == "datalist.json":
-            content = {section: folder_patches(root, group_by)}
+            content = {section: folder_patches(root, group_by, classes or ())}
         check = PatchDatalistCheck(root, file, num_classes, content=content)
         if not check.content.get(section):
             there = [name for name in SECTIONS if check.content.get(name)]
@@ -176,22 +176,63 @@ class PatchInferenceDatalist:
         self.classes: list[str] = check.classes if named or not classes else list(classes)
 
 
-def folder_patches(folder: Path, group_by: str | None = None) -> list[dict[str, str]]:
-    """Entries of all images below a folder, sorted by path; masks' folders are left out.
+def folder_patches(folder: Path, group_by: str | None = None, classes: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Entries of all images below a folder, sorted by path; masks are left out, whatever is not taken is told.
+
+    Args:
+        folder: where.
+        group_by: see :func:`shared.data.patch_groups.group_of`.
+        classes: folders of these names are no patients.
 
     Raises:
-        DataError: no image, or a file name that the pattern does not fit.
+        DataError: no image, whole slides, several magnifications, a name that cannot be written down, or one that the
+            pattern does not fit.
     """
-    from shared.data.patch_files import find_images, groups_of
+    from shared.data.patch_files import scan, some
+    from shared.data.patch_groups import own_folders
+    from shared.data.patch_layout import REMEDY_OF_SLIDES, undecodable
 
-    images = find_images(folder)
-    if not images:
-        raise DataError(f"{folder}: holds neither datalist.json nor PNG, JPEG or TIFF images; {PREPARE_PATCHES}")
-    patients = groups_of([path.relative_to(folder) for path in images], group_by)
-    return [
-        {"image": path.relative_to(folder).as_posix(), "patient": patient}
-        for path, patient in zip(images, patients, strict=True)
-    ]
+    found = scan(folder, classes)
+    problems = undecodable(folder, [image.inner for image in found.images])
+    if found.slides:
+        problems.append(
+            f"{folder}: {len(found.slides)} whole slides are no patches: {some(found.slides)}; {REMEDY_OF_SLIDES}"
+        )
+    powers = Counter(image.magnification for image in found.images if image.magnification)
+    if len(powers) > 1:
+        problems.append(
+            f"{folder}: its folders name several magnifications, {', '.join(f'{k} ({n})' for k, n in powers.items())}; "
+            "give the folder of the one that the model was trained on"
+        )
+    if not found.images and not problems:
+        there = f" (there is {some(found.not_taken)})" if found.not_taken else ""
+        problems.append(f"{folder}: holds neither datalist.json nor images that are read{there}; {PREPARE_PATCHES}")
+    if problems:
+        raise DataError(problems)
+    not_taken = found.not_taken | {"masks": sorted({mask.inner.as_posix() for mask in found.masks.values()})}
+    for reason, names in not_taken.items():
+        if names:
+            logger.warning("%s: not taken: %d %s: %s", folder, len(names), reason, some(names))
+    paths = [image.inner for image in found.images]
+    patients = _patients(paths, group_by, own_folders([image.folders for image in found.images]))
+    return [{"image": path.as_posix(), "patient": patient} for path, patient in zip(paths, patients, strict=True)]
+
+
+def _patients(
+    paths: Sequence[Path], group_by: str | None = None, folders: Sequence[str | None] | None = None
+) -> list[str]:
+    """The patient of each patch; where it is not clear each is one by itself, and that is told."""
+    from shared.data.patch_groups import NO_GROUPS, groups_of, resolve_groups
+
+    try:
+        return resolve_groups(paths, group_by, folders=folders)[0]
+    except DataError as error:
+        if group_by is not None:
+            raise
+        logger.warning(
+            "Every patch is taken for a patient of its own; give --datalist#group_by to tell them apart. %s", error
+        )
+        return groups_of(paths, NO_GROUPS)
 
 
 def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[dict[str, str]]:
@@ -200,13 +241,12 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
     Raises:
         DataError: no such file, nothing in it, no column ``image``.
     """
-    from shared.data.patch_files import groups_of
     from shared.data.prepare import read_table
 
     if file.suffix.lower() == ".txt":
         if not file.is_file():
             raise DataError(f"{file}: no such list of patches")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in _text(file).splitlines()]
         rows = [{"image": line} for line in lines if line and not line.startswith("#")]
         if not rows:
             raise DataError(f"{file}: lists no patch; write one path a line")
@@ -214,8 +254,19 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
         rows = read_table(file, ["image"])
     paths = [Path(row["image"]) for row in rows]
     names = [Path(path.name) for path in paths]
-    patients = groups_of(names if len(set(names)) == len(names) and "/" not in (group_by or "") else paths, group_by)
+    patients = _patients(names if len(set(names)) == len(names) and "/" not in (group_by or "") else paths, group_by)
     return [
         {"image": row["image"], "patient": row.get("patient") or patient}
         for row, patient in zip(rows, patients, strict=True)
     ]
+
+
+def _text(file: Path) -> str:
+    """A text in UTF-8, UTF-16 (with its mark) or, as Windows saves it, cp1252."""
+    content = file.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts
+from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
+from shared.data.patch_files import some
 from shared.data.prepare import (
     DATALIST,
     MANIFEST,
@@ -24,8 +25,10 @@ from shared.data.prepare import (
 )
 from shared.data.splits import grouped_folds, split_off_groups
 from shared.errors import DataError
+from shared.io import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
+CROPPED = "square"  # folder of the output
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +42,8 @@ def common_options(parser: argparse.ArgumentParser) -> None:
         "--copy", action="store_true", help="copy the images into the output; default: the datalist names them in place"
     )
     add("--name", help="of the data set (the folder's)")
+    add("--skip-blank", action="store_true", help="leave out tiles of (nearly) one colour")
+    add("--crop-square", action="store_true", help="write the centre of patches that are not square into the output")
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -56,25 +61,48 @@ class PatchSet:
         folder: the data set's folder.
         classes: names of the classes, in the order of the labels.
         entries: by part (``training``, ``validation``, ``testing``, ``unlabelled``); paths relative to ``folder``.
+        skip_blank: leave out patches of (nearly) one colour.
+        crop_square: write the centres of patches that are not square.
+        not_taken: paths of what else lies in the folder, by the reason why it is no patch of the data set.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], entries: Mapping[str, Sequence[dict[str, Any]]]):
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        entries: Mapping[str, Sequence[dict[str, Any]]],
+        *,
+        skip_blank: bool = False,
+        crop_square: bool = False,
+        not_taken: Mapping[str, Sequence[str]] | None = None,
+    ):
         self.folder, self.classes = folder, list(classes)
+        self.skip_blank, self.crop_square = skip_blank, crop_square
+        self.not_taken = {reason: list(names) for reason, names in (not_taken or {}).items()}
+        self.blank: list[str] = []
+        self.joined_by_blank: set[str] = set()
         self.parts: dict[str, list[dict[str, Any]]] = {part: list(entries.get(part, ())) for part in SECTIONS}
         self.copies: list[list[str]] = []
         self.merged: dict[str, list[str]] = {}
         self._facts: dict[str, PatchFacts] = {}
 
-    def check(self) -> None:
+    def check(self, *, masks_are_classes: bool = True) -> None:
         """Decode everything; give copies of an image one patient (the first by name).
 
+        Args:
+            masks_are_classes: no question is asked about a class whose images look like masks.
+
         Raises:
-            DataError: every file that cannot be used, sizes that differ, copies with two labels.
+            DataError: every file that cannot be used, sizes that differ, copies with two labels, a class of masks.
         """
         check = self._new_check()
         cases = {part: check.section(part) for part in SECTIONS}
-        check.files([case for part in SECTIONS for case in cases[part]], pixels=True)
+        check.facts = all_facts([case for part in SECTIONS for case in cases[part]])
         self._facts = check.facts
+        self._find_blank(cases)
+        check.files([case for part in SECTIONS for case in cases[part]], facts=check.facts)
+        if not masks_are_classes:
+            check.problems += self._classes_of_masks(cases)
         same: dict[str, list[tuple[str, dict, dict]]] = {}
         for part in SECTIONS:
             for case, entry in zip(cases[part], self.parts[part], strict=True):
@@ -90,13 +118,17 @@ class PatchSet:
             if len(group) < 2:
                 continue
             self.copies.append([entry["image"] for _, _, entry in group])
+            blank = self._facts[group[0][1]["image"]].blank
             labels = sorted({str(case["label"]) for _, case, _ in group if "label" in case})
             if len(labels) > 1:
+                remedy = "it is a blank tile, --skip-blank leaves those out" if blank else "remove one"
                 check.problems.append(
-                    f"{' = '.join(self.copies[-1])}: the same image has labels {' and '.join(labels)}; remove one"
+                    f"{' = '.join(self.copies[-1])}: the same image has labels {' and '.join(labels)}; {remedy}"
                 )
             patients = sorted({first_of(entry["patient"]) for _, _, entry in group})
             leader |= dict.fromkeys(patients, patients[0])
+            if blank and len(patients) > 1:
+                self.joined_by_blank |= set(patients)
         if check.problems:
             raise DataError(check.problems)
         for part in SECTIONS:
@@ -109,9 +141,35 @@ class PatchSet:
             if not line.endswith("repeat the image of another patch"):
                 print(f"warning: {line}")
 
+    def _find_blank(self, cases: dict[str, list[dict]]) -> None:
+        """Name the blank tiles, and take them out where that is asked for."""
+        for part in SECTIONS:
+            blank = [self._facts[case["image"]].blank for case in cases[part]]
+            self.blank += [entry["image"] for entry, is_so in zip(self.parts[part], blank, strict=True) if is_so]
+            if self.skip_blank:
+                kept = [row for row, is_so in enumerate(blank) if not is_so]
+                cases[part] = [cases[part][row] for row in kept]
+                self.parts[part] = [self.parts[part][row] for row in kept]
+        if self.skip_blank and self.blank:
+            self.not_taken["blank"] = self.blank
+
+    def _classes_of_masks(self, cases: Mapping[str, Sequence[dict]]) -> list[str]:
+        problems = []
+        for label, name in enumerate(self.classes):
+            own = [case["image"] for part in SECTIONS for case in cases[part] if case.get("label") == label]
+            flat = [path for path in own if self._facts[path].two_values]
+            if len(flat) > len(own) / 2:
+                problems.append(
+                    f"{name}: {len(flat)} of its {len(own)} images have two values only, as masks have, as {flat[0]}; "
+                    f"where they are a class all the same, say so: --classes {' '.join(map(repr, self.classes))}"
+                )
+        return problems
+
     def _new_check(self) -> PatchDatalistCheck:
         content = {"classes": self.classes, **self.parts}
-        return PatchDatalistCheck(self.folder, num_classes=len(self.classes), content=content)
+        return PatchDatalistCheck(
+            self.folder, num_classes=len(self.classes), content=content, crop_square=self.crop_square
+        )
 
     def draw_testing(self, share: float, seed: int) -> None:
         """Move about ``share`` of the training part, whole patients, to the testing part."""
@@ -142,6 +200,7 @@ class PatchSet:
             raise DataError(
                 [f"{option}: {problem}" for problem in error.problems]
                 + [f"the training part has {len(groups)} patients or slides ({shown}); --group-by tells them apart"]
+                + self._of_blank()
             ) from error
 
     def check_parts(self, remedy: str) -> None:
@@ -166,14 +225,22 @@ class PatchSet:
         file = output.name if output.suffix.lower() == ".json" else DATALIST
         output = output.parent if output.suffix.lower() == ".json" else output
         record = MANIFEST if file == DATALIST else f"{Path(file).stem}_{MANIFEST}"
-        if copy and output.resolve().is_relative_to(self.folder.resolve()):
-            raise DataError(f"--copy: {output} lies in the data set's own folder; leave --copy out, or give another")
+        for option, given in (("--copy", copy), ("--crop-square", self.crop_square)):
+            if given and output.resolve().is_relative_to(self.folder.resolve()):
+                raise DataError(
+                    f"{option}: {output} lies in the data set's own folder; leave {option} out, or give another"
+                )
         begin(output, (file, record))
         keys = ("image", *MAPS)
         files = sorted({entry[key] for part in SECTIONS for entry in self.parts[part] for key in keys if key in entry})
-        for inner in tqdm(files, desc="copying", unit="file", disable=not copy):
-            place_file(self.folder / inner, output / inner)
+        oblong = {inner for inner in files if len(set(self._fact(inner).size)) > 1}
         where = {inner: inner if copy else portable(self.folder / inner, output) for inner in files}
+        where |= {inner: f"{CROPPED}/{inner}.png" for inner in oblong}
+        for inner in tqdm(files, desc="copying", unit="file", disable=not (copy or oblong)):
+            if inner in oblong:
+                crop_square(self.folder / inner, output / where[inner], mask=self._is_mask(inner))
+            elif copy:
+                place_file(self.folder / inner, output / inner)
         parts = {
             part: [{key: where[value] if key in keys else value for key, value in entry.items()} for entry in entries]
             for part, entries in self.parts.items()
@@ -189,11 +256,29 @@ class PatchSet:
             counts={part: self.counts(part) for part in parts},
             copies_of_one_image=self.copies,
             patients_merged_by_copies=self.merged,
+            not_taken=self.not_taken,
+            cropped=sorted(oblong),
             sources={inner: sha256(self.folder / inner) for inner in files},
         )
         name = name or self.folder.resolve().name
         write_datalist(output, file=file, name=name, classes=self.classes, **parts)
         self.report(output / file)
+
+    def _fact(self, inner: str) -> PatchFacts:
+        return self._facts[str(self.folder.resolve() / inner)]
+
+    def _is_mask(self, inner: str) -> bool:
+        return self._fact(inner).digest is None
+
+    def _of_blank(self) -> list[str]:
+        """What is to be said of blank tiles that were taken."""
+        if not self.blank or self.skip_blank:
+            return []
+        joined = f" and join {len(self.joined_by_blank)} patients or slides into one" if self.joined_by_blank else ""
+        return [
+            f"{len(self.blank)} patches are blank, of (nearly) one colour{joined}: {some(self.blank)}; --skip-blank "
+            "leaves them out"
+        ]
 
     def counts(self, part: str) -> dict[str, dict[str, int]]:
         """Patches and patients of every class of a part."""
@@ -221,10 +306,32 @@ class PatchSet:
             print(f"warning: {len(self.copies)} images are there more than once, as {' = '.join(self.copies[0])}")
         for kept, others in self.merged.items():
             print(f"warning: {', '.join(others)} shares an image with {kept}: they are one patient in the datalist")
+        for part in ("validation", "testing"):
+            labels = {entry["label"] for entry in self.parts[part]}
+            if len(labels) == 1:
+                print(f"warning: the {part} part has patches of {self.classes[labels.pop()]} only")
+        for line in self._of_blank():
+            print(f"warning: {line}")
+        for reason, names in self.not_taken.items():
+            print(f"not taken: {len(names)} {reason}: {some(names)}")
         apart = {entry["patient"] for part in ("validation", "testing") for entry in self.parts[part]}
         shared = sum(entry["patient"] in apart for entry in self.parts["unlabelled"])
         if shared:
             print(f"{shared} unlabelled patches are of patients kept apart: pretraining leaves them out")
+
+
+def crop_square(source: Path, target: Path, *, mask: bool) -> None:
+    """Write the centre square of a patch or mask, upright, as PNG."""
+    import numpy as np
+    from PIL import Image
+
+    from shared.data.patch_io import read_patch, read_patch_mask
+
+    pixels = read_patch_mask(source).astype(np.uint8) * 255 if mask else read_patch(source).transpose(1, 2, 0)
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    with atomic_path(target) as temporary:
+        Image.fromarray(pixels[top : top + side, left : left + side]).save(temporary, "PNG")
 
 
 def portable(path: Path, output: Path) -> str:

@@ -23,7 +23,7 @@ folders = load_script("prepare_image_folder")
 mhist = load_script("prepare_mhist")
 
 
-def save(path, number, size=(8, 9), **options):
+def save(path, number, size=(9, 9), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(array).save(path, **options)
@@ -64,7 +64,7 @@ def ebhi(tmp_path):
             save(root / name / "image" / f"GT{row:02d}-1-400-{patch}.png", number)
             mask = root / name / "label" / f"GT{row:02d}-1-400-{patch}.png"
             mask.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((8, 9), 255, np.uint8)).save(mask)
+            Image.fromarray(np.full((9, 9), 255, np.uint8)).save(mask)
             number += 1
     for row in (3, 28, 40, 41):
         save(root / "Serrated adenoma" / "image" / f"GT{row:02d}-2-400-1.png", 1000 + row)
@@ -74,6 +74,7 @@ def ebhi(tmp_path):
 
 CLASSES = ["--classes", "Polyp", "Low-grade IN"]
 OTHER = ["--unlabelled", "Serrated adenoma"]
+CASES = ["--group-by", "^[^-]+"]  # of GT03-1-400-0: with other second numbers this is not the only way to read it
 
 
 def run(folder, output, *arguments):
@@ -82,7 +83,7 @@ def run(folder, output, *arguments):
 
 def test_classes_masks_groups_and_splits(ebhi, tmp_path, capsys):
     output = tmp_path / "list"
-    assert run(ebhi, output, *CLASSES, *OTHER) == 0
+    assert run(ebhi, output, *CLASSES, *OTHER, *CASES) == 0
     said = capsys.readouterr().out
     assert "left out: Cancer" in said and "Polyp of" in said and "masks" in said
     content = read(output)
@@ -125,7 +126,7 @@ def test_the_manifest_says_what_was_done_and_holds_no_personal_path(ebhi, tmp_pa
 def test_the_seed_decides_and_the_same_seed_gives_the_same_files(ebhi, tmp_path):
     parts = []
     for number, seed in enumerate((0, 0, 1, 2)):
-        assert run(ebhi, tmp_path / f"list{number}", *CLASSES, *OTHER, "--seed", str(seed)) == 0
+        assert run(ebhi, tmp_path / f"list{number}", *CLASSES, *OTHER, *CASES, "--seed", str(seed)) == 0
         parts.append(frozenset(patients(read(tmp_path / f"list{number}")["testing"])))
     assert parts[0] == parts[1] and len(set(parts)) > 1
     assert (tmp_path / "list0/datalist.json").read_bytes() == (tmp_path / "list1/datalist.json").read_bytes()
@@ -162,9 +163,13 @@ def test_two_folders_are_the_classes_and_groups_come_from_a_pattern(tmp_path):
     assert content["classes"] == ["HP", "SSA"]
     assert patients(content["training"]) | patients(content["testing"]) == {f"slide{row}" for row in range(6)}
     assert Counter(e["patient"] for e in content["training"] + content["testing"]) == {f"slide{i}": 4 for i in range(6)}
-    # by default, without a dash in the names, every image is a patient of its own
-    assert run(root, tmp_path / "list", "--folds", "2") == 0
-    assert len(patients(read(tmp_path / "list")["training"])) > 15
+    assert run(root, tmp_path / "folder", "--group-by", "folder", "--folds", "2", "--test-share", "0.3") == 0
+    assert read(tmp_path / "folder", "datalist.json") == content
+    # without it, sub-folders are no reason to take each image for a patient
+    assert run(root, tmp_path / "none", "--folds", "2") == 2
+    assert not (tmp_path / "none").exists()
+    assert run(root, tmp_path / "none", "--folds", "2", "--group-by", "none") == 0
+    assert len(patients(read(tmp_path / "none")["training"])) > 15
 
 
 @pytest.fixture
@@ -237,7 +242,7 @@ def test_chains_of_copies_end_at_one_patient(ebhi, tmp_path):
     for a, b in (("GT05", "GT07"), ("GT07", "GT09"), ("GT09", "GT03")):
         image = Image.open(ebhi / "Polyp" / "image" / f"{a}-1-400-1.png")
         image.save(ebhi / "Polyp" / "image" / f"{b}-{a}.png", compress_level=0)
-    assert run(ebhi, tmp_path / "list", *CLASSES) == 0
+    assert run(ebhi, tmp_path / "list", *CLASSES, *CASES) == 0
     content = read(tmp_path / "list")
     named = [e["patient"] for e in content["training"] + content["testing"] if e["patient"][:4] in ("GT03", "GT05")]
     assert set(named) == {"GT03"} and len(named) == 2 + 4 + 3 + 2 + 3
@@ -254,7 +259,7 @@ def test_every_problem_is_listed_and_nothing_is_written(ebhi, tmp_path, capsys):
     for text in (
         "GT05-1-400-0.png: cannot be read",
         "9 x 20 pixels",
-        "its mask has 9 x 8",
+        "its mask has 9 x 9",
         "the same image has labels",
     ):
         assert text in error, text
@@ -294,7 +299,7 @@ def test_no_folder_and_no_images(tmp_path, capsys):
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.is_dir(), reason="EBHI-Seg is not there: put it into ../shared/data/ebhi_seg")
 def test_real_biopsies_are_split_by_case(tmp_path):
-    assert run(REAL, tmp_path, *CLASSES, *OTHER) == 0
+    assert run(REAL, tmp_path, *CLASSES, *OTHER, *CASES) == 0
     content = read(tmp_path)
     training, testing = content["training"], content["testing"]
     assert len(training) + len(testing) == 406 and len(content["unlabelled"]) == 40

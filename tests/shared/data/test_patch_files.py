@@ -1,11 +1,10 @@
-"""Which files are patches, which masks, and whose."""
+"""Which files of a folder are patches, which masks, and what the folders' names say."""
 
-from pathlib import PurePath
+import os
 
 import pytest
 
-from shared.data.patch_files import by_part, class_images, find_images, group_of, groups_of
-from shared.errors import DataError
+from shared.data.patch_files import is_utf8, meaning, scan
 
 
 def touch(root, *names):
@@ -15,15 +14,15 @@ def touch(root, *names):
 
 
 def found(root):
-    return {
-        image.relative_to(root).as_posix(): mask and mask.relative_to(root).as_posix()
-        for image, mask in class_images(root)
-    }
+    """Images and their masks, or None."""
+    files = scan(root)
+    return {image.inner.as_posix(): (mask := files.mask_of(image)) and mask.inner.as_posix() for image in files.images}
 
 
 def test_folders_for_images_and_masks(tmp_path):
-    touch(tmp_path, "image/a.png", "image/b.png", "label/a.png", "label/lone.png", "thumbnail.png", "image/.hidden.png")
-    assert found(tmp_path) == {"image/a.png": "label/a.png", "image/b.png": None}
+    touch(tmp_path, "HP/image/a.png", "HP/image/b.png", "HP/label/a.png", "HP/label/lone.png", "HP/image/.hidden.png")
+    assert found(tmp_path) == {"HP/image/a.png": "HP/label/a.png", "HP/image/b.png": None}
+    assert all(image.inside and image.name == "HP" for image in scan(tmp_path).images)
 
 
 def test_images_in_the_class_folder_with_masks_beside(tmp_path):
@@ -34,54 +33,78 @@ def test_images_in_the_class_folder_with_masks_beside(tmp_path):
 def test_masks_folder_with_endings_and_folders_of_patients(tmp_path):
     touch(tmp_path, "images/P1/x.png", "masks/P1/x_mask.png", "images/P2/x.png", "masks/P2/x.png")
     assert found(tmp_path) == {"images/P1/x.png": "masks/P1/x_mask.png", "images/P2/x.png": "masks/P2/x.png"}
-    assert [path.name for path in find_images(tmp_path)] == ["x.png", "x.png"]
 
 
 @pytest.mark.parametrize(
-    ("path", "pattern", "group"),
+    ("images", "masks"),
     [
-        ("a/GT1-2-3.png", None, "GT1"),
-        ("a/GT1.png", None, "a/GT1"),  # names may start anew in every folder
-        ("a/-1.png", None, "a/-1"),
-        ("a/GT1-2-3.png", "none", "a/GT1-2-3"),
-        ("a/GT1-2-3.png", r"^GT\d", "GT1"),
-        ("a/GT1-2-3.png", r"^(\w+)-(\d)", "GT1"),
-        ("a/P7_31.png", r"^(.+)_\d+$", "P7"),  # without the ending
-        ("a/P7_31.png", r"^(.+)_\d+\.png$", "P7"),
-        ("a/P7/x.png", r"([^/]+)/[^/]+$", "P7"),
-        ("a/x.png", r"^P\d", None),
-        ("a/x.png", r"^(P\d)?", None),
+        ("images/HP", "masks/HP"),
+        ("HP/images", "HP/masks"),
+        ("train_images/HP", "train_masks/HP"),
+        ("train/images/HP", "train/ground_truth/HP"),
+        ("HP/test/img", "HP/test/annotations"),
+        ("40x/HP/S1", "40x/HP/masks/S1"),
     ],
 )
-def test_the_group_of_a_file(path, pattern, group):
-    assert group_of(PurePath(path), pattern) == group
+def test_masks_are_found_wherever_their_folder_lies(tmp_path, images, masks):
+    touch(tmp_path, f"{images}/x.png", f"{masks}/x.png", "images/SSA/x.png")
+    assert found(tmp_path) == {f"{images}/x.png": f"{masks}/x.png", "images/SSA/x.png": None}
 
 
-def test_a_pattern_that_fits_nothing_or_is_none():
-    paths = [PurePath("a/P1_1.png"), PurePath("a/x.png")]
-    with pytest.raises(DataError, match=r"does not fit 1 of 2 file names, as a/x.png; .* --group-by none"):
-        groups_of(paths, r"^P\d")
-    with pytest.raises(DataError, match="is no regular expression: missing"):
-        groups_of(paths, r"(P\d")
+@pytest.mark.parametrize(
+    ("name", "part", "kind", "magnification"),
+    [
+        ("Train", "training", None, None),
+        ("train_data", "training", None, None),
+        ("trainset", "training", None, None),
+        ("TEST", "testing", None, None),
+        ("test data set", "testing", None, None),
+        ("validation", "validation", None, None),
+        ("Val-Images", "validation", "images", None),
+        ("training_masks", "training", "masks", None),
+        ("image_masks", None, "masks", None),
+        ("patches", None, "images", None),
+        ("10x", None, None, "10x"),
+        ("X40", None, None, "40x"),
+        ("2.5 X", None, None, "2.5x"),
+        ("HP", None, None, None),
+        ("label 0", None, None, None),
+        ("tested", None, None, None),
+        ("train_test", None, None, None),
+        ("0", None, None, None),
+    ],
+)
+def test_what_a_folder_says(name, part, kind, magnification):
+    said = meaning(name)
+    assert (said.part, said.kind, said.magnification) == (part, kind, magnification)
+    assert bool(said) == any((part, kind, magnification))
 
 
-def test_folders_of_an_official_split(tmp_path):
-    touch(tmp_path, "Train/a/1.png", "validation/a/1.png", "TEST/a/1.png", "docs/readme.txt")
-    parts = by_part(tmp_path)
-    assert {part: [path.name for path in paths] for part, paths in parts.items()} == {
-        "training": ["Train"],
-        "validation": ["validation"],
-        "testing": ["TEST"],
+def test_a_claimed_name_is_a_class_whatever_else_it_means(tmp_path):
+    touch(tmp_path, "P1/images/a.png", "P1/masks/a.png", "P2/images/b.png")
+    names = [(image.name, image.kind) for image in scan(tmp_path, ["images", "Masks"]).images]
+    assert names == [("images", "image"), ("masks", "image"), ("images", "image")]
+    assert [image.folders for image in scan(tmp_path, ["images", "masks"]).images] == [("P1",), ("P1",), ("P2",)]
+
+
+def test_linked_folders_are_followed_and_all_that_is_not_taken_is_named(tmp_path):
+    root, elsewhere = tmp_path / "set", tmp_path / "disk"
+    touch(elsewhere, "S2/b.png")
+    touch(root, "HP/S1/a.bmp", "HP/.ipynb_checkpoints/a.png", "HP/._a.png", "HP/a.gif", "HP/b.xyz", "slide.SVS", "x")
+    (root / "HP/S2").symlink_to(elsewhere / "S2")
+    (root / "HP/up").symlink_to(root)  # a loop
+    (root / "HP/gone.png").symlink_to("/nowhere/a.png")
+    files = scan(root)
+    assert [image.inner.as_posix() for image in files.images] == ["HP/S1/a.bmp", "HP/S2/b.png"]
+    assert files.slides == ["slide.SVS"]
+    assert files.not_taken == {
+        "other files (.gif)": ["HP/a.gif"],
+        "other files (.xyz)": ["HP/b.xyz"],
+        "other files (no ending)": ["x"],
+        "links that lead nowhere": ["HP/gone.png"],
+        "hidden, or left by a system": ["HP/._a.png", "HP/.ipynb_checkpoints"],
     }
-    touch(tmp_path, "other/1.png")
-    assert by_part(tmp_path, ["other"]) == parts
-    with pytest.raises(DataError, match="other lies beside train and test"):
-        by_part(tmp_path)
 
 
-def test_a_split_needs_its_training_part(tmp_path):
-    touch(tmp_path, "a/1.png", "b/1.png")
-    assert by_part(tmp_path) == {}
-    touch(tmp_path, "test/a/1.png")
-    with pytest.raises(DataError, match="has test and no folder train"):
-        by_part(tmp_path)
+def test_a_name_in_another_encoding_is_told_from_utf8():
+    assert is_utf8("Präparat.png") and not is_utf8(os.fsdecode(b"Pr\xe4parat.png"))

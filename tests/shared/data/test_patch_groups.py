@@ -1,0 +1,119 @@
+"""Which patches belong to one patient or slide, and when that has to be asked."""
+
+from pathlib import PurePath
+
+import pytest
+
+from shared.data.patch_groups import group_of, groups_of, own_folders, resolve_groups, suggestions
+from shared.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "group"),
+    [
+        ("a/GT1-2-3.png", None, "GT1"),
+        ("a/GT1.png", None, "a/GT1"),  # names may start anew in every folder
+        ("a/-1.png", None, "a/-1"),
+        ("a/GT1-2-3.png", "none", "a/GT1-2-3"),
+        ("a/GT1-2-3.png", r"^GT\d", "GT1"),
+        ("a/GT1-2-3.png", r"^(\w+)-(\d)", "GT1"),
+        ("a/P7_31.png", r"^(.+)_\d+$", "P7"),  # without the ending
+        ("a/P7_31.png", r"^(.+)_\d+\.png$", "P7"),
+        ("a/P7/x.png", r"([^/]+)/[^/]+$", "P7"),
+        ("a/x.png", r"^P\d", None),
+        ("a/x.png", r"^(P\d)?", None),
+        ("a/P7/x.png", "folder", "its folder"),
+    ],
+)
+def test_the_group_of_a_file(path, pattern, group):
+    assert group_of(PurePath(path), pattern, "its folder") == group
+
+
+def test_a_pattern_that_fits_nothing_or_is_none():
+    paths = [PurePath("a/P1_1.png"), PurePath("a/x.png")]
+    with pytest.raises(DataError, match=r"does not fit 1 of 2 file names, as a/x.png; .* --group-by none"):
+        groups_of(paths, r"^P\d")
+    with pytest.raises(DataError, match="is no regular expression: missing"):
+        groups_of(paths, r"(P\d")
+    with pytest.raises(DataError, match="'folder' does not fit 1 of 2 images have a folder"):
+        groups_of(paths, "folder", ["P1", None])
+
+
+def test_folders_that_all_share_are_no_patients():
+    assert own_folders([("set", "P1", "a"), ("set", "P2"), ("set", "P1", "b")]) == ["P1", "P2", "P1"]
+    assert own_folders([("P1",), ()]) == ["P1", None] and own_folders([("set",), ("set",)]) == [None, None]
+
+
+def names(text, count=12, each=3):
+    """Paths of ``count`` patches, ``each`` of a slide; ``{s}`` is the slide, ``{n}`` the patch, ``{c}`` its class."""
+    rows = [{"s": f"{10250 + row // each}", "n": row, "c": row % 2} for row in range(count)]
+    return [PurePath(text.format(**row)) for row in rows], [row["c"] for row in rows], [row["s"] for row in rows]
+
+
+def ask(text, folders=None, **options):
+    """The choices that are offered, by option."""
+    paths, kinds, slides = names(text, **options)
+    with pytest.raises(DataError, match="--group-by says which") as caught:
+        resolve_groups(paths, folders=[slides, None][folders is None], kinds=kinds)
+    return {line.split()[1].strip("'"): line for line in str(caught.value).splitlines()[1:]}, paths, slides
+
+
+def test_slides_by_folder_are_asked_for():
+    choices, paths, slides = ask("HP/{s}/patch{n}.png", folders=True)
+    assert list(choices) == ["folder", "none"]
+    assert "4 groups of patches, as 10250 (3), 10251 (3), 10252 (3)" in choices["folder"]
+    assert "12 groups: every patch is of another patient" in choices["none"]
+    assert resolve_groups(paths, "folder", folders=slides) == (slides, "folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("{s}_idx5_x1{n}_y7_class{c}.png", "{s}"),
+        ("SOB_B_A-14-{s}AB-40-0{n}.png", "14-{s}AB"),
+        ("TCGA-AA-{s}-01Z-00-DX1_{n}_7.png", "TCGA-AA-{s}"),
+        ("HP-{s}-{n}.png", "HP-{s}"),  # a dash that tells the class from the rest
+        ("slide {s} {n}.png", "slide {s}"),
+    ],
+)
+def test_beginnings_of_names_that_many_share_are_asked_for_and_what_is_offered_can_be_typed(text, group):
+    choices, paths, slides = ask(text)
+    expected = [group.format(s=slide) for slide in slides]
+    offered = [choice for choice in suggestions(paths, [None] * 12, [0] * 12) if list(choice.groups) == expected]
+    assert len(offered) == 1 and offered[0].line() in "\n".join(choices.values())
+    assert resolve_groups(paths, offered[0].option)[0] == expected
+
+
+def test_types_of_tumour_are_not_taken_for_patients():
+    paths = [PurePath(f"SOB_{'BM'[n % 2]}_{['A', 'F', 'DC', 'LC'][n % 4]}-14-{n % 6}AB-40-{n}.png") for n in range(24)]
+    with pytest.raises(DataError, match="--group-by") as caught:
+        resolve_groups(paths, kinds=[n % 2 for n in range(24)])
+    first = str(caught.value).splitlines()[1]
+    assert "6 groups of patches, as 14-0AB (4)" in first
+
+
+@pytest.mark.parametrize("text", ["S{s}-{n}.png", "GT{s}-1-400-{n}.png"])
+def test_the_first_dash_decides_where_nothing_suggests_anything_else(text):
+    paths, kinds, slides = names(text)
+    groups, how = resolve_groups(paths, kinds=kinds)
+    assert groups == [path.name.split("-")[0] for path in paths] and how == "file name up to the first '-'"
+
+
+@pytest.mark.parametrize("text", ["{n}.png", "patch{n}.png", "patch_{n}.png", "c{c}-{n}.png", "a/{c}_{n}.png"])
+def test_every_patch_is_by_itself_where_nothing_suggests_a_group(text):
+    paths, kinds, _ = names(text)
+    groups, how = resolve_groups(paths, kinds=kinds)
+    assert groups == [path.with_suffix("").as_posix() for path in paths] and how.startswith("every patch by itself")
+
+
+def test_a_folder_that_only_some_have_is_said_to_fit_some():
+    paths, kinds, slides = names("{s}-{n}.png")
+    folders = [slide if row < 8 else None for row, slide in enumerate(slides)]
+    with pytest.raises(DataError, match=r"--group-by folder .*; does not fit 4 of 12"):
+        resolve_groups(paths, folders=folders, kinds=kinds)
+
+
+def test_a_choice_is_taken_as_it_is():
+    paths, _, _ = names("{s}_{n}.png")
+    assert resolve_groups(paths, "none")[0] == [path.stem for path in paths]
+    assert resolve_groups(paths, "^1")[0] == ["1"] * 12

@@ -15,8 +15,9 @@ from shared.errors import DataError
 from shared.metrics.arrays import to_numpy
 
 BOX_CONVENTION = (
-    "x to the right, y down, in pixels of the source image, counted from 0 at its upper left corner; x0, y0 are the "
-    "first column and row inside, x1, y1 the first behind (width = x1 - x0); score: mean of the map over the component"
+    "x to the right, y down, in pixels of the source image (upright, as its EXIF orientation says), counted from 0 at "
+    "its upper left corner; x0, y0 are the first column and row inside, x1, y1 the first behind (width = x1 - x0); "
+    "score: mean of the map over the component"
 )
 
 

@@ -270,6 +270,8 @@ def test_every_problem_is_listed_and_nothing_is_written(ebhi, tmp_path, capsys):
     [
         ([], "name two classes, in the order of their labels, with --classes; its classes are Cancer, Low-grade IN"),
         (["--classes", "Polyp"], "name two classes"),
+        (["--classes", "Polyp", "Cancer", "Low-grade IN"], "--classes names 3, Polyp, Cancer, Low-grade IN"),
+        ([*CLASSES, *OTHER], "'^[^\\-.]+'"),
         (["--classes", "Polyp", "HP"], "no images of class 'HP'; its classes are Cancer, Low-grade IN, Polyp, Serr"),
         ([*CLASSES, "--unlabelled", "SSA"], "no images of class 'SSA'"),
         ([*CLASSES, "--group-by", r"^(P\d+)"], "does not fit 90 of 90 file names"),
@@ -294,6 +296,164 @@ def test_no_folder_and_no_images(tmp_path, capsys):
     for wrong in (["--test-share", "1"], ["--folds", "1"], ["--seed", "-1"], ["--classes", "a", "a"]):
         with pytest.raises(SystemExit):
             run(tmp_path, tmp_path / "list", *wrong)
+
+
+# --- what is in the way -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def polyps(tmp_path):
+    """Eight slides of three patches, both classes on each: ``HP/S1-0.png``."""
+    for slide in range(8):
+        for patch in range(3):
+            save(tmp_path / "set" / ("HP", "SSA")[patch % 2] / f"S{slide}-{patch}.png", 10 * slide + patch)
+    return tmp_path / "set"
+
+
+FEW = ["--folds", "2", "--test-share", "0.3"]
+
+
+def test_whatever_is_not_taken_is_counted_and_named(polyps, tmp_path, capsys):
+    (polyps / "HP" / ".ipynb_checkpoints").mkdir()
+    save(polyps / "HP" / ".ipynb_checkpoints" / "S0-0.png", 1)
+    save(polyps / "masks" / "HP" / "S9-0.png", 1)
+    (polyps / "HP" / "S9-1.gif").touch()
+    (polyps / "HP" / "S9-2.png").symlink_to("/nowhere.png")
+    save(polyps / "Other" / "S9-3.png", 3)
+    assert run(polyps, tmp_path / "list", "--classes", "HP", "SSA", *FEW) == 0
+    said = capsys.readouterr().out
+    assert "not taken: 1 hidden, or left by a system: HP/.ipynb_checkpoints\n" in said
+    manifest = read(tmp_path / "list", "manifest.json")
+    assert manifest["not_taken"] == {
+        "other files (.gif)": ["HP/S9-1.gif"],
+        "links that lead nowhere": ["HP/S9-2.png"],
+        "hidden, or left by a system": ["HP/.ipynb_checkpoints"],
+        "in Other, which is no class": ["Other/S9-3.png"],
+        "masks of no image that is taken": ["masks/HP/S9-0.png"],
+    }
+    assert all(f"not taken: 1 {reason}: " in said for reason in manifest["not_taken"])
+    assert manifest["group_by"] == "file name up to the first '-'"
+
+
+def test_linked_folders_of_slides_are_taken(tmp_path):
+    root, number = tmp_path / "set", 0
+    for slide in range(6):
+        for name in ("HP", "SSA"):
+            place = tmp_path / "disk" if slide % 2 else root
+            save(place / name / f"S{slide}" / "1.png", number)
+            if slide % 2:
+                (root / name).mkdir(parents=True, exist_ok=True)
+                (root / name / f"S{slide}").symlink_to(place / name / f"S{slide}")
+            number += 1
+    assert run(root, tmp_path / "list", "--group-by", "folder", *FEW) == 0
+    content = read(tmp_path / "list")
+    entries = content["training"] + content["testing"]
+    assert Counter(entry["patient"] for entry in entries) == {f"S{slide}": 2 for slide in range(6)}
+    assert len(PatchDatalist(tmp_path / "list").testing) == len(content["testing"])
+
+
+def blank(path, level=245):
+    noise = np.random.default_rng(0).integers(-3, 4, (9, 9, 3))
+    Image.fromarray((level + noise).astype(np.uint8)).save(path)
+
+
+def test_blank_tiles_that_join_slides_are_told_and_can_be_left_out(polyps, tmp_path, capsys):
+    for slide in range(5):
+        blank(polyps / "HP" / f"S{slide}-blank.png")
+    assert run(polyps, tmp_path / "joined", "--folds", "0", "--test-share", "0.3") == 0
+    said = capsys.readouterr().out
+    assert "5 patches are blank, of (nearly) one colour and join 5 patients or slides into one: HP/S0-blank" in said
+    content = read(tmp_path / "joined")
+    assert patients(content["training"] + content["testing"]) == {"S0", "S5", "S6", "S7"}
+    assert run(polyps, tmp_path / "list", "--skip-blank", *FEW) == 0
+    assert "not taken: 5 blank: HP/S0-blank.png" in capsys.readouterr().out
+    content = read(tmp_path / "list")
+    assert patients(content["training"] + content["testing"]) == {f"S{slide}" for slide in range(8)}
+    assert len(content["training"] + content["testing"]) == 24
+    assert read(tmp_path / "list", "manifest.json")["not_taken"]["blank"] == [f"HP/S{s}-blank.png" for s in range(5)]
+
+
+def test_blank_tiles_of_both_classes_and_of_another_size_need_the_option(polyps, tmp_path, capsys):
+    blank(polyps / "HP" / "S0-blank.png")
+    blank(polyps / "SSA" / "S0-blank.png")
+    Image.new("RGB", (5, 5)).save(polyps / "SSA" / "S0-black.png")
+    assert run(polyps, tmp_path / "list", *FEW) == 2
+    error = capsys.readouterr().err
+    assert "same image has labels 0 and 1; it is a blank tile, --skip-blank leaves those out" in error
+    assert "SSA/S0-black.png: 5 x 5 pixels" in error
+    assert run(polyps, tmp_path / "list", "--skip-blank", *FEW) == 0
+
+
+def test_patches_are_square_or_cropped(tmp_path, capsys):
+    root = tmp_path / "set"
+    for slide in range(8):
+        for name in ("HP", "SSA"):
+            save(root / name / f"S{slide}-{name}.png", slide + 100 * (name == "HP"), (9, 14))
+            inside = np.zeros((9, 14), np.uint8)
+            inside[:, 3] = 1
+            Image.fromarray(inside).save(root / name / f"S{slide}-{name}_mask.png")
+    save(root / "HP" / "S0-square.png", 7, (9, 9))
+    assert run(root, tmp_path / "list", *FEW) == 2
+    assert "16 patches are not square, 14 x 9 pixels: HP/S0-HP.png" in capsys.readouterr().err
+    assert run(root, tmp_path / "list", "--crop-square", *FEW) == 0
+    data = PatchDatalist(tmp_path / "list")
+    entry = next(case for case in data.training + data.validation if "_mask" in case.get("mask", ""))
+    source = root / Path(entry["image"]).relative_to((tmp_path / "list/square").resolve()).with_suffix("")
+    np.testing.assert_array_equal(np.asarray(Image.open(entry["image"])), np.asarray(Image.open(source))[:, 2:11])
+    mask = np.asarray(Image.open(entry["mask"]))
+    assert mask.shape == (9, 9) and (mask[:, 1] == 255).all() and mask.sum() == 9 * 255
+    manifest = read(tmp_path / "list", "manifest.json")
+    assert len(manifest["cropped"]) == 32 and "HP/S0-square.png" not in manifest["cropped"]
+    assert run(root, root, "--crop-square", *FEW) == 2
+    assert "--crop-square: " in capsys.readouterr().err
+
+
+def test_images_turned_by_exif_and_their_masks_are_in_one_frame(polyps, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[274] = 6
+    for name, size in (("S0-7", (9, 9)), ("S1-7", (9, 14))):
+        save(polyps / "HP" / f"{name}.png", 70, size, exif=exif)
+        Image.fromarray(np.full(size, 9, np.uint8)).save(polyps / "HP" / f"{name}_mask.png")
+    assert run(polyps, tmp_path / "list", "--crop-square", *FEW) == 2
+    # drawn on the raw pixels: of an oblong image the shape tells
+    expected = "HP/S1-7.png: its mask has 14 x 9 pixels, the image 9 x 14 upright (its EXIF tag turns it)"
+    assert expected in capsys.readouterr().err
+    (polyps / "HP" / "S1-7_mask.png").unlink()
+    assert run(polyps, tmp_path / "list", "--crop-square", *FEW) == 0
+    said = capsys.readouterr().out
+    assert "1 images are turned upright by their EXIF tag and their masks have none: these are taken as drawn" in said
+    content = read(tmp_path / "list")
+    cropped = next(e for e in content["training"] + content["testing"] if "S1-7" in e["image"])
+    upright = np.rot90(np.asarray(Image.open(polyps / "HP" / "S1-7.png")), -1)
+    found = np.asarray(Image.open(tmp_path / "list" / cropped["image"]))
+    np.testing.assert_array_equal(found, upright[2:11])
+
+
+def test_a_class_of_masks_is_asked_about(polyps, tmp_path, capsys):
+    for path in (polyps / "SSA").iterdir():
+        inside = np.asarray(Image.open(path))[..., 0] > 128
+        Image.fromarray((inside * 255).astype(np.uint8)).save(path)
+    assert run(polyps, tmp_path / "list", *FEW) == 2
+    assert "SSA: 8 of its 8 images have two values only, as masks have" in capsys.readouterr().err
+    assert run(polyps, tmp_path / "list", "--classes", "HP", "SSA", *FEW) == 0
+
+
+def test_other_kinds_of_files_are_patches_too(polyps, tmp_path):
+    for number, ending in enumerate((".bmp", ".webp", ".jp2", ".jfif")):
+        source = polyps / "HP" / f"S{number}-0.png"
+        Image.open(source).save(source.with_suffix(ending), *(["JPEG"] if ending == ".jfif" else []))
+        source.unlink()
+    assert run(polyps, tmp_path / "list", *FEW) == 0
+    content = read(tmp_path / "list")
+    assert len(content["training"] + content["testing"]) == 24
+
+
+def test_a_test_part_of_one_class_is_told(tmp_path, capsys):
+    for number in range(12):
+        part = "test" if number > 8 else "train"
+        save(tmp_path / "set" / part / ("HP" if number > 8 or number % 2 else "SSA") / f"{number}.png", number)
+    assert run(tmp_path / "set", tmp_path / "list", "--folds", "2") == 0
+    assert "warning: the testing part has patches of HP only" in capsys.readouterr().out
 
 
 @pytest.mark.realdata
@@ -443,6 +603,24 @@ def test_what_is_wrong_with_mhist_is_told(published, tmp_path, capsys, name):
         write(*published)
     assert mhist.main([str(published[0]), "--output", str(tmp_path / "list")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "list").exists()
+
+
+def test_what_the_table_does_not_list_is_named(published, tmp_path, capsys):
+    save(published[0] / "images" / "other.png", 99)
+    assert run_mhist(published, tmp_path / "list") == 0
+    assert "not taken: 1 not in annotations.csv: images/other.png" in capsys.readouterr().out
+    assert read(tmp_path / "list", "manifest.json")["not_taken"] == {"not in annotations.csv": ["images/other.png"]}
+
+
+def test_mhist_leaves_blank_tiles_out_and_crops(published, tmp_path, capsys):
+    blank(published[0] / "images" / "MHIST_001.png")
+    save(published[0] / "images" / "MHIST_002.png", 2, (9, 11))
+    assert run_mhist(published, tmp_path / "list") == 2
+    assert "1 patches are not square, 11 x 9 pixels: images/MHIST_002.png" in capsys.readouterr().err
+    assert run_mhist(published, tmp_path / "list", "--crop-square", "--skip-blank") == 0
+    content = read(tmp_path / "list")
+    assert len(content["training"]) == 41
+    assert (tmp_path / "list/square/images/MHIST_002.png.png").is_file()
 
 
 def test_all_missing_columns_are_named_at_once(published, tmp_path, capsys):

@@ -380,6 +380,53 @@ def test_inference_takes_a_list(tmp_path):
         PatchInferenceDatalist(tmp_path, "list.csv")
 
 
+def test_a_list_may_come_from_windows(tmp_path):
+    save(tmp_path / "Präparat-1.png", pixels(1))
+    for encoding in ("cp1252", "utf-8-sig", "utf-16"):
+        (tmp_path / "list.txt").write_text("Präparat-1.png\r\n", encoding=encoding)
+        cases = PatchInferenceDatalist(tmp_path, "list.txt").cases
+        assert [(Path(case["image"]).name, case["patient"]) for case in cases] == [("Präparat-1.png", "Präparat")]
+
+
+def test_inference_asks_nothing_but_says_what_it_took(tmp_path, caplog):
+    for row, name in enumerate(("HP/S1/a.png", "HP/S1/b.png", "SSA/S2/c.png", "SSA/S2/d.png")):
+        save(tmp_path / name, pixels(row))
+    (tmp_path / "HP/S1/c.gif").touch()
+    (tmp_path / "HP/S1/.hidden.png").touch()
+    save(tmp_path / "masks/HP/S1/a.png", pixels(0))
+    data = PatchInferenceDatalist(tmp_path, classes=["HP", "SSA"])
+    assert [case["patient"] for case in data.cases] == ["HP/S1/a", "HP/S1/b", "SSA/S2/c", "SSA/S2/d"]
+    assert "Every patch is taken for a patient of its own; give --datalist#group_by" in caplog.text
+    assert "2 groups of patches, as S1 (2), S2 (2)" in caplog.text
+    for line in ("1 other files (.gif): HP/S1/c.gif", "1 hidden, or left by a system", "1 masks: masks/HP/S1/a.png"):
+        assert f"not taken: {line}" in caplog.text
+    data = PatchInferenceDatalist(tmp_path, classes=["HP", "SSA"], group_by="folder")
+    assert [case["patient"] for case in data.cases] == ["S1", "S1", "S2", "S2"]
+
+
+def test_inference_refuses_slides_magnifications_and_oblong_patches(tmp_path):
+    for row, name in enumerate(("10x/a.png", "40x/b.png", "slide.svs")):
+        save(tmp_path / name, pixels(row), **({"format": "TIFF"} if row == 2 else {}))
+    with pytest.raises(DataError, match=r"1 whole slides are no patches: slide.svs(.|\n)*10x \(1\), 40x \(1\)"):
+        PatchInferenceDatalist(tmp_path)
+    save(tmp_path / "one/a.png", pixels(1, (12, 9)))
+    with pytest.raises(DataError, match=r"1 patches are not square, 9 x 12 pixels: a\.png; cut squares"):
+        PatchInferenceDatalist(tmp_path / "one")
+
+
+def test_oblong_patches_and_three_classes_are_refused(folder):
+    save(folder.root / "image/P1-1.png", pixels(3, (12, 10)))
+    assert "1 patches are not square, 10 x 12 pixels: image/P1-1.png" in folder.problems()[0]
+    save(folder.root / "image/P1-1.png", pixels(3))
+    folder.content["classes"] = ["a", "b", "c"]
+    assert "num_classes must be 2, got 3" in folder.problems(num_classes=3)[0]
+
+
+def test_a_name_in_another_encoding_is_refused(folder):
+    spoil(0, image="image/Pr\udce4-0.png")(folder)
+    assert any(line.startswith("training[0]: ") and "is not UTF-8" in line for line in folder.problems())
+
+
 def test_neither_torch_nor_monai_is_imported(folder):
     folder.read()
     code = (

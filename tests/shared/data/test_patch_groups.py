@@ -94,7 +94,7 @@ def test_types_of_tumour_are_not_taken_for_patients():
 
 @pytest.mark.parametrize("text", ["S{s}-{n}.png", "GT{s}-1-400-{n}.png"])
 def test_the_first_dash_decides_where_nothing_suggests_anything_else(text):
-    paths, kinds, slides = names(text)
+    paths, kinds, _ = names(text)
     groups, how = resolve_groups(paths, kinds=kinds)
     assert groups == [path.name.split("-")[0] for path in paths] and how == "file name up to the first '-'"
 

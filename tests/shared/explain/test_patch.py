@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.io import imread
 from torch import nn
 
+from shared.data import PatchCache
 from shared.engines import DihedralInferer, PreparePatches
 from shared.errors import DataError
 from shared.explain import GradCAM, PatchCases, PatchExplainer, unique_names
@@ -103,3 +105,26 @@ def test_errors_name_the_patch(tmp_path):
         list(PatchExplainer(ColourNetwork(), class_names="abc")(cases[:1]))
     with pytest.raises(DataError, match=r"no layer 'encoder\.layer5' for Grad-CAM; near it: encoder\.layer4"):
         PatchExplainer(ColourNetwork(), target_layer="encoder.layer5")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_picture_turned_by_exif_its_mask_map_and_box_are_in_the_upright_frame(tmp_path, orientation):
+    entries, images = write_planted(tmp_path, 1)
+    upright = images[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    stored = np.rot90(upright, {3: 2, 6: 1, 8: -1}[orientation])  # a viewer turns it back
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    case = {**entries[0], "image": str(tmp_path / "turned.png")}
+    cache = PatchCache([case], mask=True, progress=False)
+    np.testing.assert_array_equal(cache.images[0].permute(1, 2, 0), upright)
+    cases = PatchCases([case], cache.images)
+    np.testing.assert_array_equal(cache.masks[0], cases[0]["mask"] != 0)
+    explainer = PatchExplainer(ColourNetwork(), class_names=CLASSES)
+    boxes = []
+    for number, entry in enumerate((entries[0], case)):
+        (one, found), *_ = explainer(PatchCases([entry], images[:1].byte()))
+        boxes.append(explainer.write(one, found, tmp_path / str(number), "p")["box"])
+    assert boxes[0] == boxes[1] and boxes[0] is not None
+    for name in ("cam/p.png", "overlays/p.png"):
+        np.testing.assert_array_equal(imread(tmp_path / "0" / name), imread(tmp_path / "1" / name))

@@ -37,6 +37,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.data.patch_files import same_name
 from shared.data.patch_layout import Layout
 from shared.data.prepare import run_script, script_parser
 from shared.data.prepare_patches import PatchSet, check_options, common_options
@@ -105,7 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     check_options(parser, options)
     named = [*options.classes, *options.unlabelled]
-    if len(set(named)) < len(named):
+    if len(set(map(same_name, named))) < len(named):
         parser.error("--classes and --unlabelled must name each folder once")
     if not 0 <= options.test_share < 1:
         parser.error("--test-share must lie in [0, 1)")

@@ -27,6 +27,7 @@ from shared.data.cell_numbers import parse_number
 from shared.data.clutter import is_clutter, walk_files
 from shared.data.names import clean, look_alikes
 from shared.data.patch_files import PARTS
+from shared.data.patch_files import plain as plain_path
 from shared.data.prepare import run_script, script_parser
 from shared.data.prepare_patches import PatchSet, check_options, common_options
 from shared.data.tables import read_table, some
@@ -162,7 +163,7 @@ def prepare(options: argparse.Namespace) -> None:
     parts: dict[str, list[dict]] = {}
     for entry in entries:
         parts.setdefault(entry.pop("part", "training"), []).append(entry)
-    others = [path.relative_to(options.folder).as_posix() for path in walk_files(image_folder(options.folder))]
+    others = [plain_path(path.relative_to(options.folder)) for path in walk_files(image_folder(options.folder))]
     others = [name for name in others if name not in listed and name != TABLE]
     patches = PatchSet(
         options.folder,

@@ -80,6 +80,16 @@ def is_utf8(name: str | os.PathLike) -> bool:
     return True
 
 
+def plain(path: PurePath) -> str:
+    """A path as it can be printed and written, also where its name is not UTF-8.
+
+    Example:
+        >>> plain(PurePath("HP/Pr\\udce4parat.txt")).isascii()
+        True
+    """
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class PatchFile:
     """An image or mask, and what its folders say.
@@ -177,15 +187,15 @@ def scan(folder: Path, claimed: Iterable[str] = ()) -> PatchFolder:
     for path in walk_files(folder, skipped=hidden):
         inner, ending = path.relative_to(folder), path.suffix.lower()
         if not path.exists():
-            found.not_taken["links that lead nowhere"].append(inner.as_posix())
+            found.not_taken["links that lead nowhere"].append(plain(inner))
         elif ending in SLIDES:
-            found.slides.append(inner.as_posix())
+            found.slides.append(plain(inner))
         elif ending not in ENDINGS:
-            found.not_taken[f"other files ({ending or 'no ending'})"].append(inner.as_posix())
+            found.not_taken[f"other files ({ending or 'no ending'})"].append(plain(inner))
         else:
             files.append(path)
     if hidden:
-        found.not_taken["hidden, or left by a system"] = [path.relative_to(folder).as_posix() for path in hidden]
+        found.not_taken["hidden, or left by a system"] = [plain(path.relative_to(folder)) for path in hidden]
     beside = {path.with_suffix("") for path in files}
     for path in files:
         stem = path.stem

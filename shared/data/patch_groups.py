@@ -170,8 +170,8 @@ def resolve_groups(
 ) -> tuple[list[str], str]:
     """The group of each path and how it was found.
 
-    Without a pattern: the part of the name before the first ``-`` where nothing suggests another way to group; every
-    image for itself where nothing suggests any.
+    Without a pattern: the part of the name before the first ``-`` where nothing suggests another way to group (and it
+    is no mere word, as of a kind of tissue); every image for itself where nothing suggests any.
 
     Raises:
         DataError: as of :func:`groups_of`; without a pattern, where names or folders suggest something else, with
@@ -187,7 +187,9 @@ def resolve_groups(
     kinds = [0] * len(paths) if kinds is None else kinds
     by_dash = groups_of(paths)
     found = suggestions(paths, folders, kinds)
-    if any(partition(choice.groups) != partition(by_dash) for choice in found):
+    # kinds of tissue, unlike patients, have no numbers
+    no_number = bool(found) and not any(sign.isdigit() for group in by_dash for sign in group)
+    if no_number or any(partition(choice.groups) != partition(by_dash) for choice in found):
         none = f"--group-by {NO_GROUPS:<38} {len(paths):>5} groups: every patch is of another patient"
         raise DataError(
             f"{len(paths)} patches: which of them are of one patient or slide? Their names or folders suggest groups; "

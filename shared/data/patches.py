@@ -254,6 +254,8 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
         rows = read_table(file, ["image"])
     paths = [Path(row["image"]) for row in rows]
     names = [Path(path.name) for path in paths]
+    if all(row.get("patient") for row in rows):
+        return [{"image": row["image"], "patient": row["patient"]} for row in rows]
     patients = _patients(names if len(set(names)) == len(names) and "/" not in (group_by or "") else paths, group_by)
     return [
         {"image": row["image"], "patient": row.get("patient") or patient}

@@ -92,6 +92,12 @@ def test_types_of_tumour_are_not_taken_for_patients():
     assert "6 groups of patches, as 14-0AB (4)" in first
 
 
+def test_kinds_of_tissue_before_the_dash_are_not_taken_for_patients():
+    paths = [PurePath(f"{['normal', 'inflamed', 'mixed'][n % 3]}-{n}.png") for n in range(12)]
+    with pytest.raises(DataError, match=r"3 groups of patches, as inflamed \(4\), mixed \(4\), normal \(4\)"):
+        resolve_groups(paths, kinds=[n % 2 for n in range(12)])
+
+
 @pytest.mark.parametrize("text", ["S{s}-{n}.png", "GT{s}-1-400-{n}.png"])
 def test_the_first_dash_decides_where_nothing_suggests_anything_else(text):
     paths, kinds, _ = names(text)

@@ -178,3 +178,12 @@ def test_a_name_that_no_table_can_hold_is_refused_before_the_work(put):
     assert r"b'A/Pr\xe4parat.png': the name is not UTF-8 (as Latin-1 it reads 'A/Pr\xe4parat.png')" in text.replace(
         "\u00e4", r"\xe4"
     )
+
+
+def test_names_in_another_encoding_that_are_not_taken_can_be_printed(put):
+    folder = put("A/1.png", "B/2.png")
+    try:
+        (folder / "A" / os.fsdecode(b"Pr\xe4parat.txt")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    assert Layout(folder).not_taken == {"other files (.txt)": [r"A/Pr\udce4parat.txt"]}

@@ -36,8 +36,8 @@ class PatchFacts:
         problem: what is wrong.
         empty: whether a mask is.
         turned: whether its EXIF orientation turns it.
-        blank: whether a patch is of (nearly) one colour, see :func:`shared.data.patch_io.is_blank`.
-        two_values: whether a patch has two colours only, as masks have.
+        blank: whether a patch is of (nearly) one colour, see :func:`shared.data.patch_looks.is_blank`.
+        few_colours: whether a patch has few colours, as masks have.
     """
 
     size: tuple[int, int] | None = None
@@ -46,7 +46,7 @@ class PatchFacts:
     empty: bool = False
     turned: bool = False
     blank: bool = False
-    two_values: bool = False
+    few_colours: bool = False
 
 
 def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = True) -> PatchFacts:
@@ -65,7 +65,8 @@ def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = T
         return PatchFacts(problem=f"{path}: file not found")
     if not pixels:
         return _header_facts(path)
-    from shared.data.patch_io import has_two_values, is_blank, read_turned
+    from shared.data.patch_io import read_turned
+    from shared.data.patch_looks import has_few_colours, is_blank
 
     try:
         array, turned = read_turned(path, mask=mask)
@@ -76,7 +77,9 @@ def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = T
         return PatchFacts(size, empty=not array.any(), turned=turned)
     digest = hashlib.sha256(f"{size}".encode())
     digest.update(memoryview(array).cast("B"))
-    return PatchFacts(size, digest.hexdigest(), turned=turned, blank=is_blank(array), two_values=has_two_values(array))
+    return PatchFacts(
+        size, digest.hexdigest(), turned=turned, blank=is_blank(array), few_colours=has_few_colours(array)
+    )
 
 
 def _header_facts(path: str | os.PathLike) -> PatchFacts:

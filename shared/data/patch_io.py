@@ -141,46 +141,6 @@ def patch_header(path: str | os.PathLike) -> tuple[tuple[int, int], str, int]:
         raise _unreadable(path, error) from error
 
 
-def is_blank(image: np.ndarray) -> bool:
-    """Whether a patch shows no tissue: 99 % of its pixels lie within 12 grey levels of their median, in each channel.
-
-    Of the 446 labelled patches of EBHI-Seg at most 25 % do, so that tissue is far from the rule; a white, grey or
-    black tile with the noise of a scanner or of JPEG fulfils it.
-
-    Args:
-        image: the patch.
-
-    Shape:
-        - image: uint8 ``[3, H, W]``
-
-    Example:
-        >>> is_blank(np.full((3, 8, 8), 240, np.uint8))
-        True
-    """
-    some = image[:, ::4, ::4].reshape(3, -1)
-    # where a sixteenth of the pixels is far from one colour, all are
-    if (np.abs(some - np.median(some, axis=1, keepdims=True)) <= 12).all(0).mean() < 0.9:
-        return False
-    median = np.median(image, axis=(1, 2), keepdims=True)
-    return bool((np.abs(image - median) <= 12).all(0).mean() >= 0.99)
-
-
-def has_two_values(image: np.ndarray) -> bool:
-    """Whether a patch ``[3, H, W]`` has exactly two colours, as a mask has.
-
-    Example:
-        >>> has_two_values(np.zeros((3, 2, 2), np.uint8)), has_two_values(np.eye(2, dtype=np.uint8)[None].repeat(3, 0))
-        (False, True)
-    """
-    first = image[:, :1, :1]
-    differs = (image != first).any(0)
-    if not differs.any():
-        return False
-    row, column = np.unravel_index(differs.argmax(), differs.shape)
-    second = image[:, row, column][:, None, None]
-    return bool((~differs | (image == second).all(0)).all())
-
-
 def _open(path: str | os.PathLike) -> tuple[Image.Image, bytes]:
     """The image, not yet decoded, and its file's content."""
     if not Path(path).is_file():

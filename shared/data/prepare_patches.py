@@ -25,7 +25,6 @@ from shared.data.prepare import (
 )
 from shared.data.splits import grouped_folds, split_off_groups
 from shared.errors import DataError
-from shared.io import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 CROPPED = "square"  # folder of the output
@@ -90,10 +89,11 @@ class PatchSet:
         """Decode everything; give copies of an image one patient (the first by name).
 
         Args:
-            masks_are_classes: no question is asked about a class whose images look like masks.
+            masks_are_classes: images that look like masks are only warned of.
 
         Raises:
-            DataError: every file that cannot be used, sizes that differ, copies with two labels, a class of masks.
+            DataError: every file that cannot be used, sizes that differ, copies with two labels, images that look like
+                masks.
         """
         check = self._new_check()
         cases = {part: check.section(part) for part in SECTIONS}
@@ -101,8 +101,12 @@ class PatchSet:
         self._facts = check.facts
         self._find_blank(cases)
         check.files([case for part in SECTIONS for case in cases[part]], facts=check.facts)
-        if not masks_are_classes:
-            check.problems += self._classes_of_masks(cases)
+        flat = self._look_like_masks(cases)
+        if masks_are_classes:
+            check.warnings += flat
+        else:
+            named = " ".join(map(repr, self.classes))
+            check.problems += [f"{line}; where they are patches all the same, name --classes {named}" for line in flat]
         same: dict[str, list[tuple[str, dict, dict]]] = {}
         for part in SECTIONS:
             for case, entry in zip(cases[part], self.parts[part], strict=True):
@@ -153,15 +157,15 @@ class PatchSet:
         if self.skip_blank and self.blank:
             self.not_taken["blank"] = self.blank
 
-    def _classes_of_masks(self, cases: Mapping[str, Sequence[dict]]) -> list[str]:
+    def _look_like_masks(self, cases: Mapping[str, Sequence[dict]]) -> list[str]:
         problems = []
         for label, name in enumerate(self.classes):
-            own = [case["image"] for part in SECTIONS for case in cases[part] if case.get("label") == label]
-            flat = [path for path in own if self._facts[path].two_values]
-            if len(flat) > len(own) / 2:
+            own = [(c, e) for part in SECTIONS for c, e in zip(cases[part], self.parts[part], strict=True)]
+            own = [(self._facts[case["image"]], entry) for case, entry in own if case.get("label") == label]
+            flat = [entry["image"] for facts, entry in own if facts.few_colours and not facts.blank]
+            if len(flat) > len(own) / 5:
                 problems.append(
-                    f"{name}: {len(flat)} of its {len(own)} images have two values only, as masks have, as {flat[0]}; "
-                    f"where they are a class all the same, say so: --classes {' '.join(map(repr, self.classes))}"
+                    f"{name}: {len(flat)} of its {len(own)} images have few colours, as masks have: {some(flat)}"
                 )
         return problems
 
@@ -221,6 +225,8 @@ class PatchSet:
     def write(self, output: Path, *, name: str | None, copy: bool, **manifest: Any) -> None:
         """Write the manifest and, last, the datalist."""
         from tqdm import tqdm
+
+        from shared.data.patch_looks import crop_square
 
         file = output.name if output.suffix.lower() == ".json" else DATALIST
         output = output.parent if output.suffix.lower() == ".json" else output
@@ -318,20 +324,6 @@ class PatchSet:
         shared = sum(entry["patient"] in apart for entry in self.parts["unlabelled"])
         if shared:
             print(f"{shared} unlabelled patches are of patients kept apart: pretraining leaves them out")
-
-
-def crop_square(source: Path, target: Path, *, mask: bool) -> None:
-    """Write the centre square of a patch or mask, upright, as PNG."""
-    import numpy as np
-    from PIL import Image
-
-    from shared.data.patch_io import read_patch, read_patch_mask
-
-    pixels = read_patch_mask(source).astype(np.uint8) * 255 if mask else read_patch(source).transpose(1, 2, 0)
-    side = min(pixels.shape[:2])
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    with atomic_path(target) as temporary:
-        Image.fromarray(pixels[top : top + side, left : left + side]).save(temporary, "PNG")
 
 
 def portable(path: Path, output: Path) -> str:

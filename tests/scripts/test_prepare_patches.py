@@ -434,8 +434,9 @@ def test_a_class_of_masks_is_asked_about(polyps, tmp_path, capsys):
         inside = np.asarray(Image.open(path))[..., 0] > 128
         Image.fromarray((inside * 255).astype(np.uint8)).save(path)
     assert run(polyps, tmp_path / "list", *FEW) == 2
-    assert "SSA: 8 of its 8 images have two values only, as masks have" in capsys.readouterr().err
+    assert "SSA: 8 of its 8 images have few colours, as masks have: SSA/S0-1.png" in capsys.readouterr().err
     assert run(polyps, tmp_path / "list", "--classes", "HP", "SSA", *FEW) == 0
+    assert "warning: SSA: 8 of its 8 images have few colours" in capsys.readouterr().out
 
 
 def test_other_kinds_of_files_are_patches_too(polyps, tmp_path):

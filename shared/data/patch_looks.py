@@ -36,7 +36,7 @@ def is_blank(image: np.ndarray) -> bool:
 
 
 def has_few_colours(image: np.ndarray, most: int = 32) -> bool:
-    """Whether a patch has at most so many colours, as masks and outlines have and tissue has not.
+    """Whether a patch has more than one and at most so many colours, as masks and outlines have and tissue has not.
 
     Args:
         image: the patch.
@@ -52,7 +52,7 @@ def has_few_colours(image: np.ndarray, most: int = 32) -> bool:
     """
     packed = image[0].astype(np.uint32) << 16 | image[1].astype(np.uint32) << 8 | image[2]
     # a sixteenth of the pixels tells of nearly all patches
-    return len(np.unique(packed[::4, ::4])) <= most and len(np.unique(packed)) <= most
+    return len(np.unique(packed[::4, ::4])) <= most and 1 < len(np.unique(packed)) <= most
 
 
 def crop_square(source: Path, target: Path, *, mask: bool) -> None:

@@ -162,7 +162,7 @@ class PatchSet:
         for label, name in enumerate(self.classes):
             own = [(c, e) for part in SECTIONS for c, e in zip(cases[part], self.parts[part], strict=True)]
             own = [(self._facts[case["image"]], entry) for case, entry in own if case.get("label") == label]
-            flat = [entry["image"] for facts, entry in own if facts.few_colours and not facts.blank]
+            flat = [entry["image"] for facts, entry in own if facts.few_colours]
             if len(flat) > len(own) / 5:
                 problems.append(
                     f"{name}: {len(flat)} of its {len(own)} images have few colours, as masks have: {some(flat)}"

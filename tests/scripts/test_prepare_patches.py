@@ -429,10 +429,11 @@ def test_images_turned_by_exif_and_their_masks_are_in_one_frame(polyps, tmp_path
     np.testing.assert_array_equal(found, upright[2:11])
 
 
-def test_a_class_of_masks_is_asked_about(polyps, tmp_path, capsys):
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_class_of_masks_is_asked_about(polyps, tmp_path, capsys, value):
     for path in (polyps / "SSA").iterdir():
         inside = np.asarray(Image.open(path))[..., 0] > 128
-        Image.fromarray((inside * 255).astype(np.uint8)).save(path)
+        Image.fromarray((inside * value).astype(np.uint8)).save(path)
     assert run(polyps, tmp_path / "list", *FEW) == 2
     assert "SSA: 8 of its 8 images have few colours, as masks have: SSA/S0-1.png" in capsys.readouterr().err
     assert run(polyps, tmp_path / "list", "--classes", "HP", "SSA", *FEW) == 0

@@ -12,10 +12,11 @@ magnification; the outermost of the others is the class. --classes overrules tha
 EXIF tag says, masks by their own tag. Whatever is not taken is counted, and named in manifest.json.
 
 Patches of one patient or slide never straddle training, testing and folds. --group-by says whose a patch is: `folder`
-(the folder below the class's, or beside it), `none` (each image of another patient), or a regular expression, searched
-in the file name (in the path inside FOLDER if it holds a `/`); its first group counts, else the whole match. Without it
-the part of the file name before the first `-` is taken where no folder and no beginning of the names suggests anything
-else; where one does, the choices are shown and nothing is written.
+(the outermost without another meaning, below or above the class's), `last-folder` (the innermost), `none` (each image
+of another patient), or a regular expression, searched in the file name (in the path inside FOLDER if it holds a `/`);
+its first group counts, else the whole match. Without it the part of the file name before the first `-` is taken where
+no folder and no beginning of the names suggests anything else; where one does, the choices are shown and nothing is
+written.
 The split is stratified by class. Folders named by --unlabelled (beside the classes, or beside train and test) are taken
 without labels, for pretraining; other folders are left out and named.
 
@@ -99,7 +100,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="folders of the classes, label 0 first (the two)",
     )
     add("--unlabelled", nargs="+", default=[], metavar="CLASS", help="folders to take without labels")
-    add("--group-by", metavar="REGEX", help="patient or slide in the file name, or: folder, none (see above)")
+    add(
+        "--group-by",
+        metavar="REGEX",
+        help="patient or slide in the file name; or folder, last-folder, none",
+    )
     add("--magnification", metavar="POWER", help="the one to take where folders name several, as 40x")
     add("--test-share", type=float, default=0.2, help="of the labelled patches, by patient (0.2); 0: no testing part")
     add("--resplit", action="store_true", help="do not keep the split of train, val and test folders")

@@ -12,14 +12,14 @@ from pathlib import PurePath
 from shared.errors import DataError
 
 NO_GROUPS = "none"
-BY_FOLDER = "folder"
+BY_FOLDER, BY_LAST_FOLDER = "folder", "last-folder"
 FIRST_DASH = "file name up to the first '-'"
 # Names of public data sets whose patient is no beginning of the name, or a longer one.
 KNOWN = (r"^SOB_[BM]_\w+-(\d+-\w+)-\d+-\d+", r"^(TCGA-\w+-\w+)-")
 _MOST = 6  # beginnings of names that are tried
 
 
-def group_of(path: PurePath, pattern: str | None = None, folder: str | None = None) -> str | None:
+def group_of(path: PurePath, pattern: str | None = None, folders: Sequence[str] = ()) -> str | None:
     """The group (patient, slide) that a file's path names, or None where the pattern does not fit.
 
     Args:
@@ -27,8 +27,8 @@ def group_of(path: PurePath, pattern: str | None = None, folder: str | None = No
         pattern: regular expression, searched in the file name, with and then without its ending, or in the whole path
             if the pattern holds a ``/``; its first group counts, else the whole match. None: the part of the name
             before the first ``-``, or, without one, the path itself: every image is a group of its own. "none": that,
-            always. "folder": ``folder``.
-        folder: the patient's or slide's folder.
+            always. "folder", "last-folder": the first or last of ``folders``.
+        folders: those of patients or slides that it lies in, outermost first.
 
     Example:
         >>> name = PurePath("Polyp/image/GT2012154-1-400-001.png")
@@ -38,8 +38,8 @@ def group_of(path: PurePath, pattern: str | None = None, folder: str | None = No
     alone = path.with_suffix("").as_posix()
     if pattern == NO_GROUPS:
         return alone
-    if pattern == BY_FOLDER:
-        return folder
+    if pattern in (BY_FOLDER, BY_LAST_FOLDER):
+        return folders[0 if pattern == BY_FOLDER else -1] if folders else None
     if pattern is None:
         prefix, dash, _ = path.name.partition("-")
         return prefix if dash and prefix.strip() else alone
@@ -50,7 +50,7 @@ def group_of(path: PurePath, pattern: str | None = None, folder: str | None = No
 
 
 def groups_of(
-    paths: Sequence[PurePath], pattern: str | None = None, folders: Sequence[str | None] | None = None
+    paths: Sequence[PurePath], pattern: str | None = None, folders: Sequence[Sequence[str]] | None = None
 ) -> list[str]:
     """:func:`group_of` each path.
 
@@ -61,11 +61,15 @@ def groups_of(
         re.compile(pattern or "")
     except re.error as error:
         raise DataError(f"--group-by {pattern!r} is no regular expression: {error}") from error
-    folders = [None] * len(paths) if folders is None else folders
-    groups = [group_of(path, pattern, folder) for path, folder in zip(paths, folders, strict=True)]
+    folders = [()] * len(paths) if folders is None else folders
+    groups = [group_of(path, pattern, own) for path, own in zip(paths, folders, strict=True)]
     unfit = [path.as_posix() for path, group in zip(paths, groups, strict=True) if group is None]
     if unfit:
-        what = "images have a folder of their patient's or slide's" if pattern == BY_FOLDER else "file names"
+        what = (
+            "images have a folder of their patient's or slide's"
+            if pattern in (BY_FOLDER, BY_LAST_FOLDER)
+            else "file names"
+        )
         raise DataError(
             f"--group-by {pattern!r} does not fit {len(unfit)} of {len(paths)} {what}, as {unfit[0]}; correct it, "
             f"or give --group-by {NO_GROUPS} where every image is of another patient"
@@ -73,17 +77,17 @@ def groups_of(
     return [str(group) for group in groups]
 
 
-def own_folders(folders: Sequence[tuple[str, ...]]) -> list[str | None]:
-    """The outermost folder of each image but for those that all images share; None where there is none.
+def own_folders(folders: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The folders of each image but for the outermost ones that all images share.
 
     Example:
         >>> own_folders([("set", "P1", "a"), ("set", "P2")])
-        ['P1', 'P2']
+        [('P1', 'a'), ('P2',)]
     """
     left = list(folders)
     while left and all(left) and len({inner[0] for inner in left}) == 1:
         left = [inner[1:] for inner in left]
-    return [inner[0] if inner else None for inner in left]
+    return left
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def _pattern(separators: str, count: int) -> str:
     return f"^{word}" if count == 1 else f"^{word}(?:[{separators}]{word}){{0,{count - 1}}}"
 
 
-def suggestions(paths: Sequence[PurePath], folders: Sequence[str | None], kinds: Sequence[Hashable]) -> list[Choice]:
+def suggestions(paths: Sequence[PurePath], folders: Sequence[Sequence[str]], kinds: Sequence[Hashable]) -> list[Choice]:
     """Ways to group that folders or shared beginnings of names suggest, no two of them with the same outcome.
 
     A way is one where at least half of the images share their group with another, and where the groups are not just
@@ -118,22 +122,24 @@ def suggestions(paths: Sequence[PurePath], folders: Sequence[str | None], kinds:
 
     Args:
         paths: inside the data set's folder.
-        folders: of each image's patient or slide, or None.
+        folders: see :func:`own_folders`.
         kinds: class and part of each image.
 
     Example:
         >>> names = [PurePath(f"S{row // 2}_{row}.png") for row in range(6)]
-        >>> [choice.option for choice in suggestions(names, [None] * 6, [0] * 6)]
+        >>> [choice.option for choice in suggestions(names, [()] * 6, [0] * 6)]
         ['^[^_.]+']
     """
     stems = [path.stem for path in paths]
     separators = "".join(sign for sign in "_ -" if any(sign in stem for stem in stems))
     words = max((len(re.split(f"[{re.escape(separators)}]", stem)) for stem in stems), default=1) if separators else 1
     options = [pattern for pattern in KNOWN if all(re.search(pattern, stem) for stem in stems)]
-    options += [BY_FOLDER] * any(folders) + [_pattern(separators, count) for count in range(1, min(words, _MOST + 1))]
+    options += [BY_FOLDER, BY_LAST_FOLDER] * any(folders) + [
+        _pattern(separators, count) for count in range(1, min(words, _MOST + 1))
+    ]
     found: list[Choice] = []
     for option in options:
-        own = [group_of(path, option, folder) for path, folder in zip(paths, folders, strict=True)]
+        own = [group_of(path, option, inner) for path, inner in zip(paths, folders, strict=True)]
         groups = [group or path.as_posix() for path, group in zip(paths, own, strict=True)]
         count = Counter(groups)
         together = sum(number for number in count.values() if number > 1)
@@ -165,7 +171,7 @@ def resolve_groups(
     paths: Sequence[PurePath],
     pattern: str | None = None,
     *,
-    folders: Sequence[str | None] | None = None,
+    folders: Sequence[Sequence[str]] | None = None,
     kinds: Sequence[Hashable] | None = None,
 ) -> tuple[list[str], str]:
     """The group of each path and how it was found.
@@ -183,7 +189,7 @@ def resolve_groups(
     """
     if pattern is not None:
         return groups_of(paths, pattern, folders), pattern
-    folders = [None] * len(paths) if folders is None else folders
+    folders = [()] * len(paths) if folders is None else folders
     kinds = [0] * len(paths) if kinds is None else kinds
     by_dash = groups_of(paths)
     found = suggestions(paths, folders, kinds)

@@ -125,7 +125,8 @@ class Layout:
 
     def _deeper(self) -> str:
         """Folders below those taken for classes, which may be the classes."""
-        names = sorted({name for image in self._found.images for name in image.folders})
+        levels = sorted({(row, name) for image in self._found.images for row, name in enumerate(image.folders)})
+        names = list(dict.fromkeys(name for _, name in levels))
         return f"; folders further down: {some(names)}" if names else ""
 
     def _check_alike(self) -> None:

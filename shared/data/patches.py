@@ -219,7 +219,7 @@ def folder_patches(folder: Path, group_by: str | None = None, classes: Sequence[
 
 
 def _patients(
-    paths: Sequence[Path], group_by: str | None = None, folders: Sequence[str | None] | None = None
+    paths: Sequence[Path], group_by: str | None = None, folders: Sequence[Sequence[str]] | None = None
 ) -> list[str]:
     """The patient of each patch; where it is not clear each is one by itself, and that is told."""
     from shared.data.patch_groups import NO_GROUPS, groups_of, resolve_groups

@@ -22,11 +22,12 @@ from shared.errors import DataError
         ("a/P7/x.png", r"([^/]+)/[^/]+$", "P7"),
         ("a/x.png", r"^P\d", None),
         ("a/x.png", r"^(P\d)?", None),
-        ("a/P7/x.png", "folder", "its folder"),
+        ("a/P7/x.png", "folder", "patient"),
+        ("a/P7/x.png", "last-folder", "slide"),
     ],
 )
 def test_the_group_of_a_file(path, pattern, group):
-    assert group_of(PurePath(path), pattern, "its folder") == group
+    assert group_of(PurePath(path), pattern, ("patient", "block", "slide")) == group
 
 
 def test_a_pattern_that_fits_nothing_or_is_none():
@@ -36,12 +37,12 @@ def test_a_pattern_that_fits_nothing_or_is_none():
     with pytest.raises(DataError, match="is no regular expression: missing"):
         groups_of(paths, r"(P\d")
     with pytest.raises(DataError, match="'folder' does not fit 1 of 2 images have a folder"):
-        groups_of(paths, "folder", ["P1", None])
+        groups_of(paths, "folder", [("P1",), ()])
 
 
 def test_folders_that_all_share_are_no_patients():
-    assert own_folders([("set", "P1", "a"), ("set", "P2"), ("set", "P1", "b")]) == ["P1", "P2", "P1"]
-    assert own_folders([("P1",), ()]) == ["P1", None] and own_folders([("set",), ("set",)]) == [None, None]
+    assert own_folders([("set", "P1", "a"), ("set", "P2"), ("set", "P1", "b")]) == [("P1", "a"), ("P2",), ("P1", "b")]
+    assert own_folders([("P1",), ()]) == [("P1",), ()] and own_folders([("set",), ("set",)]) == [(), ()]
 
 
 def names(text, count=12, each=3):
@@ -50,11 +51,11 @@ def names(text, count=12, each=3):
     return [PurePath(text.format(**row)) for row in rows], [row["c"] for row in rows], [row["s"] for row in rows]
 
 
-def ask(text, folders=None, **options):
+def ask(text, folders=False, **options):
     """The choices that are offered, by option."""
     paths, kinds, slides = names(text, **options)
     with pytest.raises(DataError, match="--group-by says which") as caught:
-        resolve_groups(paths, folders=[slides, None][folders is None], kinds=kinds)
+        resolve_groups(paths, folders=[(slide,) for slide in slides] if folders else None, kinds=kinds)
     return {line.split()[1].strip("'"): line for line in str(caught.value).splitlines()[1:]}, paths, slides
 
 
@@ -63,7 +64,18 @@ def test_slides_by_folder_are_asked_for():
     assert list(choices) == ["folder", "none"]
     assert "4 groups of patches, as 10250 (3), 10251 (3), 10252 (3)" in choices["folder"]
     assert "12 groups: every patch is of another patient" in choices["none"]
-    assert resolve_groups(paths, "folder", folders=slides) == (slides, "folder")
+    assert resolve_groups(paths, "folder", folders=[(slide,) for slide in slides]) == (slides, "folder")
+
+
+def test_of_two_levels_of_folders_both_are_offered():
+    paths = [PurePath(f"HP/{'ab'[n % 2]}/P{n % 4}/{n}.png") for n in range(12)]
+    folders = [path.parts[1:-1] for path in paths]
+    with pytest.raises(DataError) as caught:
+        resolve_groups(paths, folders=folders)
+    _, first, last, none = str(caught.value).splitlines()
+    assert "--group-by folder " in first and "2 groups of patches, as a (6), b (6)" in first
+    assert "--group-by last-folder " in last and "4 groups of patches, as P0 (3)" in last and "12 groups" in none
+    assert resolve_groups(paths, "last-folder", folders=folders)[0] == [f"P{n % 4}" for n in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +91,7 @@ def test_slides_by_folder_are_asked_for():
 def test_beginnings_of_names_that_many_share_are_asked_for_and_what_is_offered_can_be_typed(text, group):
     choices, paths, slides = ask(text)
     expected = [group.format(s=slide) for slide in slides]
-    offered = [choice for choice in suggestions(paths, [None] * 12, [0] * 12) if list(choice.groups) == expected]
+    offered = [choice for choice in suggestions(paths, [()] * 12, [0] * 12) if list(choice.groups) == expected]
     assert len(offered) == 1 and offered[0].line() in "\n".join(choices.values())
     assert resolve_groups(paths, offered[0].option)[0] == expected
 
@@ -114,7 +126,7 @@ def test_every_patch_is_by_itself_where_nothing_suggests_a_group(text):
 
 def test_a_folder_that_only_some_have_is_said_to_fit_some():
     paths, kinds, slides = names("{s}-{n}.png")
-    folders = [slide if row < 8 else None for row, slide in enumerate(slides)]
+    folders = [(slide,) if row < 8 else () for row, slide in enumerate(slides)]
     with pytest.raises(DataError, match=r"--group-by folder .*; does not fit 4 of 12"):
         resolve_groups(paths, folders=folders, kinds=kinds)
 

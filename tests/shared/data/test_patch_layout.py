@@ -76,6 +76,8 @@ def test_one_magnification_is_chosen(put):
 def test_classes_state_the_meaning(put):
     folder = put("P1/0/a.png", "P1/1/b.png", "P2/0/c.png", "P2/1/d.png", "P3/1/e.png")
     assert "its classes are P1, P2, P3; folders further down: 0, 1" in refused(folder)
+    deep = put("../deep/all/benign/S1/a.png", "../deep/all/malignant/A2/b.png").parent / "deep"
+    assert "its classes are all; folders further down: benign, malignant, A2, S1" in refused(deep)
     layout = Layout(folder, ["0", "1"])
     assert [name for _, name in taken(layout).values()] == ["0", "0", "1", "1", "1"]
     entries, how = layout.entries("folder")

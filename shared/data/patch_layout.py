@@ -110,9 +110,9 @@ class Layout:
             raise DataError(
                 [f"{self.folder}: no images of class {name!r}; its classes are {shown}" for name in missing]
             )
+        tops = sorted({image.inner.parts[0] for image in self._found.images if len(image.inner.parts) > 1})
+        what = ", ".join(f"{name} ({_says(name)})" for name in tops if not there or meaning(name)) or "none"
         if not there:
-            tops = sorted({image.inner.parts[0] for image in self._found.images if len(image.inner.parts) > 1})
-            what = ", ".join(f"{name} ({_says(name)})" for name in tops) or "none"
             raise DataError(
                 f"{self.folder}: its folders with images are {what}: no classes; one folder per class is needed (where "
                 "these are the classes, say so with --classes)"
@@ -120,7 +120,7 @@ class Layout:
         if len(classes or set(there) - set(map(same_name, self.unlabelled))) != 2:
             raise DataError(
                 f"{self.folder}: name two classes, in the order of their labels, with --classes; its classes are "
-                f"{shown}{self._deeper()}"
+                f"{shown}{self._deeper()}" + (f"; folders with another meaning: {what}" if what != "none" else "")
             )
 
     def _deeper(self) -> str:

@@ -156,6 +156,7 @@ def test_slides_with_tissue_of_both_classes_are_no_question(put):
         (("A/1.png", "B/2.png", "C/3.png"), {}, "name two classes, in the order of their labels, with --classes"),
         (("A/1.png", "B/2.png"), {"classes": ["A"]}, "name two classes"),
         (("A/1.png",), {}, "its classes are A"),
+        (("A/1.png", "test/2.png"), {}, "its classes are A; folders with another meaning: test (testing)"),
         (("A/1.png", "B/2.png"), {"classes": ["A", "X"]}, "no images of class 'X'; its classes are A, B"),
         (("A/1.png", "B/2.svs"), {}, "1 whole slides are no patches: B/2.svs; cut patches of them first"),
         (("notes.txt",), {}, "has no images that are read; there is other files (.txt)"),

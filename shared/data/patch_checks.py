@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.checks import SectionCheck
-from shared.data.patch_files import is_utf8, some
+from shared.data.patch_files import is_utf8
+from shared.data.tables import some
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from shared.data.clutter import walk_files
+from shared.data.names import nfc
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".czi")
@@ -63,7 +63,7 @@ def meaning(name: str) -> Meaning:
 
 def same_name(name: str) -> str:
     """A name as folders are compared by: whatever its case and its way of composing accents (NFC, NFD)."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return nfc(name).casefold()
 
 
 def is_utf8(name: str | os.PathLike) -> bool:
@@ -210,14 +210,3 @@ def scan(folder: Path, claimed: Iterable[str] = ()) -> PatchFolder:
             found.masks.setdefault(file.key(short), file)
             found.masks.setdefault(file.key(stem), file)
     return found
-
-
-def some(names: Iterable[str], most: int = 5) -> str:
-    """The first names, and how many more.
-
-    Example:
-        >>> some("abcdefg", 2)
-        'a, b and 5 more'
-    """
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

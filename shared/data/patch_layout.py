@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shared.data.patch_files import PatchFile, is_utf8, meaning, same_name, scan, some
+from shared.data.patch_files import PatchFile, is_utf8, meaning, same_name, scan
 from shared.data.patch_groups import own_folders, resolve_groups
+from shared.data.tables import some
 from shared.errors import DataError
 
 REMEDY_OF_SLIDES = "cut patches of them first, or move them away"

@@ -188,9 +188,10 @@ def folder_patches(folder: Path, group_by: str | None = None, classes: Sequence[
         DataError: no image, whole slides, several magnifications, a name that cannot be written down, or one that the
             pattern does not fit.
     """
-    from shared.data.patch_files import scan, some
+    from shared.data.patch_files import scan
     from shared.data.patch_groups import own_folders
     from shared.data.patch_layout import REMEDY_OF_SLIDES, undecodable
+    from shared.data.tables import some
 
     found = scan(folder, classes)
     problems = undecodable(folder, [image.inner for image in found.images])
@@ -241,12 +242,12 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
     Raises:
         DataError: no such file, nothing in it, no column ``image``.
     """
-    from shared.data.prepare import read_table
+    from shared.data.tables import decode, read_table
 
     if file.suffix.lower() == ".txt":
         if not file.is_file():
             raise DataError(f"{file}: no such list of patches")
-        lines = [line.strip() for line in _text(file).splitlines()]
+        lines = [line.strip() for line in decode(file.read_bytes(), file)[0].splitlines()]
         rows = [{"image": line} for line in lines if line and not line.startswith("#")]
         if not rows:
             raise DataError(f"{file}: lists no patch; write one path a line")
@@ -261,14 +262,3 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
         {"image": row["image"], "patient": row.get("patient") or patient}
         for row, patient in zip(rows, patients, strict=True)
     ]
-
-
-def _text(file: Path) -> str:
-    """A text in UTF-8, UTF-16 (with its mark) or, as Windows saves it, cp1252."""
-    content = file.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")

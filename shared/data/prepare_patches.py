@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
-from shared.data.patch_files import some
 from shared.data.prepare import (
     DATALIST,
     MANIFEST,
@@ -24,6 +23,7 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import grouped_folds, split_off_groups
+from shared.data.tables import some
 from shared.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]

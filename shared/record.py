@@ -63,15 +63,19 @@ def plain_settings(
     waiting, unused = [root], {name.replace("::", "#") for name in unused}
 
     def visit(key: str, node: Any) -> None:
-        last = key.rpartition("#")[2]
+        *above, last = key.split("#")
+        handler = any(part.endswith("handlers") for part in above)
         if key.partition("#")[0] in _NO_NUMBER or last in _SILENT | set(SWITCHES) or key in unused:
             return
         visited.add(key)
         if isinstance(node, Mapping):
-            kind = str(node.get("_target_", "")).rpartition(".")[2]
+            target = str(node.get("_target_", ""))
+            kind = target.rpartition(".")[2]
+            if handler and not target.startswith("shared.") and kind != "LrScheduleHandler":
+                return  # it looks on: trackers, loggers, validation
             for name, value in node.items():
                 if name == "_target_":
-                    if kind not in _WRAPPERS:
+                    if kind not in _WRAPPERS and not handler:
                         values[key] = kind
                 elif kind not in _WRAPPERS or isinstance(value, str):
                     visit(f"{key}#{name}", value)
@@ -83,6 +87,8 @@ def plain_settings(
                     visit(f"{key}#{number}", item)
         elif isinstance(node, str) and node.startswith(("@", "$", "%")):
             waiting.extend(found.replace("::", "#") for found in _REFERENCE.findall(node))
+        elif handler:
+            pass  # what a handler needs is named elsewhere, or says how it speaks
         elif last in _EPOCHS:
             epochs[key] = node
         else:

@@ -111,6 +111,18 @@ def test_wrappers_of_several_processes_change_nothing():
     assert plain_settings(config, "train#trainer")[0] == plain_settings(CONFIG, "train#trainer")[0]
 
 
+def test_handlers_that_look_on_are_left_out_and_others_followed():
+    handlers = [
+        {"_target_": "MLFlowHandler", "uri": "@uri"},
+        {"_target_": "shared.handlers.TrainingLog", "every": 5},
+        {"_target_": "shared.handlers.StartContrast", "nodes": "@one#checkpoint", "share": "@share"},
+        {"_target_": "LrScheduleHandler", "lr_scheduler": "@scheduler", "print_lr": False},
+    ]
+    config = {"uri": "here", "share": 0.4, "scheduler": {"_target_": "Step", "gamma": 0.9}, "one": CONFIG["one"]}
+    values, _, visited = plain_settings({**config, "train": {"trainer": {"train_handlers": handlers}}}, "train#trainer")
+    assert values == {"scheduler": "Step", "scheduler#gamma": 0.9, "share": 0.4} and "one#checkpoint" in visited
+
+
 def test_a_component_sees_the_configuration_that_builds_it():
     parser = ConfigParser({"a": 3, "b": {"_target_": "shared.record.building_config"}})
     assert parser.get_parsed_content("b")["a"] == 3

@@ -93,8 +93,9 @@ def paired_difference(
 
     Shape:
         - labels, groups: ``[n]``; prob_a, prob_b: ``[n]`` or ``[seeds, n]``, each with seeds of its own
-        - returns: ``{"value", "low", "high", "p"}``; ``p`` is two-sided: twice the share of draws on the rarer side of
-          zero; None without draws
+        - returns: ``{"value", "low", "high", "p", "undefined"}``; ``p`` is two-sided: twice the share of draws on the
+          rarer side of zero; None without draws. Interval and p are of the draws in which the metric of both exists,
+          ``undefined`` is the number of the others (no precision without a positive call)
 
     Raises:
         DataError: see ``classification_metrics``; or an unknown metric.
@@ -111,9 +112,11 @@ def paired_difference(
     value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
     drawn = _bootstrap(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
     value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
-    sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = float(min(1.0, 2 * (1 + sides) / (bootstrap + 1))) if bootstrap and np.isfinite(drawn).any() else None
-    return _interval(value[0], drawn, (50 * (1 - level), 50 * (1 + level))) | {"p": p}
+    defined = drawn[np.isfinite(drawn)]
+    sides = min((defined <= 0).sum(), (defined >= 0).sum())
+    p = float(min(1.0, 2 * (1 + sides) / (len(defined) + 1))) if len(defined) else None
+    tails = (50 * (1 - level), 50 * (1 + level))
+    return _interval(value[0], defined, tails) | {"p": p, "undefined": len(drawn) - len(defined)}
 
 
 def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:

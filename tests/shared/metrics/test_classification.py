@@ -119,7 +119,8 @@ def test_another_positive_label():
 def test_paired_difference():
     labels, good = _case(200)
     poor = np.random.default_rng(1).random(200)
-    assert paired_difference(labels, good, good) == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    same = {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "undefined": 0}
+    assert paired_difference(labels, good, good) == same
     found = paired_difference(labels, good, poor)
     expected = sk.roc_auc_score(labels, good) - sk.roc_auc_score(labels, poor)
     assert found["value"] == pytest.approx(expected, abs=1e-12)
@@ -135,6 +136,30 @@ def test_paired_difference():
     assert paired_difference(labels, good, poor, "ACC")["value"] == pytest.approx(
         np.mean((good >= 0.5) == labels) - np.mean((poor >= 0.5) == labels), abs=1e-12
     )
+
+
+def test_a_paired_difference_is_of_the_draws_in_which_both_exist():
+    labels = np.array([1, 0, 1, 0, 1, 0])
+    one, other = np.array([0.9, 0.1, 0.1, 0.1, 0.1, 0.1]), np.array([0.9, 0.9, 0.1, 0.1, 0.1, 0.1])
+    found = paired_difference(labels, one, other, "PRE", bootstrap=400, seed=3)
+    random, differences, undefined = np.random.default_rng(3), [], 0
+    todo = random.integers(0, 6, (400, 6))
+    while len(todo):  # draws with one class are drawn again
+        both = np.array([0 < labels[pick].sum() < 6 for pick in todo])
+        for pick in todo[both]:
+            called = [(x[pick] >= 0.5) for x in (one, other)]
+            if all(c.any() for c in called):
+                differences.append(np.subtract(*(labels[pick][c].mean() for c in called)))
+            else:
+                undefined += 1
+        todo = random.integers(0, 6, (int((~both).sum()), 6))
+    assert found["undefined"] == undefined > 100 and len(differences) + undefined == 400
+    differences = np.array(differences)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-12)
+    rarer = min((differences <= 0).sum(), (differences >= 0).sum())
+    assert found["p"] == pytest.approx(min(1, 2 * (1 + rarer) / (len(differences) + 1)), abs=1e-12)
+    nothing = paired_difference(labels, np.zeros(6), other, "PRE", bootstrap=20)
+    assert nothing == {"value": None, "low": None, "high": None, "p": None, "undefined": 20}
 
 
 def test_two_thousand_draws_of_64_patients_take_a_moment():

@@ -10,7 +10,7 @@ from shared.errors import DataError
 from shared.metrics import classification_metrics, paired_difference
 from tests.references.ircl_explain import auc_by_pairs
 
-NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
+NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
 
 
 def _case(count=64, seed=0, ties=False):
@@ -20,15 +20,20 @@ def _case(count=64, seed=0, ties=False):
     return labels, probability.round(1) if ties else probability
 
 
-def _scikit_learn(labels, probability, threshold=0.5):
+def _scikit_learn(labels, probability, threshold=0.5, prevalence=None):
     called = probability >= threshold
+    prevalence = labels.mean() if prevalence is None else prevalence
+    weighted = {"average": "weighted", "zero_division": 0}
     return {
         "ACC": sk.accuracy_score(labels, called),
         "AUC": sk.roc_auc_score(labels, probability),
         "F1": sk.f1_score(labels, called),
         "PRE": sk.precision_score(labels, called),
         "REC": sk.recall_score(labels, called),
-        "BACC": sk.balanced_accuracy_score(labels, called),
+        "wF1": sk.f1_score(labels, called, **weighted),
+        "wPRE": sk.precision_score(labels, called, **weighted),
+        "wREC": sk.recall_score(labels, called, **weighted),
+        "BACC": sk.balanced_accuracy_score(labels, probability >= prevalence),
         "BRIER": sk.brier_score_loss(labels, probability),
     }
 
@@ -49,7 +54,7 @@ def test_intervals_against_a_loop_over_the_same_draws():
     found = classification_metrics(labels, probability, bootstrap=80, seed=5)
     picks = np.random.default_rng(5).integers(0, 24, (80, 24))
     assert all(0 < labels[pick].sum() < 24 for pick in picks)  # no draw had to be repeated
-    drawn = [_scikit_learn(labels[pick], probability[pick]) for pick in picks]
+    drawn = [_scikit_learn(labels[pick], probability[pick], prevalence=labels.mean()) for pick in picks]
     for name in NAMES:
         low, high = np.percentile([draw[name] for draw in drawn], [2.5, 97.5])
         assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), abs=1e-12), name
@@ -108,6 +113,25 @@ def test_what_is_not_defined_is_none_and_json_holds_it():
     single = classification_metrics([0], [0.1], bootstrap=5)
     assert single["ACC"]["value"] == 1.0 and single["AUC"]["value"] is None
     json.dumps([one_class, nothing_called, single], allow_nan=False)
+
+
+@pytest.mark.parametrize("called", [[0, 1, 0, 1, 1, 0, 0, 0], [0] * 8, [1] * 8])
+def test_weighted_metrics_are_those_of_both_classes(called):
+    labels, called = np.array([1, 1, 0, 0, 0, 0, 0, 0]), np.array(called)
+    found = classification_metrics(labels, called * 1.0, bootstrap=0)
+    for name, score in (("wF1", sk.f1_score), ("wPRE", sk.precision_score), ("wREC", sk.recall_score)):
+        expected = score(labels, called, average="weighted", zero_division=0)
+        assert found[name]["value"] == pytest.approx(expected, abs=1e-12), name
+    # what the IRCL paper's tables show
+    assert found["wREC"] == found["ACC"] != found["REC"]
+
+
+def test_a_calibrated_probability_is_balanced_at_the_share_of_positives():
+    labels = np.array([0] * 8 + [1] * 2)
+    probability = np.array([0.05] * 6 + [0.3] * 2 + [0.25, 0.45])  # nobody is likelier positive than not
+    found = classification_metrics(labels, probability, bootstrap=0)
+    assert found["BACC"]["value"] == pytest.approx((6 / 8 + 1) / 2)
+    assert found["REC"]["value"] == 0 and found["ACC"]["value"] == pytest.approx(0.8)
 
 
 def test_another_positive_label():

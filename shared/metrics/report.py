@@ -17,7 +17,7 @@ import numpy as np
 from shared.errors import DataError
 from shared.metrics.classification import _bootstrap, _interval, _weighted, mean_defined, paired_difference
 
-METRICS = ("ACC", "AUC", "F1", "PRE", "REC")
+METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 COLUMNS = ("seed", "fold", "patient", "label", "probability")
 UNITS = ("image", "patient")
 

@@ -22,8 +22,8 @@ from shared.metrics.report import METRICS, RepeatedPredictions, summarise
 
 MEANT = (
     " ACC, F1, PRE and REC call a class from a probability of 0.5 on; F1, PRE and REC are those of the positive class, "
-    "wF1, wPRE and wREC the means of both classes, weighted by their numbers (as in Table 2 of the IRCL paper, where REC "
-    "is ACC)."
+    "wF1, wPRE and wREC the means of both classes, weighted by their numbers (as in Table 2 of the IRCL paper, where "
+    "REC is ACC)."
 )
 MEANT_PATCHES = MEANT + " BACC calls from the share of positives on, where a calibrated probability is balanced."
 HOW = (

@@ -5,8 +5,8 @@ replacement, not stratified by label, so that the interval includes the chance o
 with one class only, on which no AUC exists, is drawn again.
 
 ``F1``, ``PRE`` and ``REC`` are those of the positive class. ``wF1``, ``wPRE`` and ``wREC`` are the means over both
-classes, each weighted by its number of rows, as the IRCL paper's Table 2 holds them (REC = ACC in every row, as ``wREC``
-always is); a class that is never called counts with 0, as in scikit-learn.
+classes, each weighted by its number of rows, as the IRCL paper's Table 2 holds them (REC = ACC in every row, which is
+always so of ``wREC``); a class that is never called counts with 0, as in scikit-learn.
 
 Probabilities are those of the population, so that 0.5 calls the likelier class, of which a rarer one may have few.
 ``BACC`` is therefore taken where it says something of both classes: from the share of positives on.

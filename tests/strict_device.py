@@ -118,7 +118,7 @@ def _array(x):
 
 @contextlib.contextmanager
 def strict_device(monkeypatch):
-    """Enter the mode; autocast, which does not know ``meta``, is the CPU's there, and MONAI's MetaTensor holds no other."""
+    """Enter the mode; autocast, which does not know ``meta``, is the CPU's there, and MONAI makes no MetaTensors."""
 
     def of_the_cpu(function):
         return lambda device="cpu", *args, **kwargs: function("cpu" if device == "meta" else device, *args, **kwargs)

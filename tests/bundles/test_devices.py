@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def phantoms(script, folder, *options):
 
 def ircl_mvi(folder):
     """Data, settings of training (Eq. 2 whole, with VGG16's first two layers), and of the explanations."""
-    data = phantoms("make_phantom_cohort.py", folder / "data", "--patients", "6", "--test-patients", "2", "--folds", "2")
+    counts = ["--patients", "6", "--test-patients", "2", "--folds", "2"]
+    data = phantoms("make_phantom_cohort.py", folder / "data", *counts)
     torch.save({f"features.{i}.{name}": value for i, name, value in _two_layers()}, folder / "vgg16.pth")
     vgg = {"pretrain#vgg_weights": str(folder / "vgg16.pth"), "pretrain#loss#reconstruction#layers": ["relu1_2"]}
     brief = {"pretrain#epochs": 1, "pretrain#max_epochs": 1, "train#epochs": 1, "val_interval": 1}
@@ -54,6 +56,8 @@ def glioma_idh(folder):
 def strict(bundle, *configs, monkeypatch, **settings):
     """Run a workflow on the strict device."""
     hook = sys.excepthook
+    # pictures take longer than all else, and are of arrays on the CPU
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: Path(path).touch())
     with strict_device(monkeypatch):
         flow = bundle_workflow(bundle, *configs, device=f"$torch.device('{DEVICE}')", **settings)
         flow.run()

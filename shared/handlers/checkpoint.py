@@ -230,8 +230,8 @@ class LoadBiomarkers:
         predictor = self.network.predictor
         if predictor.num_covariates:
             predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))
-        elif isinstance(self.loss, BalancedCrossEntropyLoss):
-            self.loss.start(predictor.head)
+        elif self.loss is not None:
+            StartBalanced(self.loss, predictor.head)(engine)
 
 
 class LoadEncoder:
@@ -263,8 +263,8 @@ class LoadEncoder:
         """Load, unless the stage is skipped or goes on (its own checkpoint then holds all of it)."""
         if engine.should_terminate or engine.state.epoch > 0:
             return
-        if isinstance(self.loss, BalancedCrossEntropyLoss):
-            self.loss.start(self.network.head)
+        if self.loss is not None:
+            StartBalanced(self.loss, self.network.head)(engine)
         if self.path is None:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
@@ -274,6 +274,27 @@ class LoadEncoder:
         load_weights(self.network.encoder, encoder, self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)
+
+
+class StartBalanced:
+    """At the start of a training from scratch: the head's bias at the frequencies that a balancing loss counts out.
+
+    Args:
+        loss: of the training; one that balances nothing changes nothing.
+        head: the layer that gives the logits.
+    """
+
+    def __init__(self, loss: nn.Module, head: nn.Linear):
+        self.loss, self.head = loss, head
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the bias, unless the stage is skipped or goes on."""
+        if not engine.should_terminate and engine.state.epoch == 0 and isinstance(self.loss, BalancedCrossEntropyLoss):
+            self.loss.start(self.head)
 
 
 class SaveSettings:

@@ -81,7 +81,7 @@ def runs(request, tmp_path_factory):
         handlers = {name: list(train[name]["handlers"]) for name in {stage, stopped}}
         handlers[stage].append({"_target_": f"{MODULE}.Witness", "path": str(out / "first"), **kept})
         if stop:
-            handlers[stop].append({"_target_": f"{MODULE}.Stop", "epoch": 2})
+            handlers[stop].append({"_target_": f"{MODULE}.Stop", "epoch": 2, "marker": str(out / "was_stopped")})
         return {f"{name}#handlers": part for name, part in handlers.items()} | fixed
 
     for out in (one, two):
@@ -96,7 +96,7 @@ def runs(request, tmp_path_factory):
     printed = torchrun(
         [
             arguments(*configs, overlay=two / "stopped.json", **places),
-            arguments(*configs, overlay=two / "fixed.json", resume=True, **places),
+            arguments(*configs, overlay=two / "stopped.json", resume=True, **places),
             arguments(*configs, "evaluate", overlay=two / "fixed.json", run_id="evaluate", **places),
         ]
     )

@@ -40,16 +40,18 @@ class Witness:
 
 
 class Stop:
-    """Ends the run when an epoch begins, as a loss of power would."""
+    """Ends the run when an epoch begins, as a loss of power would; once, so that the same settings go on."""
 
-    def __init__(self, epoch):
-        self.epoch = epoch
+    def __init__(self, epoch, marker):
+        self.epoch, self.marker = epoch, Path(f"{marker}_{rank()}")
 
     def attach(self, engine):
         engine.add_event_handler(Events.EPOCH_STARTED(once=self.epoch), self)
 
     def __call__(self, engine):
-        raise Interrupted
+        if not self.marker.exists():
+            self.marker.touch()
+            raise Interrupted
 
 
 class TwoViews:

@@ -7,7 +7,8 @@ import numpy as np
 
 from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 
-SEQUENCES = ("t1", "t1c", "t2", "flair")
+NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
+SEQUENCES = tuple(NAMES)
 
 
 def tiny_mask(rng, *, lumpy=False):
@@ -34,27 +35,28 @@ def tiny_patient(label, seed):
     return volumes | {"mask": mask.astype(np.uint8), "fa": fa}
 
 
-def write_case(folder, name, label, seed, *, fa=True, affine=AFFINE):
+def write_case(folder, name, label, seed, *, fa=True, affine=AFFINE, sequences=SEQUENCES):
     """Write one patient's files and return the datalist's entry."""
     (folder / name).mkdir(parents=True)
     for kind, array in tiny_patient(label, seed).items():
-        if kind != "fa" or fa:
+        if (kind != "fa" or fa) and (kind not in SEQUENCES or kind in sequences):
             nib.save(nib.Nifti1Image(array, affine), folder / name / f"{kind}.nii.gz")
-    case = {"patient": name, "image": [f"{name}/{kind}.nii.gz" for kind in SEQUENCES], "mask": f"{name}/mask.nii.gz"}
+    case = {"patient": name, "image": [f"{name}/{kind}.nii.gz" for kind in sequences], "mask": f"{name}/mask.nii.gz"}
     case |= {"fa": f"{name}/fa.nii.gz"} if fa else {}
     age, grade = 60.0 - 15 * label + seed % 7, 2.0 + (seed % 3 if label == 0 else seed % 2)
     return case | {"label": label, "covariates": {"age": age, "grade": grade}}
 
 
-def write_cohort(folder, *, training=20, testing=6, folds=2, fa=True):
+def write_cohort(folder, *, training=20, testing=6, folds=2, fa=True, sequences=SEQUENCES):
     """Write a prepared folder: files, datalist and atlas."""
     folder.mkdir(parents=True, exist_ok=True)
-    cases = [write_case(folder, f"P{k:02d}", k % 2, 100 + k, fa=fa) for k in range(training + testing)]
+    kept = {"fa": fa, "sequences": sequences}
+    cases = [write_case(folder, f"P{k:02d}", k % 2, 100 + k, **kept) for k in range(training + testing)]
     for k, case in enumerate(cases[:training]):
         case["fold"] = (k // 2) % folds
     content = {
         "name": "tiny gliomas",
-        "modalities": ["T1", "T1c", "T2", "FLAIR"],
+        "modalities": [NAMES[kind] for kind in sequences],
         "classes": ["IDH wild type", "IDH mutant"],
         "training": cases[:training],
         "testing": cases[training:],

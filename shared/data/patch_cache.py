@@ -188,12 +188,16 @@ class PatchRows(Dataset):
         return batch
 
     @property
-    def balanced_weights(self) -> Tensor:
-        """A weight for every patch ``[len]`` under which a weighted sampler draws all classes equally often."""
+    def labels(self) -> Tensor:
+        """The class of every patch ``[len]``."""
         if not self.labelled:
             raise DataError("Classes can only be balanced where every patch has a label.")
-        labels = self.cache.labels[self.rows]
-        return 1 / labels.bincount()[labels].double()
+        return self.cache.labels[self.rows]
+
+    @property
+    def balanced_weights(self) -> Tensor:
+        """A weight for every patch ``[len]`` under which a weighted sampler draws all classes equally often."""
+        return 1 / self.labels.bincount()[self.labels].double()
 
 
 def collate_patches(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -21,6 +21,8 @@ from shared.transforms.roi_slices import labels_to_images
 
 logger = logging.getLogger(__name__)
 
+SCORES = ("pointing", "energy_inside", "energy_ratio", "iou")
+
 
 class ExplainStage:
     """Explain every patient of a cohort and write the figures of the paper's section 4.4.
@@ -28,7 +30,9 @@ class ExplainStage:
     Writes ``shapley.csv``, ``shapley_distribution.png`` (like Fig. 4(a)), ``shapley_patients.png`` (Fig. 4(b): the
     surest correct positive and negative patient), per patient the files of :class:`PatientExplainer` in ``patients/``,
     and, where the datalist says where patterns were planted, ``localisation.csv`` and ``localisation.json``: pointing
-    game, energy inside, energy ratio to chance and IoU of the masks beside a centred box and a random map.
+    game, energy inside, energy ratio to chance and IoU of the masks beside a centred box and random maps: of each image
+    the mean over ``random_maps`` of them, of the cohort also the range in which 95 % of its means over one map an image
+    lie (``low``, ``high``).
 
     Args:
         explainer: explains one patient.
@@ -37,7 +41,8 @@ class ExplainStage:
         output_dir: where the files go.
         planted_visible: modality to the codes of planted patterns visible in it; empty: no localisation.
         max_masks: patients whose masks are optimised; None: all.
-        seed: of the random map.
+        random_maps: drawn for each image.
+        seed: of the random maps.
     """
 
     def __init__(
@@ -49,17 +54,19 @@ class ExplainStage:
         output_dir: str | os.PathLike,
         planted_visible: Mapping[str, list[int]] | None = None,
         max_masks: int | None = None,
+        random_maps: int = 200,
         seed: int = 0,
     ):
         self.explainer, self.cases, self.checkpoint = explainer, cases, checkpoint
         self.output_dir, self.planted_visible = Path(output_dir), dict(planted_visible or {})
-        self.max_masks, self.seed = max_masks, seed
+        self.max_masks, self.random_maps, self.seed = max_masks, random_maps, seed
+        self._random: list[dict[str, np.ndarray]] = []  # of each image, the scores of its random maps
 
     def run(self) -> None:
         """Explain, score and draw."""
         LoadModel(self.checkpoint, self.explainer.network)()
         optimiser = self.explainer.mask
-        results, scores = [], []
+        results, scores, self._random = [], [], []
         try:
             for number, case in enumerate(tqdm(self.cases, desc="Explaining", unit="patient")):
                 self.explainer.mask = optimiser if self.max_masks is None or number < self.max_masks else None
@@ -67,7 +74,7 @@ class ExplainStage:
                 self.explainer.write(case, result, self.output_dir / "patients")
                 results.append(result)
                 if result["masks"] is not None and case.get("planted") and self.planted_visible:
-                    scores += self._localise(case, result)
+                    scores += self._localise(case, result, number)
         finally:
             self.explainer.mask = optimiser
         self._shapley(results)
@@ -99,11 +106,10 @@ class ExplainStage:
         shapley_distribution(
             values, truth, self.output_dir / "shapley_distribution.png", class_names=names, shown=shown
         )
-        picked = [
-            max(np.flatnonzero(truth == label), key=lambda i, sign=sign: sign * full[i])
-            for label, sign in ((1, 1), (0, -1))
-            if (truth == label).any()
-        ]
+        picked = surest_correct(truth, full)
+        if not picked:
+            logger.warning("No patient is called right: shapley_patients.png, which shows the surest, is not drawn.")
+            return
         shapley_patient_bars(
             values[picked],
             self.output_dir / "shapley_patients.png",
@@ -114,8 +120,9 @@ class ExplainStage:
             positive_name=names[1],
         )
 
-    def _localise(self, case: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _localise(self, case: Mapping[str, Any], result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         """Scores of the images of a case in which a planted pattern can be seen, for the mask and both controls."""
+        who = {"patient": result["patient"]}
         masks = result["masks"].mask.cpu().numpy()
         codes = labels_to_images(case["planted"], case["geometry"], masks.shape[-1])
         slices = len(codes)
@@ -125,17 +132,20 @@ class ExplainStage:
             truth = torch.isin(codes[i % slices], visible).numpy()[None, None]
             if not truth.any():
                 continue
-            maps = {
-                "mask": masks[i : i + 1],
-                "centred box": centred_box_map(truth.shape),
-                "random map": random_map(truth.shape, seed=self.seed + len(rows)),
+            many = np.repeat(truth, self.random_maps, axis=0)
+            # the patient and the image are part of the seed: no two images get the same maps
+            drawn = random_map(many.shape, seed=(self.seed, number, i))
+            scores = {
+                "mask": localisation_scores(masks[i : i + 1], truth),
+                "centred box": localisation_scores(centred_box_map(truth.shape), truth),
+                "random map": localisation_scores(drawn, many),
             }
-            for name, values in maps.items():
-                score = localisation_scores(values, truth)
-                rows.append(
-                    {"patient": result["patient"], "modality": image["modality"], "slice": image["slice"], "map": name}
-                    | {key: float(value[0]) for key, value in score.items()}
-                )
+            self._random.append(scores["random map"])
+            where = who | {"modality": image["modality"], "slice": image["slice"]}
+            rows += [
+                where | {"map": name} | {key: float(values.mean()) for key, values in score.items()}
+                for name, score in scores.items()
+            ]
         return rows
 
     def _summarise(self, scores: list[dict[str, Any]]) -> None:
@@ -143,13 +153,37 @@ class ExplainStage:
         summary = {}
         for name in dict.fromkeys(row["map"] for row in scores):
             rows = [row for row in scores if row["map"] == name]
-            summary[name] = {"images": len(rows)} | {
-                key: float(np.mean([row[key] for row in rows]))
-                for key in ("pointing", "energy_inside", "energy_ratio", "iou")
-            }
+            summary[name] = {"images": len(rows)} | {key: float(np.mean([row[key] for row in rows])) for key in SCORES}
             logger.info(
                 "Localisation of planted patterns, %s: pointing game %.2f, energy inside %.2f (%.1f x chance).",
                 name,
                 *(summary[name][key] for key in ("pointing", "energy_inside", "energy_ratio")),
             )
+        means = {key: np.mean([drawn[key] for drawn in self._random], axis=0) for key in SCORES}
+        tails = {key: np.percentile(values, [2.5, 97.5]) for key, values in means.items()}
+        for place, end in enumerate(("low", "high")):
+            summary["random map"][end] = {key: float(values[place]) for key, values in tails.items()}
+        summary["random map"]["maps_per_image"] = self.random_maps
         write_json(self.output_dir / "localisation.json", summary)
+
+
+def surest_correct(labels: np.ndarray, probability: np.ndarray) -> list[int]:
+    """The surest of the positive patients that are called positive, then of the negative ones called negative.
+
+    Args:
+        labels: 0 or 1.
+        probability: of class 1, which is called from 0.5 on.
+
+    Returns:
+        their places; none of a class of which nobody is called right.
+
+    Example:
+        >>> surest_correct(np.array([1, 1, 0, 0]), np.array([0.6, 0.9, 0.2, 0.7])), surest_correct([1, 0], [0.4, 0.6])
+        ([1, 2], [])
+    """
+    labels, probability = np.asarray(labels), np.asarray(probability)
+    picked = []
+    for label, sureness in ((1, probability), (0, 1 - probability)):
+        right = np.flatnonzero((labels == label) & ((probability >= 0.5) == bool(label)))
+        picked += [int(right[sureness[right].argmax()])] if len(right) else []
+    return picked

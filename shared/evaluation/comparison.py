@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.errors import DataError
-from shared.evaluation.experiment import HOW, HOW_PATCHES, METRICS_OF, read_experiment
+from shared.evaluation.experiment import HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
 from shared.evaluation.tables import difference_text, interval_text, markdown_table, number_text
 from shared.metrics.report import RepeatedPredictions, paired_seed_difference, summarise
 
 NO_FOLD = -1
+CALLED = ("ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 TESTED = (
-    "Metrics are computed over all {rows} of the part tested on (threshold 0.5), per seed, and averaged over the "
+    "Metrics are computed over all {rows} of the part tested on, per seed, and averaged over the "
     "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws patients and takes each "
     "with {all}the predictions of all seeds. sd: spread between seeds."
 )
@@ -86,13 +87,13 @@ def comparison_table(
     first = experiments[0][1]
     patches, folds = first.images is not None, bool((first.folds != NO_FOLD).any())
     compared = ("AUC", "BACC") if patches else ("AUC",)
-    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", "ACC", "F1", "PRE", "REC"]
+    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", *CALLED]
     header += [cell for name in compared for cell in (f"{name} - first", "p")]
     rows = [_row(title, table, summary, first, compared, folds, bootstrap) for title, table, summary in experiments]
     summary = experiments[0][2]
     unit = "patches" if patches else "patients"
     count = f"{summary['images']} patches of {summary['patients']}" if patches else f"{summary['patients']}"
-    how = (HOW_PATCHES if patches else HOW) if folds else TESTED
+    how = (HOW_PATCHES if patches else HOW) if folds else TESTED + (MEANT_PATCHES if patches else MEANT)
     note = f"{count} patients, {summary['positive']} positive. "
     note += how.format(**summary, rows=unit, all="all of its patches and " if patches else "")
     note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
@@ -114,7 +115,7 @@ def _row(
     cells += [number_text(summary["fold_auc"]["value"])] if folds else []
     cells += [
         number_text(metrics["AUC"]["sd"]),
-        *(number_text(metrics[n]["value"]) for n in ("ACC", "F1", "PRE", "REC")),
+        *(number_text(metrics[n]["value"]) for n in CALLED),
     ]
     for name in compared:
         if table is first:

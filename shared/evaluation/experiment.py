@@ -20,20 +20,26 @@ from shared.evaluation.tables import interval_text, markdown_table, number_text
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.report import METRICS, RepeatedPredictions, summarise
 
+MEANT = (
+    " ACC, F1, PRE and REC call a class from a probability of 0.5 on; F1, PRE and REC are those of the positive class, "
+    "wF1, wPRE and wREC the means of both classes, weighted by their numbers (as in Table 2 of the IRCL paper, where "
+    "REC is ACC)."
+)
+MEANT_PATCHES = MEANT + " BACC calls from the share of positives on, where a calibrated probability is balanced."
 HOW = (
     "Every patient is predicted by the model of the fold that left the patient out. Metrics are computed over all "
-    "patients of one seed (threshold 0.5) and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
+    "patients of one seed and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
     "of {bootstrap} replicates draws patients and takes each with the predictions of all seeds. sd: spread between "
-    "seeds. Fold-wise AUC: mean over the single folds of all seeds."
+    "seeds. Fold-wise AUC: mean over the single folds of all seeds." + MEANT
 )
 HOW_PATCHES = (
     "Every patch is predicted by the model of the fold that left its patient out. Metrics are computed over all "
-    "patches of one seed (threshold 0.5) and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
+    "patches of one seed and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
     "of {bootstrap} replicates draws patients and takes each with all of its patches and the predictions of all seeds. "
-    "sd: spread between seeds. Fold-wise AUC: mean over the single folds of all seeds."
+    "sd: spread between seeds. Fold-wise AUC: mean over the single folds of all seeds." + MEANT_PATCHES
 )
 # of patients, and of patches, which are many enough for a balanced accuracy
-METRICS_OF = {False: METRICS, True: ("AUC", "BACC", "ACC", "F1", "PRE", "REC")}
+METRICS_OF = {False: METRICS, True: ("AUC", "BACC", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")}
 _PACKAGES = ("torch", "monai", "numpy", "scikit-learn")
 
 

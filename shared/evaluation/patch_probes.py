@@ -49,7 +49,7 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, patients: Sequence[str],
     from shared.data.splits import grouped_folds
 
     def model(strength: float) -> Any:
-        last = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000)
+        last = LogisticRegression(C=strength, max_iter=5000)
         return make_pipeline(StandardScaler(), last)
 
     for folds in (5, 4, 3, 2):
@@ -66,7 +66,7 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, patients: Sequence[str],
 
 
 def fit_forest(features: np.ndarray, labels: np.ndarray, *, seed: int = 0, trees: int = 500) -> Any:
-    """Fit a random forest with classes weighted equally.
+    """Fit a random forest.
 
     Example:
         >>> x = np.arange(24.0)[:, None]
@@ -75,7 +75,7 @@ def fit_forest(features: np.ndarray, labels: np.ndarray, *, seed: int = 0, trees
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    return RandomForestClassifier(trees, class_weight="balanced", random_state=seed).fit(features, labels)
+    return RandomForestClassifier(trees, random_state=seed).fit(features, labels)
 
 
 def imagenet_encoder(path: str | os.PathLike, *, stages: Sequence[int] = (4,)) -> Any:

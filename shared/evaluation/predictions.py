@@ -71,7 +71,7 @@ def write_predictions(
         metrics |= class_report(labels, probability, class_names=class_names, **draws)
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
     write_json(folder / "metrics.json", metrics)
-    for name in ("AUC", "ACC", *(("BACC",) if patches else ()), "F1", "PRE", "REC"):
+    for name in ("AUC", "ACC", *(("BACC",) if patches else ()), "F1", "PRE", "REC", "wF1", "wPRE", "wREC"):
         value = metrics[name]
         logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
     if len(set(labels)) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,12 @@ def centred_box_map(shape: tuple[int, int, int, int], *, share: float = 0.25) ->
     return box
 
 
-def random_map(shape: tuple[int, int, int, int], *, seed: int = 0) -> np.ndarray:
+def random_map(shape: tuple[int, int, int, int], *, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Control: independent uniform noise in [0, 1), ``[B, 1, H, W]`` float32.
+
+    Args:
+        shape: of the maps.
+        seed: a number, or several (of the run, the patient, ...).
 
     Example:
         >>> random_map((2, 1, 4, 4)).shape

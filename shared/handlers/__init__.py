@@ -9,6 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "EarlyStopAfter": "progress",
         "LoadBiomarkers": "checkpoint",
         "LoadEncoder": "checkpoint",
+        "StartBalanced": "checkpoint",
         "LoadModel": "checkpoint",
         "MemoryBankHandler": "memory_bank",
         "SaveExplanations": "explanations",

@@ -16,6 +16,7 @@ from shared.checkpoint import load_checkpoint, load_weights, part_of, save_check
 from shared.data.cases import CaseDataset
 from shared.distributed import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
+from shared.losses.balanced import BalancedCrossEntropyLoss
 from shared.record import MODEL_FILE, TrainingRecord, check_weights, read_model, weights_digest
 from shared.settings import save_settings
 
@@ -198,10 +199,14 @@ class LoadBiomarkers:
         path: checkpoint of the biomarker stage.
         network: the classifier.
         cases: the training cases, whose covariates standardise (nobody else's).
+        loss: of the stage; one that balances classes starts the head's bias at their frequencies, as the covariates'
+            regression does.
     """
 
-    def __init__(self, path: str | os.PathLike, network: nn.Module, cases: CaseDataset):
-        self.path, self.network, self.cases = Path(path), network, cases
+    def __init__(
+        self, path: str | os.PathLike, network: nn.Module, cases: CaseDataset, *, loss: nn.Module | None = None
+    ):
+        self.path, self.network, self.cases, self.loss = Path(path), network, cases, loss
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer of stage II."""
@@ -225,6 +230,8 @@ class LoadBiomarkers:
         predictor = self.network.predictor
         if predictor.num_covariates:
             predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))
+        elif self.loss is not None:
+            StartBalanced(self.loss, predictor.head)(engine)
 
 
 class LoadEncoder:
@@ -233,11 +240,20 @@ class LoadEncoder:
     Args:
         path: checkpoint of the pretraining; None: from scratch.
         network: the classifier; its ``encoder`` is filled.
+        loss: of the fine-tuning; one that balances classes starts the head's bias at their frequencies.
         record: of this training; whom a checkpoint of another folder was trained on, is counted as seen.
     """
 
-    def __init__(self, path: str | os.PathLike | None, network: nn.Module, record: TrainingRecord | None = None):
-        self.path, self.network, self.record = path and Path(path), network, record
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        network: nn.Module,
+        *,
+        loss: nn.Module | None = None,
+        record: TrainingRecord | None = None,
+    ):
+        self.path, self.network = path and Path(path), network
+        self.loss, self.record = loss, record
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer of the fine-tuning."""
@@ -245,7 +261,11 @@ class LoadEncoder:
 
     def __call__(self, engine: Engine) -> None:
         """Load, unless the stage is skipped or goes on (its own checkpoint then holds all of it)."""
-        if self.path is None or engine.should_terminate or engine.state.epoch > 0:
+        if engine.should_terminate or engine.state.epoch > 0:
+            return
+        if self.loss is not None:
+            StartBalanced(self.loss, self.network.head)(engine)
+        if self.path is None:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
         state = part_of(from_main(lambda: load_checkpoint(self.path, hint=hint)), "network", self.path)
@@ -254,6 +274,27 @@ class LoadEncoder:
         load_weights(self.network.encoder, encoder, self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)
+
+
+class StartBalanced:
+    """At the start of a training from scratch: the head's bias at the frequencies that a balancing loss counts out.
+
+    Args:
+        loss: of the training; one that balances nothing changes nothing.
+        head: the layer that gives the logits.
+    """
+
+    def __init__(self, loss: nn.Module, head: nn.Linear):
+        self.loss, self.head = loss, head
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the bias, unless the stage is skipped or goes on."""
+        if not engine.should_terminate and engine.state.epoch == 0 and isinstance(self.loss, BalancedCrossEntropyLoss):
+            self.loss.start(self.head)
 
 
 class SaveSettings:

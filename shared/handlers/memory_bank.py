@@ -65,7 +65,7 @@ class MemoryBankHandler:
     @torch.no_grad()
     def started(self, engine: Engine) -> None:
         """Fill the bank with the embeddings of the images as they are (unless a checkpoint restored it)."""
-        self.bank.to(engine.state.device)
+        self.loss.to(engine.state.device)
         # a trainer that runs again goes on with the bank it has: each round of a federation is such a run
         if self.restored or engine.should_terminate or engine.state.epoch > 0:
             return

@@ -56,14 +56,3 @@ class IRCLPretrainLoss(nn.Module):
         contrastive_loss = self.contrastive(z, rows.to(z.device), positives.to(z.device))
         self.terms = {"reconstruction": reconstruction_loss.detach(), "contrastive": contrastive_loss.detach()}
         return self.reconstruction_weight * reconstruction_loss + self.contrastive_weight * contrastive_loss
-
-
-def balanced_class_weights(labels: Tensor, num_classes: int = 2) -> Tensor:
-    """Weights ``n / (num_classes * count)`` of the classes, for ``torch.nn.CrossEntropyLoss``.
-
-    Example:
-        >>> balanced_class_weights(torch.tensor([0, 1, 1, 1])).tolist()
-        [2.0, 0.6666666865348816]
-    """
-    count = torch.bincount(labels.long(), minlength=num_classes).clamp(min=1)
-    return len(labels) / (num_classes * count.float())

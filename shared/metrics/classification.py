@@ -3,6 +3,13 @@
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals. Patients are drawn with
 replacement, not stratified by label, so that the interval includes the chance of how many positives there are; a draw
 with one class only, on which no AUC exists, is drawn again.
+
+``F1``, ``PRE`` and ``REC`` are those of the positive class. ``wF1``, ``wPRE`` and ``wREC`` are the means over both
+classes, each weighted by its number of rows, as the IRCL paper's Table 2 holds them (REC = ACC in every row, which is
+always so of ``wREC``); a class that is never called counts with 0, as in scikit-learn.
+
+Probabilities are those of the population, so that 0.5 calls the likelier class, of which a rarer one may have few.
+``BACC`` is therefore taken where it says something of both classes: from the share of positives on.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import numpy as np
 from shared.errors import DataError
 from shared.metrics.arrays import to_numpy
 
-METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
+METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
 _CELLS = 4_000_000
 
 
@@ -34,7 +41,7 @@ def classification_metrics(
     Args:
         labels: labels of two classes.
         probability: predicted probability of the positive class; it is called positive from ``threshold`` on.
-        threshold: decision threshold.
+        threshold: decision threshold of all but BACC, whose is the share of positives among the rows.
         bootstrap: draws; 0: no intervals.
         seed: seed of the draws.
         positive: the positive label.
@@ -83,7 +90,7 @@ def paired_difference(
         labels: labels of two classes.
         prob_a: probabilities of one method.
         prob_b: probabilities of the other, same order.
-        metric: one of ACC, AUC, F1, PRE, REC, BACC, BRIER.
+        metric: one of ``METRICS``: ACC, AUC, F1, ...
         threshold: decision threshold.
         bootstrap: draws.
         level: of the interval.
@@ -93,8 +100,9 @@ def paired_difference(
 
     Shape:
         - labels, groups: ``[n]``; prob_a, prob_b: ``[n]`` or ``[seeds, n]``, each with seeds of its own
-        - returns: ``{"value", "low", "high", "p"}``; ``p`` is two-sided: twice the share of draws on the rarer side of
-          zero; None without draws
+        - returns: ``{"value", "low", "high", "p", "undefined"}``; ``p`` is two-sided: twice the share of draws on the
+          rarer side of zero; None without draws. Interval and p are of the draws in which the metric of both exists,
+          ``undefined`` is the number of the others (no precision without a positive call)
 
     Raises:
         DataError: see ``classification_metrics``; or an unknown metric.
@@ -111,9 +119,11 @@ def paired_difference(
     value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
     drawn = _bootstrap(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
     value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
-    sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = float(min(1.0, 2 * (1 + sides) / (bootstrap + 1))) if bootstrap and np.isfinite(drawn).any() else None
-    return _interval(value[0], drawn, (50 * (1 - level), 50 * (1 + level))) | {"p": p}
+    defined = drawn[np.isfinite(drawn)]
+    sides = min((defined <= 0).sum(), (defined >= 0).sum())
+    p = float(min(1.0, 2 * (1 + sides) / (len(defined) + 1))) if len(defined) else None
+    tails = (50 * (1 - level), 50 * (1 + level))
+    return _interval(value[0], defined, tails) | {"p": p, "undefined": len(drawn) - len(defined)}
 
 
 def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,23 +181,38 @@ def _weighted(
     truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, threshold: float, names: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
     """Metrics ``[methods, draws]`` of rows counted ``weights [draws, n]`` times; NaN where not defined."""
-    called = probability >= threshold
     total, positives = weights.sum(axis=1), weights @ truth
-    tp, fp = (called & truth) @ weights.T, (called & ~truth) @ weights.T
-    fn, tn = positives - tp, total - positives - fp
+    negatives = total - positives
+    tp, fp, tn, fn = _cells(truth, probability >= threshold, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
-        recall, specificity = tp / positives, tn / (total - positives)
+        f1, precision = 2 * tp / (2 * tp + fp + fn), tp / (tp + fp)
+        other_f1, other_precision = 2 * tn / (2 * tn + fp + fn), tn / (tn + fn)
+
+        def both(first: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return (np.nan_to_num(first) * positives + np.nan_to_num(other) * negatives) / total
+
         known = {
             "ACC": (tp + tn) / total,
-            "F1": 2 * tp / (2 * tp + fp + fn),
-            "PRE": tp / (tp + fp),
-            "REC": recall,
-            "BACC": (recall + specificity) / 2,
+            "F1": f1,
+            "PRE": precision,
+            "REC": tp / positives,
+            "wF1": both(f1, other_f1),
+            "wPRE": both(precision, other_precision),
+            "wREC": (tp + tn) / total,
             "BRIER": (probability - truth) ** 2 @ weights.T / total,
         }
+        if "BACC" in names:
+            tp, _, tn, _ = _cells(truth, probability >= truth.mean(), weights)
+            known["BACC"] = (tp / positives + tn / negatives) / 2
     if "AUC" in names:
         known["AUC"] = np.stack([_auc(truth, row, weights) for row in probability])
     return {name: known[name] for name in names}
+
+
+def _cells(truth: np.ndarray, called: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Right and wrong positives, right and wrong negatives, each ``[methods, draws]``."""
+    cells = (called & truth, called & ~truth, ~called & ~truth, ~called & truth)
+    return tuple(cell @ weights.T for cell in cells)
 
 
 def _auc(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from shared.errors import DataError
 from shared.metrics.classification import _bootstrap, _interval, _weighted, mean_defined, paired_difference
 
-METRICS = ("ACC", "AUC", "F1", "PRE", "REC")
+METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 COLUMNS = ("seed", "fold", "patient", "label", "probability")
 UNITS = ("image", "patient")
 
@@ -165,13 +165,13 @@ def paired_seed_difference(
     """Return the metric of ``other`` minus that of ``first``, both on the same drawn patients; None where rows differ.
 
     Returns:
-        ``{"value", "low", "high", "p"}``, see :func:`shared.metrics.paired_difference`.
+        ``{"value", "low", "high", "p", "undefined"}``, see :func:`shared.metrics.paired_difference`.
 
     Example:
         >>> rows = [dict(seed=0, fold=0, patient=f"{i}", label=i // 4, probability=i / 8) for i in range(8)]
         >>> same = RepeatedPredictions.from_rows(rows)
         >>> paired_seed_difference(same, same, bootstrap=50)
-        {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0}
+        {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0, 'undefined': 0}
     """
     if (first.names, first.patients) != (other.names, other.patients) or (first.labels != other.labels).any():
         return None

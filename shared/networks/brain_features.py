@@ -179,6 +179,8 @@ class TractPretraining(nn.Module):
                 "autoencoder of the tracts' voxels, not by Eq. 1."
             )
             self.decoder = perceptron([*widths[::-1], num_voxels * in_channels])
+            # the head of Eq. 1 learns nothing here: DistributedDataParallel would wait for its gradient
+            mri.head.requires_grad_(False)
 
     def forward(self, rows: Tensor, fa_rows: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         """Projections of both, or the rows reconstructed."""

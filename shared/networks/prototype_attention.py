@@ -261,7 +261,7 @@ class PrototypeTransformer(nn.Module):
         self.covariate_mean.copy_(covariates.mean(dim=0))
         self.covariate_std.copy_(covariates.std(dim=0).clamp(min=1e-6))
         known = (covariates.to(self.covariate_mean) - self.covariate_mean) / self.covariate_std
-        fit = LogisticRegression(class_weight="balanced").fit(known.cpu().numpy(), labels.cpu().numpy())
+        fit = LogisticRegression().fit(known.cpu().numpy(), labels.cpu().numpy())
         weight = torch.as_tensor(fit.coef_, dtype=self.head.weight.dtype)
         bias = torch.as_tensor(fit.intercept_, dtype=self.head.bias.dtype)
         if len(weight) == 1:

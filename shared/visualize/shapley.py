@@ -31,6 +31,8 @@ def shapley_distribution(
 ) -> None:
     """Write one panel per biomarker: histograms of its values in negative and positive patients, their means marked.
 
+    Each panel says of how many patients its means are: of those of the class who show the biomarker.
+
     Args:
         values: Shapley values.
         labels: label of each patient, 0 or 1.
@@ -48,7 +50,7 @@ def shapley_distribution(
     Raises:
         DataError: shapes do not fit.
     """
-    values, labels = to_numpy(values).astype(float), to_numpy(labels)
+    values, labels, some = to_numpy(values).astype(float), to_numpy(labels), shown is not None
     shown = np.ones(values.shape, dtype=bool) if shown is None else to_numpy(shown).astype(bool)
     if values.ndim != 2 or labels.shape != values.shape[:1] or shown.shape != values.shape:
         raise DataError(
@@ -71,25 +73,24 @@ def shapley_distribution(
         for group, colour in ((0, NEGATIVE), (1, POSITIVE)):
             mine = values[(labels == group) & shown[:, k], k]
             if len(mine) == 0:
-                lines.append("none")
+                lines.append("none (n 0)")
                 continue
             weights = np.full(len(mine), 100 / len(mine))
             axes.hist(mine, edges, weights=weights, color=colour, alpha=0.45, edgecolor=colour, linewidth=0.6)
             axes.axvline(mine.mean(), color=colour, linewidth=2, linestyle="--" if group == 0 else "-")
-            lines.append(f"{mine.mean():+.3f}")
+            lines.append(f"{mine.mean():+.3f} (n {len(mine)})")
         axes.set_title(
             f"{names[k] if names else f'Biomarker {k}'}\nmeans {lines[0]} / {lines[1]}", fontsize=9, linespacing=1.3
         )
         axes.tick_params(labelsize=8)
         if k % columns == 0:
-            axes.set_ylabel("patients of the class (%)", fontsize=8)
+            axes.set_ylabel("patients of the class" + ("\nwho show it (%)" if some else " (%)"), fontsize=8)
         if k + columns >= count:
             axes.set_xlabel(f"Shapley value ({unit})", fontsize=8)
             axes.tick_params(labelbottom=True)
-    number = [int((labels == group).sum()) for group in (0, 1)]
     handles = [
-        Patch(facecolor=NEGATIVE, alpha=0.5, label=f"{class_names[0]} ({number[0]} patients)"),
-        Patch(facecolor=POSITIVE, alpha=0.5, label=f"{class_names[1]} ({number[1]} patients)"),
+        Patch(facecolor=NEGATIVE, alpha=0.5, label=class_names[0]),
+        Patch(facecolor=POSITIVE, alpha=0.5, label=class_names[1]),
         Line2D([], [], color=NEGATIVE, linewidth=2, linestyle="--", label=f"mean of {class_names[0]}"),
         Line2D([], [], color=POSITIVE, linewidth=2, label=f"mean of {class_names[1]}"),
     ]

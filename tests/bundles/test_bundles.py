@@ -67,3 +67,24 @@ def test_predictions_and_labels_meet_on_the_device_that_predicts(bundle):
     postprocessing = parser.get_parsed_content("validate#postprocessing")
     for case in map(postprocessing, decollated):
         assert case["pred"].device.type == case["label"].device.type == "meta" and case["label"].shape == (2,)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_every_stages_loss_goes_to_the_device(bundle):
+    content = json.loads((bundle / "configs/train.json").read_text(encoding="utf-8"))
+    stages = [name for name, part in content.items() if isinstance(part, dict) and "trainer" in part]
+    assert len(stages) >= 2
+    for name in stages:
+        assert content[name]["trainer"]["loss_function"] == f"$@{name}#loss.to(@device)"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_where_classes_are_balanced_the_probabilities_know_it(bundle):
+    train = json.loads((bundle / "configs/train.json").read_text(encoding="utf-8"))["train"]
+    if "class_balance" not in train:
+        assert "balanced" not in json.dumps(train) and train["pos_weight"] is None
+        return
+    loss = train["loss"]
+    assert loss["_target_"] == "shared.losses.BalancedCrossEntropyLoss" and loss["balance"] == "@train#class_balance"
+    assert loss["labels"].startswith("$@train#dataset.") and loss.get("sampled", False) is ("balanced_sampler" in train)
+    assert [handler.get("loss") for handler in train["handlers"]].count("@train#loss") == 1

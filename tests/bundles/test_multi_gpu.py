@@ -81,7 +81,7 @@ def runs(request, tmp_path_factory):
         handlers = {name: list(train[name]["handlers"]) for name in {stage, stopped}}
         handlers[stage].append({"_target_": f"{MODULE}.Witness", "path": str(out / "first"), **kept})
         if stop:
-            handlers[stop].append({"_target_": f"{MODULE}.Stop", "epoch": 2})
+            handlers[stop].append({"_target_": f"{MODULE}.Stop", "epoch": 2, "marker": str(out / "was_stopped")})
         return {f"{name}#handlers": part for name, part in handlers.items()} | fixed
 
     for out in (one, two):
@@ -96,7 +96,7 @@ def runs(request, tmp_path_factory):
     printed = torchrun(
         [
             arguments(*configs, overlay=two / "stopped.json", **places),
-            arguments(*configs, overlay=two / "fixed.json", resume=True, **places),
+            arguments(*configs, overlay=two / "stopped.json", resume=True, **places),
             arguments(*configs, "evaluate", overlay=two / "fixed.json", run_id="evaluate", **places),
         ]
     )
@@ -165,3 +165,77 @@ def test_one_process_writes_and_speaks(runs):
     # the stages before the one that was stopped
     before = {"ircl_mvi": 0, "sscl_crc": 1, "glioma_idh": 2}[bundle]
     assert printed.count("resume is true: the stage is skipped") == before
+
+
+# --- variants: other losses, other data -----------------------------------------------------------------------------
+
+
+def exclude_self(folder):
+    """Eq. 5 without the row itself: images without a positive count nowhere, however they fall to the processes."""
+    data = make("make_phantom_cohort.py", folder / "data", "--patients", "6", "--test-patients", "1", "--folds", "2")
+    fixed = IRCL | {"pretrain#augmentation": None, "pretrain#batch_size": 26, "pretrain#exclude_self": True}
+    fixed |= {"pretrain#network#_target_": f"{MODULE}.LivelyAutoencoder", "pretrain#num_positives": 1}
+    # beyond its patient's images of the same modality an image has no positive: those of one slice have none at all
+    fixed |= {"pretrain#epochs": 1, "pretrain#max_epochs": 1, "pretrain#update_every": 1, "num_slices": 1}
+    fixed |= {"pretrain#optimizer": SGD | {"params": "$@pretrain#trainer_network.parameters()"}}
+    watched = {"network": "@pretrain#trainer_network", "bank": "@pretrain#bank_handler"}
+    return "ircl_mvi", data, fixed, "pretrain_run", ("pretrain", watched)
+
+
+def three_sequences_without_fa(folder):
+    """The edge encoder as an autoencoder, whose projection head nobody asks."""
+    data = write_cohort(folder / "data", training=12, testing=2, fa=False, sequences=("t1", "t2", "flair"))
+    fixed = GLIOMA | {"in_channels": 3, "network_def#population#dropout": 0.0, "network_def#brain#dropout": 0.0}
+    fixed |= {"contrast#batch_size": 6, "contrast#rotation": 0.0, "edges#batch_size": 20}
+    # a parameter that got no gradient is missed in the second iteration
+    fixed |= {"nodes#epochs": 1, "edges#epochs": 2, "contrast#epochs": 2, "train#epochs": 1}
+    networks = {"nodes": "trainer_network", "edges": "trainer_network", "contrast": "network", "train": "network"}
+    for stage, key in networks.items():
+        fixed[f"{stage}#optimizer"] = SGD | {"params": f"$@{stage}#{key}.parameters()", "lr": 0.01}
+    fixed["contrast#optimizer"]["params"] = "$@contrast#network.trained()"
+    return "glioma_idh", data, fixed, "run", ("edges", {"network": "@edges#trainer_network"})
+
+
+VARIANTS = (exclude_self, three_sequences_without_fa)
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    """Each in one process; and all in two processes, one after the other."""
+    folders, commands = {}, []
+    for variant in VARIANTS:
+        folder = folders[variant] = tmp_path_factory.mktemp(variant.__name__)
+        bundle, data, fixed, run_id, (stage, kept) = variant(folder)
+        handlers = json.loads((ROOT / "bundles" / bundle / "configs/train.json").read_text())[stage]["handlers"]
+        places = {name: folder / name for name in ("one", "two")}
+        for name, out in places.items():
+            out.mkdir()
+            witness = {"_target_": f"{MODULE}.Witness", "path": str(out / "first"), **kept}
+            settings = fixed | {f"{stage}#handlers": [*handlers, witness]}
+            if name == "one":
+                hook = sys.excepthook
+                bundle_workflow(bundle, "train", "cpu", data=data, out=out, run_id=run_id, **settings).run()
+                sys.excepthook = hook
+            else:
+                (out / "fixed.json").write_text(json.dumps(settings))
+        two, configs = places["two"], (bundle, "train", "cpu", "multi_gpu_train")
+        commands.append(arguments(*configs, overlay=two / "fixed.json", run_id=run_id, data=data, out=two))
+    torchrun(commands)
+    return folders
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
+def test_variants_train_in_two_processes_as_in_one(variants, variant):
+    one, two = (variants[variant] / name for name in ("one", "two"))
+    expected = first(one, 0)["gradients"]
+    assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
+    for rank in (0, 1):
+        found = first(two, rank)["gradients"]
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+    tables = sorted(path.name for path in (one / "eval").glob("*_loss.csv"))
+    assert tables == sorted(path.name for path in (two / "eval").glob("*_loss.csv")) and tables
+    for name in tables:
+        for a, b in zip(rows(one / "eval" / name), rows(two / "eval" / name), strict=True):
+            assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=2e-3), name

@@ -333,10 +333,12 @@ def test_report_compares_to_the_first(run, module, tmp_path):
     module.main(["--report", str(good), str(bad), "--output", str(tmp_path / "table.md"), "--bootstrap", "200"])
     lines = (tmp_path / "table.md").read_text().splitlines()
     first, second = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("good", "bad"))
-    cells = [cell.strip() for cell in second.strip("|").split("|")]
+    columns = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    cells = dict(zip(columns, (cell.strip() for cell in second.strip("|").split("|")), strict=True))
+    assert cells["wREC"] == cells["ACC"] != cells["REC"]  # of both classes, and of the positive one
     auc = [float(line.split("|")[2].split()[0]) for line in (first, second)]
-    assert auc[0] > 0.6 and float(cells[8].split()[0]) == pytest.approx(auc[1] - auc[0], abs=0.002)
-    assert float(cells[9]) < 0.05 and cells[10] == "1"
+    assert auc[0] > 0.6 and float(cells["AUC - first"].split()[0]) == pytest.approx(auc[1] - auc[0], abs=0.002)
+    assert float(cells["p"]) < 0.05 and cells["seeds"] == "1"
     with pytest.raises(SystemExit, match="2 problems"):
         module.main(["--report", str(tmp_path / "x"), str(tmp_path / "y"), "--output", str(tmp_path / "t.md")])
 

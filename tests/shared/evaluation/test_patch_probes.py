@@ -49,12 +49,12 @@ def test_a_probe_is_a_standardised_regression_with_the_penalty_of_grouped_folds(
         for k in range(5):
             inner = x[fold != k]
             scaled = (x - inner.mean(axis=0)) / inner.std(axis=0)
-            model = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000)
+            model = LogisticRegression(C=strength, max_iter=5000)
             p = model.fit(scaled[fold != k], labels[fold != k]).predict_proba(scaled[fold == k])[:, 1]
             of_folds.append(-np.mean(np.log(np.where(labels[fold == k] == 1, p, 1 - p))))
         loss.append(np.mean(of_folds))
     best = STRENGTHS[int(np.argmin(loss))]
-    expected = LogisticRegression(C=best, class_weight="balanced", max_iter=5000).fit(z, labels)
+    expected = LogisticRegression(C=best, max_iter=5000).fit(z, labels)
     assert np.allclose(probe.predict_proba(x), expected.predict_proba(z), atol=1e-6)
     assert min(STRENGTHS) < best < max(STRENGTHS)
 

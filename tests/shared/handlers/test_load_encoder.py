@@ -5,6 +5,7 @@ from ignite.engine import Engine
 from shared.checkpoint import save_checkpoint
 from shared.errors import CheckpointError
 from shared.handlers import LoadEncoder
+from shared.losses import BalancedCrossEntropyLoss
 from shared.networks import ContrastiveNetwork, SSCLClassifier
 
 SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
@@ -32,6 +33,16 @@ def test_from_scratch_nothing_is_loaded(tmp_path):
     before = classifier.encoder.conv1.weight.clone()
     _start(LoadEncoder(None, classifier))
     assert torch.equal(classifier.encoder.conv1.weight, before)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_balancing_loss_starts_the_head_at_the_frequencies(tmp_path, pretrained):
+    path, classifier = tmp_path / "pretrain.pt", SSCLClassifier(SMALL)
+    save_checkpoint(path, {"network": ContrastiveNetwork(SMALL, projection=(6,)).state_dict()})
+    before = classifier.head.bias.detach().clone()
+    loss = BalancedCrossEntropyLoss(torch.tensor([0, 1, 1, 1]), sampled=True)
+    _start(LoadEncoder(path if pretrained else None, classifier, loss=loss))
+    torch.testing.assert_close((classifier.head.bias.detach() - before).softmax(0), torch.tensor([0.25, 0.75]))
 
 
 def test_a_stage_that_goes_on_keeps_its_own_encoder(tmp_path):

@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from shared.checkpoint import save_checkpoint
 from shared.errors import CheckpointError
 from shared.handlers import LoadBiomarkers, LoadModel, SaveSettings, StageCheckpoint
+from shared.losses import BalancedCrossEntropyLoss
 from shared.networks import IRCLClassifier
 from tests.tiny import cohort, lively_images, tiny_classifier
 
@@ -59,6 +60,24 @@ def test_without_covariates_nothing_is_fitted(tmp_path, cases):
     save_checkpoint(tmp_path / "b.pt", biomarkers_of(tiny_classifier(IRCLClassifier)))
     run(LoadBiomarkers(tmp_path / "b.pt", network, cases))
     assert torch.equal(network.predictor.head.weight, head)
+
+
+def test_a_balancing_loss_starts_the_head_at_the_frequencies_which_covariates_know_themselves(tmp_path):
+    labels, ages = [0, 1, 1, 1, 1, 1], [[30.0], [40.0], [61.0], [70.0], [35.0], [66.0]]
+    unbalanced = cohort(lively_images(6), labels, ages, names=("age",))
+    loss = BalancedCrossEntropyLoss(torch.tensor(labels))
+    save_checkpoint(tmp_path / "b.pt", biomarkers_of(tiny_classifier(IRCLClassifier)))
+    network = fresh()
+    before = network.predictor.head.bias.detach().clone()
+    run(LoadBiomarkers(tmp_path / "b.pt", network, unbalanced, loss=loss))
+    moved = network.predictor.head.bias.detach() - before
+    torch.testing.assert_close(moved.softmax(0), torch.tensor([1 / 6, 5 / 6]))
+    network = fresh(num_covariates=1)
+    run(LoadBiomarkers(tmp_path / "b.pt", network, unbalanced, loss=loss))
+    known = (torch.tensor(ages) - torch.tensor(ages).mean(0)) / torch.tensor(ages).std(0)
+    head = network.predictor.head
+    probability = (known @ head.weight[:, -1:].t() + head.bias).softmax(1)[:, 1]
+    assert probability.mean().item() == pytest.approx(5 / 6, abs=1e-4)
 
 
 def test_a_resumed_stage_keeps_what_it_had_learnt_of_the_covariates(tmp_path, cases):

@@ -10,7 +10,7 @@ from shared.errors import DataError
 from shared.metrics import classification_metrics, paired_difference
 from tests.references.ircl_explain import auc_by_pairs
 
-NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "BACC", "BRIER")
+NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
 
 
 def _case(count=64, seed=0, ties=False):
@@ -20,15 +20,20 @@ def _case(count=64, seed=0, ties=False):
     return labels, probability.round(1) if ties else probability
 
 
-def _scikit_learn(labels, probability, threshold=0.5):
+def _scikit_learn(labels, probability, threshold=0.5, prevalence=None):
     called = probability >= threshold
+    prevalence = labels.mean() if prevalence is None else prevalence
+    weighted = {"average": "weighted", "zero_division": 0}
     return {
         "ACC": sk.accuracy_score(labels, called),
         "AUC": sk.roc_auc_score(labels, probability),
         "F1": sk.f1_score(labels, called),
         "PRE": sk.precision_score(labels, called),
         "REC": sk.recall_score(labels, called),
-        "BACC": sk.balanced_accuracy_score(labels, called),
+        "wF1": sk.f1_score(labels, called, **weighted),
+        "wPRE": sk.precision_score(labels, called, **weighted),
+        "wREC": sk.recall_score(labels, called, **weighted),
+        "BACC": sk.balanced_accuracy_score(labels, probability >= prevalence),
         "BRIER": sk.brier_score_loss(labels, probability),
     }
 
@@ -49,7 +54,7 @@ def test_intervals_against_a_loop_over_the_same_draws():
     found = classification_metrics(labels, probability, bootstrap=80, seed=5)
     picks = np.random.default_rng(5).integers(0, 24, (80, 24))
     assert all(0 < labels[pick].sum() < 24 for pick in picks)  # no draw had to be repeated
-    drawn = [_scikit_learn(labels[pick], probability[pick]) for pick in picks]
+    drawn = [_scikit_learn(labels[pick], probability[pick], prevalence=labels.mean()) for pick in picks]
     for name in NAMES:
         low, high = np.percentile([draw[name] for draw in drawn], [2.5, 97.5])
         assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), abs=1e-12), name
@@ -110,6 +115,25 @@ def test_what_is_not_defined_is_none_and_json_holds_it():
     json.dumps([one_class, nothing_called, single], allow_nan=False)
 
 
+@pytest.mark.parametrize("called", [[0, 1, 0, 1, 1, 0, 0, 0], [0] * 8, [1] * 8])
+def test_weighted_metrics_are_those_of_both_classes(called):
+    labels, called = np.array([1, 1, 0, 0, 0, 0, 0, 0]), np.array(called)
+    found = classification_metrics(labels, called * 1.0, bootstrap=0)
+    for name, score in (("wF1", sk.f1_score), ("wPRE", sk.precision_score), ("wREC", sk.recall_score)):
+        expected = score(labels, called, average="weighted", zero_division=0)
+        assert found[name]["value"] == pytest.approx(expected, abs=1e-12), name
+    # what the IRCL paper's tables show
+    assert found["wREC"] == found["ACC"] != found["REC"]
+
+
+def test_a_calibrated_probability_is_balanced_at_the_share_of_positives():
+    labels = np.array([0] * 8 + [1] * 2)
+    probability = np.array([0.05] * 6 + [0.3] * 2 + [0.25, 0.45])  # nobody is likelier positive than not
+    found = classification_metrics(labels, probability, bootstrap=0)
+    assert found["BACC"]["value"] == pytest.approx((6 / 8 + 1) / 2)
+    assert found["REC"]["value"] == 0 and found["ACC"]["value"] == pytest.approx(0.8)
+
+
 def test_another_positive_label():
     labels, probability = _case()
     names = np.where(labels == 1, 7, 3)
@@ -119,7 +143,8 @@ def test_another_positive_label():
 def test_paired_difference():
     labels, good = _case(200)
     poor = np.random.default_rng(1).random(200)
-    assert paired_difference(labels, good, good) == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    same = {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "undefined": 0}
+    assert paired_difference(labels, good, good) == same
     found = paired_difference(labels, good, poor)
     expected = sk.roc_auc_score(labels, good) - sk.roc_auc_score(labels, poor)
     assert found["value"] == pytest.approx(expected, abs=1e-12)
@@ -135,6 +160,30 @@ def test_paired_difference():
     assert paired_difference(labels, good, poor, "ACC")["value"] == pytest.approx(
         np.mean((good >= 0.5) == labels) - np.mean((poor >= 0.5) == labels), abs=1e-12
     )
+
+
+def test_a_paired_difference_is_of_the_draws_in_which_both_exist():
+    labels = np.array([1, 0, 1, 0, 1, 0])
+    one, other = np.array([0.9, 0.1, 0.1, 0.1, 0.1, 0.1]), np.array([0.9, 0.9, 0.1, 0.1, 0.1, 0.1])
+    found = paired_difference(labels, one, other, "PRE", bootstrap=400, seed=3)
+    random, differences, undefined = np.random.default_rng(3), [], 0
+    todo = random.integers(0, 6, (400, 6))
+    while len(todo):  # draws with one class are drawn again
+        both = np.array([0 < labels[pick].sum() < 6 for pick in todo])
+        for pick in todo[both]:
+            called = [(x[pick] >= 0.5) for x in (one, other)]
+            if all(c.any() for c in called):
+                differences.append(np.subtract(*(labels[pick][c].mean() for c in called)))
+            else:
+                undefined += 1
+        todo = random.integers(0, 6, (int((~both).sum()), 6))
+    assert found["undefined"] == undefined > 100 and len(differences) + undefined == 400
+    differences = np.array(differences)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-12)
+    rarer = min((differences <= 0).sum(), (differences >= 0).sum())
+    assert found["p"] == pytest.approx(min(1, 2 * (1 + rarer) / (len(differences) + 1)), abs=1e-12)
+    nothing = paired_difference(labels, np.zeros(6), other, "PRE", bootstrap=20)
+    assert nothing == {"value": None, "low": None, "high": None, "p": None, "undefined": 20}
 
 
 def test_two_thousand_draws_of_64_patients_take_a_moment():

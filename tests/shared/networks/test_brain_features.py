@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder
+from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder, TractPretraining
 from shared.networks.brain_features import FA_WIDTHS, WIDTHS, perceptron
 
 SMALL = {"widths": (12, 6, 3)}
@@ -83,3 +83,16 @@ def test_the_contrast_gives_both_projections():
     rows, fa_rows = torch.randn(6, 8), torch.randn(6, 2)
     z, z_fa = EdgeContrast(mri, fa)(rows, fa_rows)
     assert torch.equal(z, mri(rows)) and torch.equal(z_fa, fa(fa_rows))
+
+
+@pytest.mark.parametrize("use_fa", [True, False])
+def test_every_parameter_that_is_trained_gets_a_gradient(use_fa):
+    # several processes wait for the gradient of each of them
+    mri = EdgeEncoder(12, widths=(8, 3), head=(4, 5))
+    sizes = {"num_voxels": 6, "in_channels": 2, "widths": (8, 3), "fa_widths": (7, 3), "head": (4, 5)}
+    net = TractPretraining(mri, use_fa=use_fa, **sizes)
+    output = net(torch.rand(4, 12), torch.rand(4, 6))
+    sum(x.square().sum() for x in (output if use_fa else [output])).backward()
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in net.named_parameters() if p.grad is not None}
+    assert any(name.startswith("mri.head") for name in trained) is use_fa

@@ -152,7 +152,7 @@ def test_fit_covariates_starts_at_the_logistic_regression():
     labels = ((known[:, 0] - 50) / 10 - known[:, 1] + torch.randn(40, generator=generator) > 0).long()
     net.fit_covariates(known, labels)
     standard = (known - known.mean(0)) / known.std(0)
-    expected = LogisticRegression(class_weight="balanced").fit(standard.numpy(), labels.numpy())
+    expected = LogisticRegression().fit(standard.numpy(), labels.numpy())
     with torch.no_grad():
         net.head.weight[:, :-2] = 0  # the covariates alone
         logits = net(torch.randn(40, 4, 6, generator=generator), torch.zeros(40, 4, dtype=torch.long), known)
@@ -172,7 +172,7 @@ def test_fit_covariates_of_three_classes_and_of_a_constant_one():
         net.head.weight[:, :-2] = 0
         logits = net(torch.zeros(30, 4, 6), torch.zeros(30, 4, dtype=torch.long), known)
     standard = ((known - known.mean(0)) / known.std(0).clamp(min=1e-6)).numpy()
-    fit = LogisticRegression(class_weight="balanced").fit(standard, labels.numpy())
+    fit = LogisticRegression().fit(standard, labels.numpy())
     assert abs(logits.softmax(1).numpy() - fit.predict_proba(standard)).max() < 1e-5
 
 

@@ -117,6 +117,22 @@ def test_constant_images_and_one_class_are_drawn(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_a_shapley_panel_says_of_how_many_patients_its_means_are(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr("shared.visualize.shapley.save", lambda figure, path: figures.append(figure))
+    values = np.array([[0.1, 0.0], [0.3, 0.5], [-0.2, 0.0], [0.0, 0.0]])
+    shown = values != 0
+    shapley_distribution(values, np.array([1, 1, 0, 0]), tmp_path / "a.png", shown=shown, class_names=("no", "yes"))
+    titles = [axes.get_title() for axes in figures[0].axes[:2]]
+    assert titles == [
+        "Biomarker 0\nmeans -0.200 (n 1) / +0.200 (n 2)",
+        "Biomarker 1\nmeans none (n 0) / +0.500 (n 1)",
+    ]
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend == ["no", "yes", "mean of no", "mean of yes"]
+    assert "who show it" in figures[0].axes[0].get_ylabel()
+
+
 def test_pictures_touch_no_global_state_and_can_be_drawn_in_threads(tmp_path):
     threads = [threading.Thread(target=DRAWERS["loss"], args=(tmp_path / f"{i}.png",)) for i in range(4)]
     for thread in threads:

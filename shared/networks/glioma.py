@@ -64,6 +64,7 @@ class GliomaNetwork(nn.Module):
         objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
         unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too: by the joint answer
             alone an encoder may be left untaught. Not in the paper.
+        classifiers: False: no loss trains them, so ``"multitask"`` has none either.
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
         hidden: widths of the classifiers between embeddings and logit.
@@ -110,6 +111,7 @@ class GliomaNetwork(nn.Module):
         edge_attention: str = "residual",
         objective: str = "contrastive",
         unimodal: bool = False,
+        classifiers: bool = True,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -154,11 +156,12 @@ class GliomaNetwork(nn.Module):
         self.project_points = mlp([embedding_dim, *projection]) if within else None
         self.project_tumour = mlp([tumour_dim, *projection]) if across else None
         self.project_brain = mlp([embedding_dim, *projection]) if across else None
-        if objective == "multitask":
+        classified = objective == "multitask" and classifiers
+        if classified:
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
         self.shielded = False
-        self.unimodal = objective == "multitask" and unimodal and len(self.encoders) > 1
+        self.unimodal = classified and unimodal and len(self.encoders) > 1
         alone = self.encoders if self.unimodal else ()
         self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None

@@ -140,6 +140,8 @@ class GliomaClassifier(nn.Module):
         edge_attention: see :class:`GliomaNetwork`.
         objective: ``"contrastive"`` or ``"multitask"``.
         unimodal: see :class:`GliomaNetwork`.
+        classification_weight: of the classifiers in the training's loss: with 0 they are not trained, so there are none.
+        unimodal_weight: of the single encoders' classifiers in it, likewise.
         embedding_dim: width of each embedding.
         projection: widths of the projection heads.
         hidden: widths of the multitask classifiers.
@@ -184,6 +186,8 @@ class GliomaClassifier(nn.Module):
         edge_attention: str = "residual",
         objective: str = "multitask",
         unimodal: bool = False,
+        classification_weight: float = 1.0,
+        unimodal_weight: float = 1.0,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -225,7 +229,8 @@ class GliomaClassifier(nn.Module):
                 "encoders": encoders,
                 "edge_attention": edge_attention,
                 "objective": objective,
-                "unimodal": unimodal,
+                "unimodal": unimodal and unimodal_weight > 0,
+                "classifiers": classification_weight > 0,
                 "embedding_dim": embedding_dim,
                 "projection": projection,
                 "hidden": hidden,

@@ -140,7 +140,7 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
-    assert list(scores)[:3] == ["population graph", "the same without edges", "MLP on the same embeddings"]
+    assert list(scores)[:3] == ["population graph", "trained with edges, predicted without", "MLP on the same embeddings"]
     assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
     assert scores["population graph"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text
@@ -247,6 +247,31 @@ def test_ablations_are_overrides(trained, cohort, tmp_path, change):
     )
     flow.run()
     assert (tmp_path / "models/model.pt").is_file()
+
+
+@pytest.mark.parametrize("weights_of", ["unimodal", "classification"])
+def test_classifiers_without_a_weight_are_not_built_reported_or_explained(trained, cohort, tmp_path, weights_of):
+    (tmp_path / "models").mkdir()
+    for stage in ("nodes", "edges"):
+        shutil.copy(trained / f"models/{stage}.pt", tmp_path / "models")
+    brief = {"contrast#epochs": 1, "resume": True, f"contrast#{weights_of}_weight": 0}
+    workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | brief)).run()
+    state = weights(tmp_path / "models/model.pt")
+    gone = ["classify_"] + ["classifier."] * (weights_of == "classification")
+    assert not any(key.startswith(f"features.glioma.{name}") for key in state for name in gone)
+    workflow("train", "cpu", "evaluate", data=cohort, out=tmp_path, run_id="evaluate", **(SMALL | brief)).run()
+    row = rows(tmp_path / "eval/predictions.csv")[0]
+    assert not any(name.startswith("unimodal") for name in row) and ("multitask" in row) == (weights_of == "unimodal")
+    said = [line.split("|")[1] for line in (tmp_path / "eval/controls.md").read_text().splitlines() if "not tr" in line]
+    assert len(said) == 3 + (weights_of == "classification") and all("MLP trained with the" in line for line in said)
+    predict(tmp_path, cohort, tmp_path / "new")
+    content = json.loads((tmp_path / "new/patients/P20.json").read_text())
+    assert {name for name, value in content.items() if value == "not trained"} == {
+        "unimodal_image",
+        "unimodal_points",
+        "unimodal_brain",
+        *(["multitask"] if weights_of == "classification" else []),
+    }
 
 
 def test_without_fa_maps_the_edge_encoder_learns_as_an_autoencoder_and_says_so(tmp_path, caplog):

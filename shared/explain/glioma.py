@@ -145,7 +145,8 @@ class GliomaExplainer:
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
             if found.get("cam") is not None and "points" in given and {"centre", "crop"} <= set(case):
-                found["point_cam"] = _at_points(found["cam"], given["points"][0], case["centre"], case["crop"]["affine"])
+                where = case["centre"], case["crop"]["affine"]
+                found["point_cam"] = _at_points(found["cam"], given["points"][0], *where)
             if self.network.brain_encoder is not None:
                 found |= self._brain(given, output, case)
         return GliomaExplanation(str(case.get("patient", "")), logit, int(logit > 0), own, **found)

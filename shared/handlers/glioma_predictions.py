@@ -147,6 +147,5 @@ class SaveGliomaPredictions(SavePredictions):
             called = self.class_names[int(row["probability"] >= 0.5)]
             content = {key: None if value == "" else value for key, value in row.items()}
             content |= {"out_of_cohort": bool(row["out_of_cohort"]), "called": called, "nearest": nearest}
-            missing = not_trained(self.network.features.glioma.encoders, row)
-            content |= {name: "not trained" for name in missing}
+            content |= dict.fromkeys(not_trained(self.network.features.glioma.encoders, row), "not trained")
             write_json(self.output_dir / "patients" / f"{row['patient']}.json", content)

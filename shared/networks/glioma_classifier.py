@@ -140,7 +140,7 @@ class GliomaClassifier(nn.Module):
         edge_attention: see :class:`GliomaNetwork`.
         objective: ``"contrastive"`` or ``"multitask"``.
         unimodal: see :class:`GliomaNetwork`.
-        classification_weight: of the classifiers in the training's loss: with 0 they are not trained, so there are none.
+        classification_weight: of the classifiers in the loss: with 0 they are not trained, so there are none.
         unimodal_weight: of the single encoders' classifiers in it, likewise.
         embedding_dim: width of each embedding.
         projection: widths of the projection heads.

@@ -74,6 +74,7 @@ def predict(trained, data, out, **overrides):
 def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
     names = {"nodes.pt", "edges.pt", "contrast.pt", "model.pt", "model.json", "atlas.npz", "split.json"}
     assert {path.name for path in (trained / "models").iterdir()} == names
+    assert json.loads((trained / "models/model.json").read_text())["use_fa"] is True
     tables = {f"{stage}_loss.{kind}" for stage in ("nodes", "edges", "contrast", "train") for kind in ("csv", "png")}
     assert tables <= {path.name for path in (trained / "eval").iterdir()}
     state = weights(trained / "models/model.pt")
@@ -140,7 +141,8 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
-    assert list(scores)[:3] == ["population graph", "trained with edges, predicted without", "MLP on the same embeddings"]
+    named = ["population graph", "trained with edges, predicted without", "MLP on the same embeddings"]
+    assert list(scores)[:3] == named
     assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
     assert scores["population graph"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text

@@ -79,8 +79,8 @@ class GliomaDatalist(Datalist):
     Attributes:
         self_supervised: patients of the stages ``nodes`` and ``edges``; contrastive: of ``contrast``; population: of
             ``train``; each beside ``training`` (all three), ``validation`` and ``testing``.
-        with_fa: those of ``self_supervised`` that have an FA map; use_fa: whether all of them do. Where some lack it, the
-            edge encoder learns without FA, and they are named in the log.
+        with_fa: those of ``self_supervised`` that have an FA map; use_fa: whether all of them do. Where some lack it,
+            the edge encoder learns without FA, and they are named in the log.
 
     Raises:
         DataError: what :class:`Datalist` finds, patients without mask, FA maps that cannot be read, parts too small.

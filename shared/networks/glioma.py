@@ -70,7 +70,8 @@ class GliomaNetwork(nn.Module):
         hidden: widths of the classifiers between embeddings and logit.
         image: further settings of :class:`ImageEncoder`; with ``backbone``, a network of MONAI instead (``BACKBONES``).
         points: further settings of :class:`GeometricEncoder`.
-        brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
+        brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them; its ``projection`` None or left
+            out: 32 and then as the other heads.
 
     Attributes:
         unimodal: whether there are classifiers of the single encoders.
@@ -147,9 +148,9 @@ class GliomaNetwork(nn.Module):
                 raise ValueError("The brain encoder needs edge_index, the pairs of regions of the tract atlas.")
             settings = {} if tumour_dim else {"node_attention": "none"}
             settings = {"embedding_dim": embedding_dim, **(brain or {}), **settings}
-            self.brain_encoder = BrainEncoder(
-                edge_index, **{"projection": (32, *projection[:-2], projection[-1]), **settings}
-            )
+            if settings.get("projection") is None:
+                settings["projection"] = (32, *projection[:-2], projection[-1])
+            self.brain_encoder = BrainEncoder(edge_index, **settings)
         within, across = tumour_dim == 2 * embedding_dim, tumour_dim > 0 and self.brain_encoder is not None
         # g_I, g_P, g_T, g_B of Fig. 1; those no pair needs would be dead weights
         self.project_image = mlp([embedding_dim, *projection]) if within else None

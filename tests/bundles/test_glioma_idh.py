@@ -220,7 +220,13 @@ def test_a_stage_alone_and_resume_skip_what_is_done(trained, cohort, tmp_path):
 def test_the_papers_preset_runs_and_literal_settings_arrive(cohort, tmp_path):
     small = {key: value for key, value in SMALL.items() if key != "network_def#image#channels"}
     flow = workflow(
-        "train", "paper", "cpu", data=cohort, out=tmp_path, **{"network_def#image#channels": [4, 8]}, **small
+        "train",
+        "paper",
+        "cpu",
+        data=cohort,
+        out=tmp_path,
+        **{"network_def#image#channels": [4, 8], "network_def#brain#projection": [8, 16]},
+        **small,
     )
     get = flow.parser.get_parsed_content
     assert isinstance(get("contrast#optimizer"), torch.optim.SGD)

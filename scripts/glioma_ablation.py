@@ -109,9 +109,12 @@ SCORED = {
 def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
     """By name the overrides, the overlays, and the stages taken from the whole network's run."""
     if group == "backbones":
-        return {name: ({}, [overlay], NETWORK) for name, overlay in BACKBONES.items()}
+        return {name: ({}, [overlay], ()) for name, overlay in BACKBONES.items()}
     found = {"encoders": ENCODERS, "modules": MODULES, "graphs": GRAPHS}[group]
-    return {name: (values, [], GRAPH if group == "graphs" else NETWORK) for name, values in found.items()}
+    stages = dict.fromkeys(found, GRAPH if group == "graphs" else NETWORK)
+    # without the brain encoder there is nothing of these stages to take
+    stages |= {name: () for name in found if "brain" not in found[name].get("network_def#encoders", ["brain"])}
+    return {name: (values, [], stages[name]) for name, values in found.items()}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

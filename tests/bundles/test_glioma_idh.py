@@ -282,6 +282,25 @@ def test_classifiers_without_a_weight_are_not_built_reported_or_explained(traine
     }
 
 
+def test_a_run_of_the_image_alone_trains_and_stores_nothing_of_the_brain_network(cohort, tmp_path, caplog):
+    alone = {"network_def#encoders": ["image"], "contrast#epochs": 1, "train#epochs": 1}
+    with caplog.at_level(logging.INFO):
+        flow = workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | alone))
+        flow.run()
+    assert "encoders are not built, trained or stored" in caplog.text and "without FA" not in caplog.text
+    found = {path.name for path in (tmp_path / "models").iterdir()}
+    assert not found & {"nodes.pt", "edges.pt"} and {"contrast.pt", "model.pt"} < found
+    get = flow.parser.get_parsed_content
+    glioma = get("network").features.glioma
+    used = sum(p.numel() for part in (glioma.image_encoder, glioma.classifier) for p in part.parameters())
+    trained = sum(p.numel() for group in get("contrast#optimizer").param_groups for p in group["params"])
+    stored = weights(tmp_path / "models/contrast.pt")["network"]
+    assert trained == used and not any(key.startswith(("features.nodes", "features.edge")) for key in stored)
+    for stage in ("nodes", "edges"):
+        workflow("train", "cpu", data=cohort, out=tmp_path, run_id=f"{stage}_run", **(SMALL | alone)).run()
+        assert not (tmp_path / f"models/{stage}.pt").exists()
+
+
 def test_without_fa_maps_the_edge_encoder_learns_as_an_autoencoder_and_says_so(tmp_path, caplog):
     data = write_cohort(tmp_path / "data", training=8, testing=2, fa=False)
     with caplog.at_level(logging.WARNING):

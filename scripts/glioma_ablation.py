@@ -4,7 +4,7 @@
     encoders    each encoder alone, each pair
     modules     without the encoders' own classifiers, without epochs of their own, without the surface's distances,
                 without the contrastive loss, with more of it, with it alone, without attention, with the paper's
-                literal attention; of the preset `paper`, which has neither, the first three are the whole again
+                literal attention; with the preset `paper`, which is so already, several are the whole again
     graphs      the five population graphs of the paper's Table 1, none, and a random one of equal density
     backbones   MONAI's 3D-ResNet34 and 3D-DenseNet121 on the image alone (the paper's benchmarks)
 

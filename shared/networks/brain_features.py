@@ -135,7 +135,7 @@ class EdgeContrast(nn.Module):
 
 
 class TractPretraining(nn.Module):
-    """What trains the MRI edge encoder: Eq. 1 beside an FA encoder; or, where FA is lacking, a mirror behind it.
+    """What trains the MRI edge encoder: Eq. 1 beside an FA encoder; or, where no patient has FA, a mirror behind it.
 
     The paper has no such autoencoder; Eq. 1 needs FA. ``mri`` is what is kept.
 
@@ -175,8 +175,8 @@ class TractPretraining(nn.Module):
             self.fa = EdgeEncoder(num_voxels, widths=fa_widths, head=head)
         else:
             logger.warning(
-                "The edge encoder learns without FA maps (some who train it have none, or use_fa is false): "
-                "as an autoencoder of the tracts' voxels, not by Eq. 1."
+                "The edge encoder learns without FA maps (not every patient has one, or use_fa is false): as an "
+                "autoencoder of the tracts' voxels, not by Eq. 1."
             )
             self.decoder = perceptron([*widths[::-1], num_voxels * in_channels])
 

@@ -44,28 +44,24 @@ def test_without_a_part_of_their_own_the_contrastive_patients_train_the_brain_ne
     assert all(case["fa"].startswith(str(cohort)) for case in found.with_fa)
 
 
-def test_fa_is_used_where_every_patient_who_trains_the_edge_encoder_has_it(cohort, tmp_path, caplog):
+def test_fa_maps_are_used_where_all_have_one_and_some_are_told(cohort, tmp_path, caplog):
     content = json.loads((cohort / "datalist.json").read_text())
-    lacking = []
+    shares = SHARES | {"self_supervised": 0}
+    whole = GliomaDatalist(cohort, shares=shares)
+    assert whole.all_fa and not caplog.records
+    lacking = whole.contrastive[0]["patient"]
     for case in content["training"]:
-        if case["patient"] in ("P02", "P07"):
-            lacking.append(case.pop("fa"))
-        case["part"] = "population" if case["patient"] in ("P07", "P08", "P09", "P10") else "contrastive"
+        if case["patient"] == lacking:
+            del case["fa"]
     (tmp_path / "some.json").write_text(json.dumps(content))
-    with caplog.at_level("WARNING"):
-        found = GliomaDatalist(cohort, tmp_path / "some.json", shares=SHARES | {"self_supervised": 0})
-    assert not found.use_fa and len(found.with_fa) == 15
-    assert "1 of the 16 patients who train it have no FA map (P02)" in caplog.text  # P07 trains the graph alone
-    caplog.clear()
-    content["training"][2]["part"] = "population"
-    (tmp_path / "some.json").write_text(json.dumps(content))
-    assert GliomaDatalist(cohort, tmp_path / "some.json", shares=SHARES | {"self_supervised": 0}).use_fa
-    assert not caplog.text
+    some = GliomaDatalist(cohort, tmp_path / "some.json", shares=shares)
+    assert not some.all_fa and len(some.with_fa) == 9
+    assert "9 of the 10 patients" in caplog.text and f"so none is used (the others: {lacking});" in caplog.text
     for case in content["training"]:
         case.pop("fa", None)
     (tmp_path / "none.json").write_text(json.dumps(content))
-    none = GliomaDatalist(cohort, tmp_path / "none.json", shares=SHARES | {"self_supervised": 0})
-    assert not none.use_fa and none.with_fa == [] and not caplog.text  # the network says it then
+    caplog.clear()
+    assert not GliomaDatalist(cohort, tmp_path / "none.json", shares=shares).all_fa and not caplog.records
 
 
 def test_a_datalist_may_name_the_parts_itself(cohort, tmp_path):

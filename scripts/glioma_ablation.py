@@ -4,9 +4,12 @@
     encoders    each encoder alone, each pair
     modules     without the encoders' own classifiers, without epochs of their own, without the surface's distances,
                 without the contrastive loss, with more of it, with it alone, without attention, with the paper's
-                literal attention; of the preset `paper`, which has neither, the first three are the whole again
+                literal attention; with the preset `paper`, which is so already, several are the whole again
     graphs      the five population graphs of the paper's Table 1, none, and a random one of equal density
     backbones   MONAI's 3D-ResNet34 and 3D-DenseNet121 on the image alone (the paper's benchmarks)
+
+A table names whose answer it scores: that of the network's own classifier, trained with its encoders (the paper's
+"+ MLP", and a backbone's own answer), or that of a population graph trained on the network's embeddings.
 
 Every run is a scripts/cross_validate.py of its own; runs and folds that are done are not done again. Stages that do not
 depend on what is left out are taken from the whole network's run of the same fold.
@@ -80,13 +83,14 @@ GRAPHS = {
         f"graph {name}": {"network_def#graph": name}
         for name in ("tumour-brain", "brain-tumour", "both-brain", "both-tumour", "both-both")
     },
-    "no edges": _without("population#graph"),
-    "random edges": {"network_def#population#graph": "random"},
+    "trained without edges": _without("population#graph"),
+    "trained on random edges": {"network_def#population#graph": "random"},
 }
 BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
 # columns of predictions.csv
+OWN = "multitask"
 ANSWERS = {
-    "multitask": "own classifier",
+    OWN: "own classifier",
     f"{UNIMODAL}image": "the image's classifier",
     f"{UNIMODAL}points": "the surface's classifier",
     f"{UNIMODAL}brain": "the brain's classifier",
@@ -105,9 +109,12 @@ SCORED = {
 def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
     """By name the overrides, the overlays, and the stages taken from the whole network's run."""
     if group == "backbones":
-        return {name: ({}, [overlay], NETWORK) for name, overlay in BACKBONES.items()}
+        return {name: ({}, [overlay], ()) for name, overlay in BACKBONES.items()}
     found = {"encoders": ENCODERS, "modules": MODULES, "graphs": GRAPHS}[group]
-    return {name: (values, [], GRAPH if group == "graphs" else NETWORK) for name, values in found.items()}
+    stages = dict.fromkeys(found, GRAPH if group == "graphs" else NETWORK)
+    # without the brain encoder there is nothing of these stages to take
+    stages |= {name: () for name in found if "brain" not in found[name].get("network_def#encoders", ["brain"])}
+    return {name: (values, [], stages[name]) for name, values in found.items()}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -176,29 +183,43 @@ def write_table(path: Path, text: str) -> None:
     print(f"\n{text}\n{path}")
 
 
-def sign_table(output: Path, names: Sequence[str], *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:
+def group_table(output: Path, group: str, *, bootstrap: int) -> str:
+    """The runs of a group: the population graph's answers and, where networks differ, their own classifiers'."""
+    from shared.evaluation.comparison import comparison_table, read_column
+
+    names = [WHOLE, *variants(group)]
+    folders = {name: output / _slug(name) for name in names}
+    titles = [f"{name}: population graph" for name in names]
+    text = "**Answers of the population graph on each network's embeddings**\n\n"
+    text += comparison_table([*folders.values()], titles=titles, bootstrap=bootstrap)
+    if group == "graphs":  # on the same embeddings, beside the same classifier
+        return text
+    own = [name for name in names if read_column(folders[name], OWN) is not None]
+    text += "\n**Answers of each network's own classifier, an MLP trained with the encoders**\n\n"
+    if own:
+        titles = [f"{name}: own classifier" for name in own]
+        text += comparison_table([folders[name] for name in own], titles=titles, column=OWN, bootstrap=bootstrap)
+    if missing := [name for name in names if name not in own]:
+        text += f"\nNot trained: the own classifier of {'; '.join(missing)}.\n"
+    return text
+
+
+def sign_table(output: Path, names: Sequence[str], *, bootstrap: int) -> str:
     """AUC of each encoder for each sign: of its own classifier, and of the population graph on its embeddings."""
+    from shared.evaluation.comparison import read_column
     from shared.evaluation.tables import interval_text, markdown_table
-    from shared.metrics.report import RepeatedPredictions, summarise
+    from shared.metrics.report import summarise
 
     rows, lines = [], []
     for name in names:
         for column, title in ANSWERS.items():
             line = [name, title]
             for sign in SIGNS:
-                found = []
-                for seed, fold in itertools.product(seeds, range(folds)):
-                    path = output / sign / _slug(name) / f"seed{seed}" / f"fold{fold}" / "predictions.csv"
-                    with path.open(newline="", encoding="utf-8") as file:
-                        found += [
-                            {"seed": seed, "fold": fold, **row, "probability": row[column]}
-                            for row in csv.DictReader(file)
-                            if column in row
-                        ]
-                if not found:  # one encoder alone has no further classifier
+                found = read_column(output / sign / _slug(name), column)
+                if found is None:  # one encoder alone has no further classifier
                     line.append("")
                     continue
-                summary = summarise(RepeatedPredictions.from_rows(found), names=("AUC",), bootstrap=bootstrap)
+                summary = summarise(found, names=("AUC",), bootstrap=bootstrap)
                 auc = summary["metrics"]["AUC"]
                 line.append(interval_text(auc))
                 rows.append(
@@ -276,7 +297,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     args.dataset_dir, args.output = str(Path(args.dataset_dir).resolve()), args.output.resolve()
     from shared.evaluation.bundle_config import find_bundle, find_config
-    from shared.evaluation.comparison import comparison_table
     from shared.evaluation.processes import resumable
 
     with resumable("glioma_ablation"):
@@ -290,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             given = {"seeds": args.seeds, "folds": args.folds, "bootstrap": args.bootstrap}
             for sign, datalist in datalists.items():
                 run(args, SINGLE, args.output / sign, datalist)
-            write_table(args.output / "signs.md", sign_table(args.output, [*SINGLE, WHOLE], **given))
+            write_table(args.output / "signs.md", sign_table(args.output, [*SINGLE, WHOLE], bootstrap=args.bootstrap))
             if args.explain:
                 for sign in SIGNS:
                     explain(args, sign)
@@ -299,8 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for group in args.groups:
             names = list(variants(group))
             run(args, names, args.output)
-            folders = [args.output / _slug(name) for name in (WHOLE, *names)]
-            write_table(args.output / f"{group}.md", comparison_table(folders, bootstrap=args.bootstrap))
+            write_table(args.output / f"{group}.md", group_table(args.output, group, bootstrap=args.bootstrap))
 
 
 def _slug(name: str) -> str:

@@ -79,6 +79,8 @@ def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> Non
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in _RETIRED}
     if hasattr(network, "make_room"):  # buffers with a row for every training patient
         network.make_room(state)
+    if hasattr(network, "unused"):  # what older versions stored though nothing reads it
+        state = {key: value for key, value in state.items() if not network.unused(key)}
     own = network.state_dict()
     shapes = [
         f"{key}: {_kind(state[key])} in the file, {_kind(own[key])} in the network"

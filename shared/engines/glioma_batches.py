@@ -22,7 +22,7 @@ def brain_networks(
     """Attributes of all patients' brain networks, on the CPU: ``[N, R, F]`` and ``[N, E, F]``."""
     found = []
     for item in rows.items:  # one patient at a time: its rows are thousands
-        given = (item[key][None].to(device) for key in ("region_rows", "tract_rows"))
+        given = (torch.as_tensor(item[key])[None].to(device) for key in ("region_rows", "tract_rows"))
         found.append([x[0].cpu() for x in features.attributes(*given, standardised=standardised)])
     return tuple(torch.stack(part) for part in zip(*found, strict=True))
 

@@ -60,14 +60,48 @@ def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
         raise DataError(f"{folder}: no finished experiment ({columns}: {error!r})") from error
 
 
+def read_column(folder: str | os.PathLike, column: str) -> RepeatedPredictions | None:
+    """Another answer of a cross-validated experiment: a column of the predictions that each fold left, of the seeds in
+    the experiment's own predictions.csv (where it is not there: of all).
+
+    Returns:
+        None where no fold has the column.
+
+    Raises:
+        DataError: no fold has left predictions, or some of them have no such column.
+    """
+    folder, rows, without = Path(folder), [], []
+    whole = folder / "predictions.csv"
+    seeds = RepeatedPredictions.read(whole).seeds if whole.is_file() else None
+    for path in sorted(folder.glob("seed*/fold*/predictions.csv")):
+        seed, fold = (int(re.sub(r"\D", "", part)) for part in path.parts[-3:-1])
+        if seeds is not None and seed not in seeds:
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        without += [path] if found and column not in found[0] else []
+        rows += [{"seed": seed, "fold": fold, **row, "probability": row[column]} for row in found if column in row]
+    if not rows and without:
+        return None
+    if not rows or without:
+        what = f"{without[0]} has no column {column!r}" if without else "no predictions.csv in its folders of folds"
+        raise DataError(f"{folder}: no finished experiment ({what})")
+    return RepeatedPredictions.from_rows(rows, source=str(folder))
+
+
 def comparison_table(
-    folders: Sequence[str | os.PathLike], *, titles: Sequence[str | None] | None = None, bootstrap: int = 2000
+    folders: Sequence[str | os.PathLike],
+    *,
+    titles: Sequence[str | None] | None = None,
+    column: str = "probability",
+    bootstrap: int = 2000,
 ) -> str:
     """Return a Markdown table, one experiment a row, each with its paired difference to the first.
 
     Args:
         folders: of the experiments, see :func:`read_runs`.
         titles: of the rows; where None the experiment's own or the folder's name.
+        column: what is scored, see :func:`read_column`.
         bootstrap: replicates of the intervals.
 
     Raises:
@@ -76,7 +110,9 @@ def comparison_table(
     experiments, problems = [], []
     for folder, title in zip(folders, titles or [None] * len(folders), strict=True):
         try:
-            table = read_runs(folder)
+            table = read_runs(folder) if column == "probability" else read_column(folder, column)
+            if table is None:
+                raise DataError(f"{folder}: no finished experiment (its predictions have no column {column!r})")
             names = METRICS_OF[table.images is not None]
             experiments.append((title or _title(folder), table, summarise(table, names=names, bootstrap=bootstrap)))
         except (DataError, OSError) as error:

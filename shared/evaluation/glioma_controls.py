@@ -24,13 +24,25 @@ STRATA = {"all": None, "grade 4": (4,), "grade 2-3": (2, 3)}
 CLINICAL = ("age", "grade")
 UNIMODAL = "unimodal_"  # before an encoder's name: the answer of its own classifier
 CONTROLS = {
-    "no_edges": "the same without edges",
+    "no_edges": "trained with edges, predicted without",
     "mlp": "MLP on the same embeddings",
     "multitask": "MLP trained with the encoders",
     f"{UNIMODAL}image": "MLP trained with the image encoder",
     f"{UNIMODAL}points": "MLP trained with the surface encoder",
     f"{UNIMODAL}brain": "MLP trained with the brain encoder",
 }
+
+
+def not_trained(encoders: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
+    """The classifiers of these encoders that a training may have left out: what is not among a table's columns.
+
+    Example:
+        >>> not_trained(["image", "brain"], {"multitask": 0.5, "unimodal_image": 0.5})
+        ['unimodal_brain']
+    """
+    # one encoder alone has the joint classifier only
+    wanted = ["multitask", *(f"{UNIMODAL}{name}" for name in encoders if len(encoders) > 1)]
+    return [name for name in wanted if name not in columns]
 
 
 def clinical_baseline(
@@ -69,6 +81,7 @@ def write_glioma_controls(
     class_names: Sequence[str],
     known: Sequence[Mapping[str, Any]] | None = None,
     training: Sequence[str] = (),
+    encoders: Sequence[str] = (),
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -82,6 +95,7 @@ def write_glioma_controls(
         class_names: of both classes.
         known: cases with age and grade.
         training: names of those who trained.
+        encoders: of the network: classifiers of theirs that are not among the rows were not trained, which is said.
         bootstrap: draws.
         seed: of the draws.
     """
@@ -92,7 +106,8 @@ def write_glioma_controls(
     probability = np.array([row["probability"] for row in labelled])
     report = class_report(labels, probability, class_names=class_names, **draws)
     outside = sum(bool(row["out_of_cohort"]) for row in rows)
-    write_json(folder / "metrics.json", {**metrics, **report, "out_of_cohort": outside})
+    missing = [CONTROLS[name] for name in not_trained(encoders, labelled[0])] if encoders else []
+    write_json(folder / "metrics.json", {**metrics, **report, "out_of_cohort": outside, "not_trained": missing})
     for name in class_names:
         logger.info("recall of %s %s", name, interval_text(report["classes"][name]["recall"]))
     methods = {"population graph": probability}
@@ -120,6 +135,7 @@ def write_glioma_controls(
         write_json(folder / "controls.json", result)
         header = ["AUC", *(f"{name} ({part['positives']} of {part['n']} mutant)" for name, part in result.items())]
         lines = [[title, *(interval_text(part["AUC"][title]) for part in result.values())] for title in methods]
+        lines += [[title, *("not trained" for _ in result)] for title in missing]
         text = markdown_table(header, lines)
         write_text(folder / "controls.md", text + "\n")
         logger.info("%s", "\n" + text)

@@ -6,6 +6,7 @@ Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from shared.explain.randomisation import randomise
 from shared.networks.brain_encoder import edge_attention
 from shared.networks.glioma import GliomaNetwork, GliomaOutput
 from shared.transforms.point_graph import PointGraph, collate_point_graphs
+
+logger = logging.getLogger(__name__)
 
 MASKED = ("messages", "attributes")
 
@@ -90,7 +93,6 @@ class GliomaExplainer:
             side, five of them leave a crop of 64 only 2 voxels.
         local: weigh each voxel of a channel by its own gradient (LayerCAM), see :class:`GradCAM`.
         steps: of the integrated gradients; 0: without them.
-        spacing: mm of a voxel of the crop.
         edges: settings of :func:`explain_edges`; None: no mask of the tracts.
         masked: what the mask of a tract is a factor on: ``"messages"``, what it carries between its regions, or
             ``"attributes"``, its own v^E, whose 0 is an average tract where these are standardised.
@@ -99,7 +101,7 @@ class GliomaExplainer:
     Shape:
         - a case: ``image [C, S, S, S]`` (the tumour's crop), ``points [P, 3]``, ``graph``, ``nodes [R, F]`` and ``edges
           [E, F]`` (or ``region_rows``, ``tract_rows``), ``incidence [P, T]``, as the network needs them; ``centre [3]``
-          (the centroid in voxels of the crop) for the map at the points
+          (the centroid in voxels of the crop) and ``crop`` (with the crop's ``affine``) for the map at the points
     """
 
     def __init__(
@@ -112,16 +114,17 @@ class GliomaExplainer:
         block: int = -1,
         local: bool = False,
         steps: int = 0,
-        spacing: float = 2.0,
         edges: Mapping[str, Any] | None = None,
         masked: str = "messages",
         device: str | torch.device = "cpu",
     ):
         if masked not in MASKED:
             raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
+        if own and not network.unimodal and len(network.encoders) > 1:
+            logger.info("The encoders' own classifiers were not trained: all maps explain the whole answer.")
         self.explained = _Explained(network, target, own=own and network.unimodal).to(device)
         self.network, self.attributes = network, attributes
-        self.block, self.local, self.steps, self.spacing = block, local, steps, spacing
+        self.block, self.local, self.steps = block, local, steps
         self.edges, self.masked, self.device = None if edges is None else dict(edges), masked, device
 
     def __call__(self, case: Mapping[str, Any], predicted: int | None = None) -> GliomaExplanation:
@@ -141,8 +144,9 @@ class GliomaExplainer:
                     found["contribution"] = self._contribution(case, given["image"], output, predicted)
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
-            if found.get("cam") is not None and "points" in given and "centre" in case:
-                found["point_cam"] = self._at_points(found["cam"], given["points"][0], case["centre"])
+            if found.get("cam") is not None and "points" in given and {"centre", "crop"} <= set(case):
+                where = case["centre"], case["crop"]["affine"]
+                found["point_cam"] = _at_points(found["cam"], given["points"][0], *where)
             if self.network.brain_encoder is not None:
                 found |= self._brain(given, output, case)
         return GliomaExplanation(str(case.get("patient", "")), logit, int(logit > 0), own, **found)
@@ -218,13 +222,6 @@ class GliomaExplainer:
                 total += torch.autograd.grad(logit if predicted else -logit, x)[0]
             return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 
-    def _at_points(self, cam: np.ndarray, points: Tensor, centre: Any) -> np.ndarray:
-        place = torch.as_tensor(centre).to(points) + points / self.spacing
-        # grid_sample takes the last axis first
-        grid = (2 * place / (cam.shape[0] - 1) - 1).flip(1)[None, None, None]
-        volume = torch.from_numpy(cam).to(points)[None, None]
-        return _array(functional.grid_sample(volume, grid, align_corners=True)[0, 0, 0, 0])
-
     def _brain(self, given: Mapping[str, Any], output: GliomaOutput, case: Mapping[str, Any]) -> dict[str, Any]:
         network, found, factor = self.network, {}, None
         nodes, edges = given["nodes"], given["edges"]
@@ -264,6 +261,16 @@ class _Explained(nn.Module):
     def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
         logit = self.of("image")(self.network(**given), case)
         return torch.stack([-logit, logit], dim=1)
+
+
+def _at_points(cam: np.ndarray, points: Tensor, centre: Any, affine: Any) -> np.ndarray:
+    """The map of a crop at points, mm from the centroid, which lies at ``centre``, in voxels of the crop."""
+    to_voxels = torch.from_numpy(np.linalg.inv(np.asarray(affine, np.float64)[:3, :3])).to(points)
+    place = torch.as_tensor(centre).to(points) + points @ to_voxels.t()
+    # grid_sample takes the last axis first
+    grid = (2 * place / (cam.shape[0] - 1) - 1).flip(1)[None, None, None]
+    volume = torch.from_numpy(cam).to(points)[None, None]
+    return _array(functional.grid_sample(volume, grid, align_corners=True)[0, 0, 0, 0])
 
 
 def _probability(logit: float) -> float:

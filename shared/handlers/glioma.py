@@ -87,7 +87,8 @@ class StartContrast:
         if engine.should_terminate or engine.state.epoch > 0:
             return
         features = self.network.features
-        if "brain" not in features.glioma.encoders:
+        if features.nodes is None:
+            logger.info("There is no brain encoder: the brain network's encoders are not built, trained or stored.")
             return
         for path, module, prefix, run in (
             (self.nodes, features.nodes, "", "nodes_run"),

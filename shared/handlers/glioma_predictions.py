@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
-from shared.evaluation.glioma_controls import UNIMODAL, write_glioma_controls
+from shared.evaluation.glioma_controls import UNIMODAL, not_trained, write_glioma_controls
 from shared.evaluation.predictions import write_predictions
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
@@ -132,6 +132,7 @@ class SaveGliomaPredictions(SavePredictions):
                 class_names=self.class_names,
                 known=self.known,
                 training=self.training,
+                encoders=self.network.features.glioma.encoders,
                 bootstrap=self.bootstrap,
                 seed=self.seed,
             )
@@ -146,4 +147,5 @@ class SaveGliomaPredictions(SavePredictions):
             called = self.class_names[int(row["probability"] >= 0.5)]
             content = {key: None if value == "" else value for key, value in row.items()}
             content |= {"out_of_cohort": bool(row["out_of_cohort"]), "called": called, "nearest": nearest}
+            content |= dict.fromkeys(not_trained(self.network.features.glioma.encoders, row), "not trained")
             write_json(self.output_dir / "patients" / f"{row['patient']}.json", content)

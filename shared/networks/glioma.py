@@ -64,12 +64,14 @@ class GliomaNetwork(nn.Module):
         objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
         unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too: by the joint answer
             alone an encoder may be left untaught. Not in the paper.
+        classifiers: False: no loss trains them, so ``"multitask"`` has none either.
         embedding_dim: D, width of each embedding.
         projection: widths of the heads, the latent space the last of them.
         hidden: widths of the classifiers between embeddings and logit.
         image: further settings of :class:`ImageEncoder`; with ``backbone``, a network of MONAI instead (``BACKBONES``).
         points: further settings of :class:`GeometricEncoder`.
-        brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them.
+        brain: further settings of :class:`BrainEncoder`, ``node_attention`` among them; its ``projection`` None or left
+            out: 32 and then as the other heads.
 
     Attributes:
         unimodal: whether there are classifiers of the single encoders.
@@ -110,6 +112,7 @@ class GliomaNetwork(nn.Module):
         edge_attention: str = "residual",
         objective: str = "contrastive",
         unimodal: bool = False,
+        classifiers: bool = True,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -145,20 +148,21 @@ class GliomaNetwork(nn.Module):
                 raise ValueError("The brain encoder needs edge_index, the pairs of regions of the tract atlas.")
             settings = {} if tumour_dim else {"node_attention": "none"}
             settings = {"embedding_dim": embedding_dim, **(brain or {}), **settings}
-            self.brain_encoder = BrainEncoder(
-                edge_index, **{"projection": (32, *projection[:-2], projection[-1]), **settings}
-            )
+            if settings.get("projection") is None:
+                settings["projection"] = (32, *projection[:-2], projection[-1])
+            self.brain_encoder = BrainEncoder(edge_index, **settings)
         within, across = tumour_dim == 2 * embedding_dim, tumour_dim > 0 and self.brain_encoder is not None
         # g_I, g_P, g_T, g_B of Fig. 1; those no pair needs would be dead weights
         self.project_image = mlp([embedding_dim, *projection]) if within else None
         self.project_points = mlp([embedding_dim, *projection]) if within else None
         self.project_tumour = mlp([tumour_dim, *projection]) if across else None
         self.project_brain = mlp([embedding_dim, *projection]) if across else None
-        if objective == "multitask":
+        classified = objective == "multitask" and classifiers
+        if classified:
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
         self.shielded = False
-        self.unimodal = objective == "multitask" and unimodal and len(self.encoders) > 1
+        self.unimodal = classified and unimodal and len(self.encoders) > 1
         alone = self.encoders if self.unimodal else ()
         self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None

@@ -27,6 +27,8 @@ _PATIENTS = ("bank_labels", "bank_nodes", "bank_edges")  # buffers with a row fo
 class GliomaFeatures(nn.Module):
     """From a patient's crop, points and brain voxels to the embeddings: what the stages before the last one train.
 
+    The encoders of the brain network's attributes are there where there is a brain encoder.
+
     Args:
         edge_index: the pairs of regions joined by a tract, ``[2, E]``.
         num_regions: R.
@@ -68,13 +70,13 @@ class GliomaFeatures(nn.Module):
         self.standardise = standardise
         network = dict(network or {})
         width, tracts = attribute_widths[-1], len(edge_index[0])
-        self.nodes = NodeAutoencoder(in_channels * num_voxels, widths=attribute_widths, batch_norm=batch_norm)
-        self.edges = EdgeEncoder(
-            in_channels * num_voxels, widths=attribute_widths, head=edge_head, batch_norm=batch_norm
-        )
+        has_brain = "brain" in network.get("encoders", ENCODERS)
+        rows = {"widths": attribute_widths, "batch_norm": batch_norm}
+        self.nodes = NodeAutoencoder(in_channels * num_voxels, **rows) if has_brain else None
+        self.edges = EdgeEncoder(in_channels * num_voxels, head=edge_head, **rows) if has_brain else None
         brain = {"num_regions": num_regions, "in_channels": width, **(network.pop("brain", None) or {})}
         self.glioma = GliomaNetwork(edge_index, in_channels=in_channels, brain=brain, **network)
-        for name, count in (("node", num_regions), ("edge", tracts)):
+        for name, count in (("node", num_regions), ("edge", tracts)) if has_brain else ():
             self.register_buffer(f"{name}_mean", torch.zeros(count, width))
             self.register_buffer(f"{name}_std", torch.ones(count, width))
 
@@ -106,6 +108,13 @@ class GliomaFeatures(nn.Module):
             # a dead unit, the same for all, becomes 0
             getattr(self, f"{name}_std").copy_(spread.where(spread > 1e-6 * (1 + mean.abs()), 1.0))
 
+    def unused(self, key: str) -> bool:
+        """Whether a state dict's entry is of the brain network's encoders, where there is no brain encoder.
+
+        Older versions built, trained and stored them all the same.
+        """
+        return self.nodes is None and key.startswith(("nodes.", "edges.", "node_", "edge_"))
+
     def forward(
         self,
         image: Tensor,
@@ -119,7 +128,7 @@ class GliomaFeatures(nn.Module):
         """Embeddings, projections and attention of each patient."""
         nodes: Tensor | None = None
         edges: Tensor | None = None
-        if self.glioma.brain_encoder is not None and region_rows is not None and tract_rows is not None:
+        if self.nodes is not None and self.edges is not None and region_rows is not None and tract_rows is not None:
             if torch.jit.is_scripting():  # for inference only
                 nodes, edges = self._scaled(self.nodes.encode(region_rows), self.edges.encode(tract_rows))
             else:
@@ -140,6 +149,8 @@ class GliomaClassifier(nn.Module):
         edge_attention: see :class:`GliomaNetwork`.
         objective: ``"contrastive"`` or ``"multitask"``.
         unimodal: see :class:`GliomaNetwork`.
+        classification_weight: of the classifiers in the loss: with 0 they are not trained, so there are none.
+        unimodal_weight: of the single encoders' classifiers in it, likewise.
         embedding_dim: width of each embedding.
         projection: widths of the projection heads.
         hidden: widths of the multitask classifiers.
@@ -184,6 +195,8 @@ class GliomaClassifier(nn.Module):
         edge_attention: str = "residual",
         objective: str = "multitask",
         unimodal: bool = False,
+        classification_weight: float = 1.0,
+        unimodal_weight: float = 1.0,
         embedding_dim: int = 32,
         projection: Sequence[int] = (64, 128, 128),
         hidden: Sequence[int] = (64,),
@@ -225,7 +238,8 @@ class GliomaClassifier(nn.Module):
                 "encoders": encoders,
                 "edge_attention": edge_attention,
                 "objective": objective,
-                "unimodal": unimodal,
+                "unimodal": unimodal and unimodal_weight > 0,
+                "classifiers": classification_weight > 0,
                 "embedding_dim": embedding_dim,
                 "projection": projection,
                 "hidden": hidden,
@@ -314,6 +328,10 @@ class GliomaClassifier(nn.Module):
                 setattr(self.get_submodule(path), last, buffer.new_zeros(stored.shape))
         self.note_sizes()
 
+    def unused(self, key: str) -> bool:
+        """See :meth:`GliomaFeatures.unused`."""
+        return self.features.unused(key.removeprefix("features."))
+
     def note_sizes(self) -> None:
         """Keep how many patients there are in ``settings``: a network built with these fits its state dict."""
         self.settings |= {"bank_size": len(self.bank_labels)}
@@ -337,6 +355,10 @@ class FeaturesTraining(nn.Module):
     def trained(self) -> list[nn.Parameter]:
         """The parameters that this stage trains."""
         return list(self.features.glioma.parameters())
+
+    def unused(self, key: str) -> bool:
+        """See :meth:`GliomaFeatures.unused`."""
+        return self.features.unused(key.removeprefix("features."))
 
     def forward(self, image: Tensor, **inputs: Any) -> GliomaOutput:
         """Embeddings and projections of a batch."""

@@ -53,6 +53,8 @@ class PopulationGraphClassifier(nn.Module):
         compress: take the inverse hyperbolic sine of each feature's distance from the bank's median in interquartile
             ranges before it is standardised: nearly linear among most patients, logarithmic far from them. A few
             extreme patients then no longer decide a skewed feature's scale, and with it who is joined to whom.
+        standardise: bring features to the bank's mean 0 and SD 1; False: as they come (Eq. 8 as printed), which mostly
+            joins nearly all patients.
         graph_seed: of the random graph.
 
     Shape:
@@ -84,6 +86,7 @@ class PopulationGraphClassifier(nn.Module):
         graph: str = "correlation",
         members: int = 1,
         compress: bool = True,
+        standardise: bool = True,
         graph_seed: int = 0,
     ):
         super().__init__()
@@ -94,7 +97,7 @@ class PopulationGraphClassifier(nn.Module):
         self.in_dim, self.edge_features = in_dim, edge_features or in_dim
         self.num_covariates, self.theta = num_covariates, float(theta)
         self.graph, self.graph_seed = graph, graph_seed
-        self.compress = compress
+        self.compress, self.standardise = compress, standardise
         self.members = nn.ModuleList(
             [_Member(in_dim, hidden, num_covariates, residual, dropout) for _ in range(members)]
         )
@@ -109,7 +112,7 @@ class PopulationGraphClassifier(nn.Module):
 
     @torch.no_grad()
     def set_bank(self, nodes: Tensor, edges: Tensor | None = None, covariates: Tensor | None = None) -> None:
-        """Take a cohort as the bank, and its means and standard deviations as the scale of all features.
+        """Take a cohort as the bank, and its means and standard deviations as the scale of features and covariates.
 
         Args:
             nodes: ``[N, in_dim]``.
@@ -130,6 +133,8 @@ class PopulationGraphClassifier(nn.Module):
                 # of a feature with one value in most patients, the SD
                 getattr(self, f"{name}_range").copy_(_positive(wide, _positive(x.std(dim=0), 1.0, middle), middle))
                 x = self._compressed(x, name)
+            if not (self.standardise or name == "covariate"):
+                continue
             known = x.isfinite()
             count = known.sum(dim=0).clamp(min=1)
             mean = x.where(known, 0.0).sum(dim=0) / count

@@ -6,6 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "BrainRowsd": "brain_network",
+        "SampledRows": "brain_network",
         "RegionSampler": "brain_network",
         "TractIncidence": "brain_network",
         "TractSampler": "brain_network",

@@ -72,14 +72,18 @@ class VoxelSampler:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __call__(self, image: Tensor, *, patient: str = "the image") -> Tensor:
-        """The rows of all parts of one patient, or of several."""
+    def checked(self, image: Tensor, patient: str = "the image") -> Tensor:
+        """The volumes as a plain tensor, if they are on the atlas's grid."""
         if image.ndim not in (4, 5):
             raise DataError(f"{patient}: a volume is [C, X, Y, Z] or [B, C, X, Y, Z], got {list(image.shape)}")
         self.atlas.check_grid(
             image.shape[-3:], image.affine if isinstance(image, MetaTensor) and image.ndim == 4 else None, what=patient
         )
-        image = image.as_tensor() if isinstance(image, MetaTensor) else image
+        return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+    def __call__(self, image: Tensor, *, patient: str = "the image") -> Tensor:
+        """The rows of all parts of one patient, or of several."""
+        image = self.checked(image, patient)
         channels, lead = image.shape[-4], image.shape[:-4]
         # int32 and index_select: a third of the time of the same with [...] or take
         rows = image.reshape(*lead, -1).index_select(len(lead), self._positions(channels, image.device))
@@ -185,6 +189,44 @@ def pad_incidence(incidences: Sequence[Tensor]) -> Tensor:
     return torch.stack([functional.pad(i, (0, widest - i.shape[1]), value=-1) for i in incidences])
 
 
+class SampledRows:
+    """Rows of all parts of one patient, made when they are asked for; kept is each voxel once, however many read it.
+
+    ``torch.as_tensor`` of it gives the rows.
+
+    Args:
+        voxels: values of the voxels that any row reads.
+        index: which of these are in each row.
+
+    Shape:
+        - voxels: ``[C, U]``, index: ``[K, V]`` long
+        - the rows: ``[K, C * V]``, the V values of the first channel first
+
+    Example:
+        >>> rows = SampledRows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, 0], [1, 0]]))
+        >>> torch.as_tensor(rows).tolist(), rows.shape
+        ([[1.0, 1.0, 3.0, 3.0], [2.0, 1.0, 4.0, 3.0]], torch.Size([2, 4]))
+    """
+
+    def __init__(self, voxels: Tensor, index: Tensor):
+        self.voxels, self.index = voxels, index
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the rows."""
+        return torch.Size([len(self.index), len(self.voxels) * self.index.shape[1]])
+
+    def _made(self) -> Tensor:
+        rows = self.voxels.index_select(1, self.index.flatten())
+        return rows.unflatten(1, self.index.shape).movedim(0, 1).flatten(1)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._made().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple:
+        return self.voxels.__dlpack_device__()
+
+
 class BrainRowsd(MapTransform):
     """One patient's region and tract rows and, where there is a point cloud, its incidence: cacheable, deterministic.
 
@@ -199,7 +241,8 @@ class BrainRowsd(MapTransform):
         patient_key: key of the patient's name, for messages.
 
     Shape:
-        - ``data["region_rows"]``: ``[R, C * V]``, ``data["tract_rows"]``: ``[E, C * V]``
+        - ``data["region_rows"]``: ``[R, C * V]``, ``data["tract_rows"]``: ``[E, C * V]``, as :class:`SampledRows`: of
+          2,309 tracts they are 38 MB a patient, their voxels 3
         - ``data["incidence"]``: ``[P, T]`` long, padded with -1
 
     Raises:
@@ -222,6 +265,10 @@ class BrainRowsd(MapTransform):
         self.regions, self.tracts, self.incidence = regions, tracts, incidence
         self.image_key, self.points_key, self.centroid_key = image_key, points_key, centroid_key
         self.affine_key, self.patient_key = affine_key, patient_key
+        lists = regions.index, tracts.index
+        self._used, place = torch.unique(torch.cat([index.flatten() for index in lists]), return_inverse=True)
+        parts = place.split([index.numel() for index in lists])
+        self._index = [part.view_as(index) for part, index in zip(parts, lists, strict=True)]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample one patient's volumes."""
@@ -229,9 +276,9 @@ class BrainRowsd(MapTransform):
         patient, image = str(out.get(self.patient_key, "?")), torch.as_tensor(out[self.image_key])
         if self.affine_key in out:
             self.regions.atlas.check_grid(image.shape[-3:], out[self.affine_key], what=patient)
-        out["region_rows"] = self.regions(image, patient=patient)
-        out["tract_rows"] = self.tracts(image, patient=patient)
-        if not (out["region_rows"].isfinite().all() and out["tract_rows"].isfinite().all()):
+        voxels = self.regions.checked(image, patient).flatten(1)[:, self._used]
+        out["region_rows"], out["tract_rows"] = (SampledRows(voxels, index) for index in self._index)
+        if not voxels.isfinite().all():
             raise DataError(f"{patient}: the images hold NaN or Inf in the atlas's voxels; prepare the patient again")
         if self.incidence is not None and self.points_key in out:
             points = torch.as_tensor(out[self.points_key]).double() + torch.as_tensor(out[self.centroid_key]).double()

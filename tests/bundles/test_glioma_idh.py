@@ -74,6 +74,7 @@ def predict(trained, data, out, **overrides):
 def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
     names = {"nodes.pt", "edges.pt", "contrast.pt", "model.pt", "model.json", "atlas.npz", "split.json"}
     assert {path.name for path in (trained / "models").iterdir()} == names
+    assert json.loads((trained / "models/model.json").read_text())["use_fa"] is True
     tables = {f"{stage}_loss.{kind}" for stage in ("nodes", "edges", "contrast", "train") for kind in ("csv", "png")}
     assert tables <= {path.name for path in (trained / "eval").iterdir()}
     state = weights(trained / "models/model.pt")
@@ -140,7 +141,8 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
-    assert list(scores)[:3] == ["population graph", "the same without edges", "MLP on the same embeddings"]
+    named = ["population graph", "trained with edges, predicted without", "MLP on the same embeddings"]
+    assert list(scores)[:3] == named
     assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
     assert scores["population graph"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text
@@ -218,7 +220,13 @@ def test_a_stage_alone_and_resume_skip_what_is_done(trained, cohort, tmp_path):
 def test_the_papers_preset_runs_and_literal_settings_arrive(cohort, tmp_path):
     small = {key: value for key, value in SMALL.items() if key != "network_def#image#channels"}
     flow = workflow(
-        "train", "paper", "cpu", data=cohort, out=tmp_path, **{"network_def#image#channels": [4, 8]}, **small
+        "train",
+        "paper",
+        "cpu",
+        data=cohort,
+        out=tmp_path,
+        **{"network_def#image#channels": [4, 8], "network_def#brain#projection": [8, 16]},
+        **small,
     )
     get = flow.parser.get_parsed_content
     assert isinstance(get("contrast#optimizer"), torch.optim.SGD)
@@ -247,6 +255,50 @@ def test_ablations_are_overrides(trained, cohort, tmp_path, change):
     )
     flow.run()
     assert (tmp_path / "models/model.pt").is_file()
+
+
+@pytest.mark.parametrize("weights_of", ["unimodal", "classification"])
+def test_classifiers_without_a_weight_are_not_built_reported_or_explained(trained, cohort, tmp_path, weights_of):
+    (tmp_path / "models").mkdir()
+    for stage in ("nodes", "edges"):
+        shutil.copy(trained / f"models/{stage}.pt", tmp_path / "models")
+    brief = {"contrast#epochs": 1, "resume": True, f"contrast#{weights_of}_weight": 0}
+    workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | brief)).run()
+    state = weights(tmp_path / "models/model.pt")
+    gone = ["classify_"] + ["classifier."] * (weights_of == "classification")
+    assert not any(key.startswith(f"features.glioma.{name}") for key in state for name in gone)
+    workflow("train", "cpu", "evaluate", data=cohort, out=tmp_path, run_id="evaluate", **(SMALL | brief)).run()
+    row = rows(tmp_path / "eval/predictions.csv")[0]
+    assert not any(name.startswith("unimodal") for name in row) and ("multitask" in row) == (weights_of == "unimodal")
+    said = [line.split("|")[1] for line in (tmp_path / "eval/controls.md").read_text().splitlines() if "not tr" in line]
+    assert len(said) == 3 + (weights_of == "classification") and all("MLP trained with the" in line for line in said)
+    predict(tmp_path, cohort, tmp_path / "new")
+    content = json.loads((tmp_path / "new/patients/P20.json").read_text())
+    assert {name for name, value in content.items() if value == "not trained"} == {
+        "unimodal_image",
+        "unimodal_points",
+        "unimodal_brain",
+        *(["multitask"] if weights_of == "classification" else []),
+    }
+
+
+def test_a_run_of_the_image_alone_trains_and_stores_nothing_of_the_brain_network(cohort, tmp_path, caplog):
+    alone = {"network_def#encoders": ["image"], "contrast#epochs": 1, "train#epochs": 1}
+    with caplog.at_level(logging.INFO):
+        flow = workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | alone))
+        flow.run()
+    assert "encoders are not built, trained or stored" in caplog.text and "without FA" not in caplog.text
+    found = {path.name for path in (tmp_path / "models").iterdir()}
+    assert not found & {"nodes.pt", "edges.pt"} and {"contrast.pt", "model.pt"} < found
+    get = flow.parser.get_parsed_content
+    glioma = get("network").features.glioma
+    used = sum(p.numel() for part in (glioma.image_encoder, glioma.classifier) for p in part.parameters())
+    trained = sum(p.numel() for group in get("contrast#optimizer").param_groups for p in group["params"])
+    stored = weights(tmp_path / "models/contrast.pt")["network"]
+    assert trained == used and not any(key.startswith(("features.nodes", "features.edge")) for key in stored)
+    for stage in ("nodes", "edges"):
+        workflow("train", "cpu", data=cohort, out=tmp_path, run_id=f"{stage}_run", **(SMALL | alone)).run()
+        assert not (tmp_path / f"models/{stage}.pt").exists()
 
 
 def test_without_fa_maps_the_edge_encoder_learns_as_an_autoencoder_and_says_so(tmp_path, caplog):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.evaluation.bundle_config import find_bundle, find_config, merge_configs, parse_overrides
+from shared.io import write_csv
 from shared.networks.population_edges import VARIANTS
 from tests.scripts.test_prepare_scripts import load_script
 
@@ -26,7 +27,8 @@ def test_every_variant_is_a_cross_validation_of_the_bundle(group, tmp_path):
         merged = merge_configs([find_config(bundle, overlay) for overlay in ("train", *given.config)])
         parse_overrides(given.set, merged, reserved=cross_validate.SET_HERE)  # refuses a key that is not there
         assert given.seeds == [0, 1] and given.title == name and given.config[0] == "cpu"
-        assert bool(given.reuse) == (name != script.WHOLE)
+        brainless = group == "backbones" or name in ("image", "points", "image + points")
+        assert bool(given.reuse) == (name != script.WHOLE and not brainless)
         assert ("contrast" in (given.reuse_stages or [])) == (group == "graphs" and name != script.WHOLE)
 
 
@@ -45,7 +47,7 @@ def test_the_table_of_signs_scores_the_own_classifier_beside_the_graph(tmp_path)
                 own = label if sign == "tracts" else 0.5
                 lines.append(f"P{fold}{number},{label},{0.9 - 0.8 * label},{own},{1 - own}")
             (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
-    text = script.sign_table(tmp_path, ["brain"], seeds=[0], folds=2, bootstrap=20)
+    text = script.sign_table(tmp_path, ["brain"], bootstrap=20)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| brain")
     ]
@@ -54,6 +56,54 @@ def test_the_table_of_signs_scores_the_own_classifier_beside_the_graph(tmp_path)
     assert [cell.split()[0] for cell in rows[2][2:]] == ["0.000", "0.000", "0.000"]
     assert [row[1] for row in rows] == ["own classifier", "the image's classifier", "population graph"]
     assert (tmp_path / "signs.csv").read_text().count("own classifier") == 3
+
+
+def finished(folder, graph, own=None, *, seeds=(0,)):
+    """A run whose population graph, and own classifier, rank so many of the 4 pairs right."""
+    rows = []
+    for seed in (0, 1):
+        for fold in (0, 1):
+            path = folder / f"seed{seed}" / f"fold{fold}"
+            for number in (2 * fold, 2 * fold + 1):
+                row = {"patient": f"P{number}", "label": number % 2, "probability": SCORES[graph][number]}
+                row |= {} if own is None else {"multitask": SCORES[own][number] if seed == 0 else 0.5}
+                rows.append({"seed": seed, "fold": fold, **row})
+            write_csv(path / "predictions.csv", [{k: v for k, v in r.items() if k != "seed"} for r in rows[-2:]])
+    write_csv(folder / "predictions.csv", [row for row in rows if row["seed"] in seeds])
+
+
+# probabilities of P0-P3, labels 0 1 0 1, by the AUC they have
+SCORES = {
+    1.0: (0.1, 0.9, 0.2, 0.8),
+    0.75: (0.1, 0.9, 0.7, 0.6),
+    0.5: (0.1, 0.9, 0.8, 0.05),
+    0.25: (0.5, 0.9, 0.95, 0.1),
+}
+
+
+def test_each_row_says_whose_answer_it_scores(tmp_path):
+    """The image's encoder alone: the graph on its embedding, and its own answer, are two figures."""
+    finished(tmp_path / "whole", 1.0, 0.75)
+    for name in script.variants("encoders"):
+        finished(tmp_path / script._slug(name), 0.5, None if name == "brain" else 0.25)
+    text = script.group_table(tmp_path, "encoders", bootstrap=20)
+    cells = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1].split()[0] for line in text.splitlines() if "| " in line
+    }
+    assert cells["whole: population graph"] == "1.000" and cells["whole: own classifier"] == "0.750"
+    assert cells["image: population graph"] == "0.500" and cells["image: own classifier"] == "0.250"
+    assert "brain: own classifier" not in cells and "Not trained: the own classifier of brain." in text
+    # differences are within a kind of answer: to the whole's graph, and to the whole's classifier
+    rows = {name: line for line in text.splitlines() for name in cells if line.startswith(f"| {name} |")}
+    assert "-0.500 [" in rows["image: population graph"] and "-0.500 [" in rows["image: own classifier"]
+
+
+def test_runs_without_a_classifier_and_graphs_have_one_table(tmp_path):
+    for name in ("whole", *script.variants("backbones"), *script.variants("graphs")):
+        finished(tmp_path / script._slug(name), 1.0)
+    text = script.group_table(tmp_path, "backbones", bootstrap=20)
+    assert "own classifier |" not in text and "of whole; 3D-ResNet34; 3D-DenseNet121." in text
+    assert "own classifier" not in script.group_table(tmp_path, "graphs", bootstrap=20)
 
 
 def test_signs_need_the_datalists_of_phantoms(tmp_path):

@@ -127,6 +127,27 @@ def test_a_map_that_is_zero_stays_zero(atlas, case):
     assert not found.cam.any() and not found.point_cam.any()
 
 
+def test_the_map_at_the_points_is_read_by_the_crops_own_affine(atlas, case):
+    """Voxels of 1.5 x 3 x 2 mm with the first axis to the left: a point's value is that of the voxel it lies in."""
+    affine = np.diag([-1.5, 3.0, 2.0, 1.0])
+    net = tiny_network(atlas)
+    voxels = torch.randint(2, SIZE - 2, (96, 3), generator=torch.Generator().manual_seed(4))
+    centre = torch.tensor([7.25, 8.5, 6.0])
+    points = (voxels - centre) * torch.tensor([-1.5, 3.0, 2.0])
+    given = {**case, "points": points, "graph": None, "centre": centre, "crop": {**case["crop"], "affine": affine}}
+    found = GliomaExplainer(net, ClassifierLogit(net), block=0)(given)
+    np.testing.assert_allclose(found.point_cam, found.cam[tuple(voxels.T.numpy())], atol=1e-5)
+    assert found.point_cam.max() > 0.1
+
+
+def test_classifiers_that_were_not_trained_explain_nothing_and_that_is_said(atlas, case, caplog):
+    net = tiny_network(atlas, unimodal=True, classifiers=False)
+    answer = tiny_network(atlas)
+    with caplog.at_level("INFO"):
+        found = GliomaExplainer(net, ClassifierLogit(answer), own=True, block=0)(case)
+    assert net.classifier is None and found.own is None and "classifiers were not trained" in caplog.text
+
+
 def test_the_population_graphs_answer_is_explained(atlas, case):
     net, answer = tiny_network(atlas, objective="contrastive"), Population().train()
     before = {name: value.clone() for name, value in answer.state_dict().items()}

@@ -53,6 +53,14 @@ def with_bank(network, *, patients=12):
     return network.eval()
 
 
+def with_any_bank(network, *, patients=9):
+    """Random embeddings as the bank, whatever their width."""
+    generator = torch.Generator().manual_seed(2)
+    widths = network.population.in_dim, network.population.edge_features
+    network.population.set_bank(*(torch.randn(patients, width, generator=generator) for width in widths))
+    return network.eval()
+
+
 def test_the_whole_is_its_parts():
     network, given = with_bank(lively(classifier())), inputs()
     with torch.no_grad():
@@ -138,6 +146,30 @@ def test_with_fewer_encoders_the_graph_takes_what_there_is(encoders):
     edges = None if not (tumour and brain) else torch.randn(9, brain)
     network.population.set_bank(torch.randn(9, tumour + brain), edges)
     assert network.eval()(**given).shape == (4, 2)
+
+
+@pytest.mark.parametrize("encoders", [["image"], ["points"], ["image", "points"]])
+def test_without_the_brain_encoder_its_attributes_encoders_are_not_built_and_older_weights_fit(encoders, tmp_path):
+    network, whole = with_any_bank(lively(classifier(encoders=encoders))), classifier()
+    used = {"image": "image_encoder", "points": "geometric_encoder"}
+    modules = [getattr(network.features.glioma, used[name]) for name in encoders]
+    modules += [network.features.glioma.classifier, network.features.glioma.project_image, network.population]
+    modules += [network.features.glioma.project_points, network.mlp]
+    counted = sum(p.numel() for module in modules if module is not None for p in module.parameters())
+    assert counted == sum(p.numel() for p in network.parameters())
+    state = network.state_dict()
+    assert not any("nodes." in key or "edges." in key or "edge_mean" in key for key in state if "population" not in key)
+    # a model that an older version trained and stored with all of them
+    older = {k: v for k, v in whole.state_dict().items() if k.startswith(("features.node", "features.edge"))}
+    torch.save(older | state, tmp_path / "model.pt")
+    assert {"features.nodes.encoder.0.weight", "features.edges.head.0.bias", "features.node_mean"} < set(older)
+    other = classifier(encoders=encoders, seed=5).eval()
+    load_weights(other, torch.load(tmp_path / "model.pt", weights_only=True), tmp_path / "model.pt")
+    with torch.no_grad():
+        assert torch.equal(other(**inputs()), network(**inputs()))
+    # but with the brain encoder nothing of it may be left out, or be too much
+    with pytest.raises(CheckpointError, match="only in the file"):
+        load_weights(whole, whole.state_dict() | {"features.nodes.more": torch.zeros(1)}, "model.pt")
 
 
 @pytest.mark.parametrize("population", [{"dropout": 0.0}, {"dropout": 0.0, "residual": False, "members": 2}])

@@ -164,10 +164,22 @@ def test_one_patients_rows_and_incidence(atlas):
     image, points = tiny_volume(), torch.randn(10, 3)
     case = {"image": image, "affine": AFFINE, "points": points, "centroid": torch.tensor(centre(4)), "patient": "P1"}
     out = BrainRowsd(regions, tracts, incidence)(case)
-    assert torch.equal(out["region_rows"], regions(image)) and torch.equal(out["tract_rows"], tracts(image))
+    for rows, sampler in ((out["region_rows"], regions), (out["tract_rows"], tracts)):
+        assert torch.equal(torch.as_tensor(rows), sampler(image)) and rows.shape == sampler(image).shape
     assert torch.equal(out["incidence"], incidence(points.double() + torch.tensor(centre(4))))
     alone = BrainRowsd(regions, tracts)({"image": image, "patient": "P1"})
-    assert torch.equal(alone["region_rows"], out["region_rows"]) and "incidence" not in alone
+    assert torch.equal(*(torch.as_tensor(x["region_rows"]) for x in (alone, out))) and "incidence" not in alone
+
+
+def test_of_a_patient_each_voxel_is_kept_once_however_many_rows_read_it(atlas):
+    regions, tracts = RegionSampler(atlas, num_voxels=500), TractSampler(atlas, num_voxels=500)
+    image = tiny_volume(3)
+    out = BrainRowsd(regions, tracts)({"image": image, "affine": AFFINE})
+    kept = {rows.voxels.untyped_storage().data_ptr(): rows.voxels for rows in (out["region_rows"], out["tract_rows"])}
+    read = len({*regions.index.flatten().tolist(), *tracts.index.flatten().tolist()})
+    assert [voxels.shape for voxels in kept.values()] == [(3, read)]
+    # as rows these would be 10 x 1,500 numbers, and the volume itself does not stay alive
+    assert sum(x.untyped_storage().nbytes() for x in kept.values()) == 12 * read < 4 * image.numel() < 60_000
 
 
 def test_a_patient_that_cannot_be_used_is_named(atlas):

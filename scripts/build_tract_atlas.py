@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.prepare import positive_int, run_script, script_parser, sha256, write_manifest
+from shared.data.digests import sha256
+from shared.data.prepare import positive_int, run_script, script_parser, write_manifest
 from shared.errors import DataError
 
 

@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom_anatomy, phantom_brains
+from shared.data.digests import sha256
 from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, TRACTS, bayes_auc, draw_patients, paint_patient
 from shared.data.prepare import (
     DATALIST,
@@ -40,7 +41,6 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
-    sha256,
     write_datalist,
     write_manifest,
 )

@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom
+from shared.data.digests import sha256
 from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
 from shared.data.prepare import (
     DATALIST,
@@ -33,7 +34,6 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
-    sha256,
     write_datalist,
     write_manifest,
 )

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom_cells, phantom_glands, phantom_patches
+from shared.data.digests import sha256
 from shared.data.phantom_patches import ANNOTATORS, CLASSES, PLANTED, annotate, draw_slide, label_noise, paint_patch
 from shared.data.prepare import (
     DATALIST,
@@ -27,7 +28,6 @@ from shared.data.prepare import (
     positive_int,
     run_script,
     script_parser,
-    sha256,
     software_versions,
     write_datalist,
     write_manifest,

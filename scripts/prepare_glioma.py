@@ -38,6 +38,7 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
+from shared.data.digests import sha256
 from shared.data.label_words import IDH_WORDS
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
@@ -47,7 +48,6 @@ from shared.data.prepare import (
     read_table,
     run_script,
     script_parser,
-    sha256,
     software_versions,
     write_datalist,
     write_manifest,

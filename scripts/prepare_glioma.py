@@ -38,7 +38,7 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.digests import sha256
+from shared.data.digests import Digests, sha256
 from shared.data.label_words import IDH_WORDS
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
@@ -191,10 +191,10 @@ def prepare(options: argparse.Namespace) -> None:
         print(f"registration: {tools.method}" + (f"; {tools.note}" if tools.note else ""))
     begin(options.output)
     paths = [patient["paths"] for patient in patients.values()]
-    reference = cohort_reference(
-        paths, steps, options.output, file=options.histogram_reference, patient=options.reference_patient
-    )
-    rows, failed = prepare_cohort(paths, steps, options.output, reference, jobs=options.jobs)
+    digests = Digests(options.output)
+    given = {"file": options.histogram_reference, "patient": options.reference_patient}
+    reference = cohort_reference(paths, steps, options.output, **given, digests=digests)
+    rows, failed = prepare_cohort(paths, steps, options.output, reference, digests=digests, jobs=options.jobs)
     rows = flag_outliers(rows)
     columns = [key for key in rows[0] if key != "kept"] if rows else []
     write_csv(options.output / "registration.csv", [{key: row[key] for key in columns} for row in rows], columns)
@@ -216,7 +216,7 @@ def prepare(options: argparse.Namespace) -> None:
     lacking = without_covariates(cases, [name.casefold() for name in options.covariates])
     sources = {options.labels.name: sha256(options.labels)} if options.labels else {}
     for patient in kept.values():
-        sources |= {path.relative_to(options.folder).as_posix(): sha256(path) for path in patient["paths"].all()}
+        sources |= {path.relative_to(options.folder).as_posix(): digests(path) for path in patient["paths"].all()}
     write_manifest(
         options.output,
         sources=sources,

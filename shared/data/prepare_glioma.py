@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.brain_mask import brain_of
+from shared.data.digests import Digests, sha256
 from shared.data.intensity import landmarks, match_landmarks, smooth
 from shared.data.matching import file_name
 from shared.data.mni import (
@@ -90,17 +91,25 @@ class Steps:
 
 @dataclass(frozen=True)
 class PatientFiles:
-    """Where a patient's images lie; ``dwi`` is image, b-values and directions."""
+    """Where a patient's images lie; ``dwi`` is image, b-values and directions, ``fa`` an FA map that is there already."""
 
     patient: str
     images: Mapping[str, Path]
     mask: Path
     brain: Path | None = None
     dwi: tuple[Path, Path, Path] | None = None
+    fa: Path | None = None
+
+    def by_use(self) -> dict[str, Path]:
+        """Every file by what it is for."""
+        others = {"mask": self.mask, "brain": self.brain, "fa": self.fa}
+        others |= dict(zip(("dwi", "bval", "bvec"), self.dwi or (), strict=False))
+        images = {f"image {name}": path for name, path in self.images.items()}
+        return images | {name: path for name, path in others.items() if path is not None}
 
     def all(self) -> list[Path]:
         """Every file."""
-        return [*self.images.values(), self.mask, *([self.brain] if self.brain else []), *(self.dwi or ())]
+        return list(self.by_use().values())
 
 
 @dataclass
@@ -295,13 +304,32 @@ def quality(native: Native, mask: Volume, brain: Volume, template: Template) -> 
     }
 
 
-def fingerprint(files: PatientFiles, steps: Steps, reference: Mapping[str, list[float]] | None) -> str:
-    """Hash of what a patient's prepared images depend on: settings, reference, size and date of the files."""
-    seen = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files.all()]
-    template = Path(steps.template).stat().st_size if steps.template else None
-    method = choose_method(steps)
-    content = [VERSION, asdict(steps), method, template, reference and dict(reference), seen]
+def fingerprint(
+    files: PatientFiles, steps: Steps, reference: Mapping[str, list[float]] | None, digests: Digests
+) -> str:
+    """Hash of what a patient's prepared images depend on: settings, reference, content of template and files."""
+    seen = {key: digests(path) for key, path in files.by_use().items()}
+    settings = {**asdict(steps), "template": steps.template and digests(steps.template)}
+    content = [VERSION, settings, choose_method(steps), reference and dict(reference), seen]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kept_row(patient: str, output: Path, mark: str, digests: Digests) -> dict[str, Any] | None:
+    """A patient's row of registration.csv, where an earlier run made just this and its files are as it left them.
+
+    Args:
+        patient: the name.
+        output: the prepared folder.
+        mark: the :func:`fingerprint` now.
+        digests: of files.
+    """
+    try:
+        done = json.loads((output / patient / DONE).read_text(encoding="utf-8"))
+        if done["fingerprint"] == mark and all(digests(output / name) == seen for name, seen in done["files"].items()):
+            return {**done["row"], "kept": True}
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    return None
 
 
 def choose_method(steps: Steps) -> str:
@@ -325,15 +353,16 @@ def load_tools(steps: Steps) -> Registration | None:
 
 
 def prepare_patient(
-    files: PatientFiles, steps: Steps, output: Path, reference: Mapping[str, list[float]] | None
+    files: PatientFiles, steps: Steps, output: Path, reference: Mapping[str, list[float]] | None, mark: str
 ) -> dict[str, Any]:
-    """Prepare one patient into ``output / patient``; what an earlier run made of the same files is kept.
+    """Prepare one patient into ``output / patient``.
 
     Args:
         files: where the images lie.
         steps: what is done.
         output: the prepared folder.
         reference: landmarks by sequence; None: brightness is not matched.
+        mark: the :func:`fingerprint`, left beside the images for :func:`kept_row`.
 
     Returns:
         a row of registration.csv.
@@ -345,13 +374,7 @@ def prepare_patient(
 
     from shared.visualize import registration_picture
 
-    folder, mark = output / files.patient, fingerprint(files, steps, reference)
-    try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        if done["fingerprint"] == mark and all((output / name).is_file() for name in done["files"]):
-            return {**done["row"], "kept": True}
-    except (OSError, ValueError, KeyError):
-        pass
+    folder = output / files.patient
     (folder / DONE).unlink(missing_ok=True)
     start = time.perf_counter()
     tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
@@ -397,6 +420,6 @@ def prepare_patient(
         f"in MNI152 {row['tumour_ml_mni']:.1f} ml",
     )
     row["seconds"] = round(time.perf_counter() - start, 1)
-    names = [f"{files.patient}/{name}" for name in written]
-    write_json(folder / DONE, {"fingerprint": mark, "files": names, "row": row})
+    made = {f"{files.patient}/{name}": sha256(folder / name) for name in written}
+    write_json(folder / DONE, {"fingerprint": mark, "files": made, "row": row})
     return row

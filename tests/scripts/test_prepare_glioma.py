@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
 from shared.data import Datalist
+from shared.data.digests import CACHE
 from shared.data.label_table import read_label_table
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.prepare import save_nifti
@@ -87,7 +89,7 @@ def run(cohort, template, *more):
 
 
 def hidden(folder):
-    return [path for path in folder.rglob(".*") if path.is_file()]
+    return [path for path in folder.rglob(".*") if path.is_file() and path.name != CACHE]
 
 
 def test_help_comes_from_anywhere_without_numpy_or_torch(tmp_path):
@@ -136,10 +138,52 @@ def test_two_heads_become_a_datalist_on_the_mni_grid_and_are_kept_the_second_tim
     before, calls = contents(output), len(tools.calls)
     assert run(cohort, template) == 0
     assert capsys.readouterr().out.count(": kept (headers") == 2 and len(tools.calls) == calls
-    assert contents(output) == before
+    after = contents(output)
+    assert all(after[path] == content for path, content in before.items() if path.name != CACHE)
+    assert set(after) == set(before)
     save_nifti(cohort[0] / "P2" / "P2_t2w.nii.gz", stripped(99).astype(np.int16), native_affine())
     assert run(cohort, template) == 0
     assert "P1: kept" in (said := capsys.readouterr().out) and "P2: headers" in said
+
+
+def exchange(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_prepared_voxels_follow_the_folder_whatever_its_size_and_date(cohort, template, quick, capsys):
+    def tumours():
+        return [volume_of(output / name / "mask.nii.gz").sum() for name in ("P1", "P2")]
+
+    source, output = cohort[0], cohort[2]
+    for number, name in enumerate(("P1", "P2")):
+        for path in (source / name).iterdir():
+            # the same names, sizes and dates; uncompressed, since a smaller tumour takes as many bytes
+            array = tumour(radius=16 - 4 * number).astype(np.uint8) if "seg" in path.name else stripped(number)
+            save_nifti(source / name / path.name.replace(f"{name}_", "").removesuffix(".gz"), array, native_affine())
+            path.unlink()
+        for path in (source / name).iterdir():
+            os.utime(path, ns=(10**18, 10**18))
+    sizes = [sorted((p.name, p.stat().st_size) for p in (source / name).iterdir()) for name in ("P1", "P2")]
+    assert sizes[0] == sizes[1]
+    options = ("--no-n4", "--no-smoothing", "--no-histogram-matching")
+    assert run(cohort, template, *options) == 0
+    large, small = tumours()
+    assert small < 0.6 * large
+    exchange(source / "P1", source / "P2")
+    capsys.readouterr()
+    assert run(cohort, template, *options) == 0
+    assert "kept" not in capsys.readouterr().out and tumours() == [small, large]
+    # what was prepared is content, too
+    exchange(output / "P1", output / "P2")
+    assert run(cohort, template, *options) == 0 and tumours() == [small, large]
+    shutil.copy(output / "P1" / "t2.nii.gz", output / "P2" / "t2.nii.gz")
+    capsys.readouterr()
+    assert run(cohort, template, *options) == 0
+    assert "P1: kept" in (said := capsys.readouterr().out) and "P2: headers" in said
+    assert run(cohort, template, *options) == 0 and capsys.readouterr().out.count(": kept") == 2
 
 
 def test_the_reference_of_a_cohort_matches_new_patients_without_labels(cohort, template, quick, tmp_path, capsys):

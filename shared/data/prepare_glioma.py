@@ -91,7 +91,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class PatientFiles:
-    """Where a patient's images lie; ``dwi`` is image, b-values and directions, ``fa`` an FA map that is there already."""
+    """Where a patient's images lie; ``dwi`` is image, b-values and directions, ``fa`` a ready FA map."""
 
     patient: str
     images: Mapping[str, Path]

@@ -41,6 +41,7 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
+    seal_phantom,
     write_datalist,
     write_manifest,
 )
@@ -121,7 +122,7 @@ def make_cohort(
         row |= told
         cases.append(case)
     write_csv(output / "signs.csv", rows)
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         planted_codes=PLANTED,
@@ -144,7 +145,7 @@ def make_cohort(
         write_datalist(output, file=f"datalist_{sign}.json", classes=classes, **about, **relabelled)
     # the last: where it is there, everything is
     write_datalist(output, classes=CLASSES, **about, **sections)
-    return manifest
+    return seal_phantom(output)
 
 
 def write_patient(

@@ -34,6 +34,7 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
+    seal_phantom,
     write_datalist,
     write_manifest,
 )
@@ -115,7 +116,7 @@ def make_cohort(
         labels = [row["label"] for row in chosen]
         return round(float(roc_auc_score(labels, [r[column] for r in chosen])), 3) if len(set(labels)) == 2 else None
 
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         pattern_codes=PATTERNS,
@@ -134,7 +135,7 @@ def make_cohort(
         testing=cases[patients:],
         planted_visible={name: visible_codes(name) for name in names},
     )
-    return manifest
+    return seal_phantom(output)
 
 
 def report(manifest: dict, options: dict) -> None:

@@ -28,6 +28,7 @@ from shared.data.prepare import (
     positive_int,
     run_script,
     script_parser,
+    seal_phantom,
     software_versions,
     write_datalist,
     write_manifest,
@@ -135,7 +136,7 @@ def make_patches(
             return None
         return round(float(roc_auc_score([row["label"] for row in chosen], [row["serrated"] for row in chosen])), 4)
 
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         versions=software_versions(("numpy", "scipy", "scikit-image", "pillow", "scikit-learn")),
@@ -148,7 +149,7 @@ def make_patches(
         auc_best_reader_drawn={section: auc_of(section) for section in ("training", "testing")},
     )
     write_datalist(output, name="phantom crypts", classes=CLASSES, **parts)
-    return manifest
+    return seal_phantom(output)
 
 
 def report(manifest: dict, output: Path) -> None:

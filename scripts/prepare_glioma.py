@@ -13,8 +13,9 @@ done is not done again.
 
     python scripts/prepare_glioma.py /data/brats labels.csv --output data/glioma_idh --jobs 4 --test-fraction 0.2
     python scripts/prepare_glioma.py /data/new --inference --output data/new \\
-        --histogram-reference data/glioma_idh/histogram_reference.json
-Look at OUTPUT/qc/*.png and at what registration.csv flags.
+        --model bundles/glioma_idh/models
+New patients (--inference) are prepared as the patients of the model were: training keeps settings and brightness beside
+model.pt. Look at OUTPUT/qc/*.png and at what registration.csv flags.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ from shared.data.digests import Digests, sha256
 from shared.data.label_words import IDH_WORDS
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
+from shared.data.preparation_record import PREPARATION, REFERENCE, check_preparation, read_preparation
 from shared.data.prepare import (
+    DATALIST,
+    MANIFEST,
     begin,
     positive_int,
     read_table,
@@ -53,7 +57,7 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.errors import DataError
-from shared.io import write_csv
+from shared.io import write_csv, write_json
 
 WORDS = {
     "T1": ("T1", "t1n", "t1w", "t1 pre", "t1pre"),
@@ -153,7 +157,7 @@ def prepare(options: argparse.Namespace) -> None:
         DataError: with every problem found.
     """
     from shared.data.prepare_cohort import cohort_reference, flag_outliers, prepare_cohort
-    from shared.data.prepare_glioma import DONE, Steps, choose_method, load_tools
+    from shared.data.prepare_glioma import DONE, Steps, choose_method, load_tools, preparation_of
 
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
@@ -189,9 +193,13 @@ def prepare(options: argparse.Namespace) -> None:
     tools = load_tools(steps)  # what is not installed is said before anything is done
     if tools is not None and not steps.already_mni:
         print(f"registration: {tools.method}" + (f"; {tools.note}" if tools.note else ""))
-    begin(options.output)
-    paths = [patient["paths"] for patient in patients.values()]
     digests = Digests(options.output)
+    record = preparation_of(steps, digests)
+    if options.inference:
+        for line in check_model(options, record):
+            print(line)
+    begin(options.output, (DATALIST, MANIFEST, PREPARATION))
+    paths = [patient["paths"] for patient in patients.values()]
     given = {"file": options.histogram_reference, "patient": options.reference_patient}
     reference = cohort_reference(paths, steps, options.output, **given, digests=digests)
     rows, failed = prepare_cohort(paths, steps, options.output, reference, digests=digests, jobs=options.jobs)
@@ -232,6 +240,7 @@ def prepare(options: argparse.Namespace) -> None:
         not_read=unused,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
+    write_json(options.output / PREPARATION, record)
     write_datalist(
         options.output,
         name=options.name or options.folder.resolve().name,
@@ -248,6 +257,36 @@ def prepare(options: argparse.Namespace) -> None:
     flagged = [row["patient"] for row in rows if row["flags"]]
     if flagged:
         print(f"look at the pictures in {options.output / 'qc'} of {', '.join(flagged)}: registration.csv says why")
+
+
+def check_model(options: argparse.Namespace, record: dict) -> list[str]:
+    """What is to be told of how the model's patients were prepared, against these.
+
+    Raises:
+        DataError: they were prepared otherwise.
+    """
+    folder = options.model or (options.histogram_reference and options.histogram_reference.resolve().parent)
+    trained = folder and read_preparation(folder)
+    return check_preparation(trained, record, folder) if trained else []
+
+
+def take_over(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Make a model's settings the defaults: what is given and differs is seen later, and refused."""
+    try:
+        record = read_preparation(folder)
+    except DataError as error:
+        parser.error(str(error))
+    if record is None:
+        parser.error(
+            f"--model {folder}: has no {PREPARATION}: it was trained on images that this script did not prepare (or "
+            "before it kept a record); give --histogram-reference FILE or --no-histogram-matching"
+        )
+    defaults = {"modalities": record["sequences"], **{key: record[key] for key in ("n4", "histogram", "smoothing")}}
+    if record["registration"] != "none":
+        defaults["registration"] = record["registration"]
+    if record["histogram"]:
+        defaults["histogram_reference"] = folder / REFERENCE
+    parser.set_defaults(**defaults)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -279,6 +318,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--strip-command", help='strips the skull of T1c, as "hd-bet -i {input} -o {output}"')
     add("--no-n4", dest="n4", action="store_false", help="leave the bias field")
     add("--no-histogram-matching", dest="histogram", action="store_false", help="leave brightness as it is")
+    add("--model", type=Path, help="folder of the model.pt that predicts them: prepare as its patients were")
     add("--histogram-reference", type=Path, help="histogram_reference.json of the training cohort, for new patients")
     add("--reference-patient", help="whose brightness is the standard (the first who can be read)")
     add("--no-smoothing", dest="smoothing", action="store_const", const=0.0, default=1.0, help="leave the noise")
@@ -287,6 +327,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--already-mni", action="store_true", help="the images lie on the MNI152 2 mm grid: register nothing")
     add("--no-fa", dest="fa", action="store_false", help="make no FA maps")
     options = parser.parse_args(arguments)
+    if options.model:
+        if not options.inference or options.histogram_reference or options.reference_patient:
+            parser.error("--model goes with --inference, without --histogram-reference and --reference-patient")
+        take_over(parser, options.model)
+        options = parser.parse_args(arguments)
+    if options.inference and options.histogram and not options.histogram_reference:
+        parser.error(
+            "--inference needs --model FOLDER (of model.pt), --histogram-reference FILE (the training cohort's) or "
+            "--no-histogram-matching: else the first new patient's brightness would be the standard"
+        )
     given = options.covariates
     options.covariates = given or []
     check_options(parser, options)

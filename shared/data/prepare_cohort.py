@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.data.digests import Digests
 from shared.data.intensity import check_reference, write_reference
+from shared.data.preparation_record import REFERENCE
 from shared.data.prepare_glioma import (
     PatientFiles,
     Steps,
@@ -24,8 +25,6 @@ from shared.data.prepare_glioma import (
     read_patient,
 )
 from shared.errors import DataError
-
-REFERENCE = "histogram_reference.json"
 
 
 def cohort_reference(

@@ -34,6 +34,7 @@ from shared.data.mni import (
     resample,
     same_grid,
 )
+from shared.data.preparation_record import KEYS
 from shared.data.prepare import save_nifti
 from shared.data.registration import Registration, choose_registration, dice
 from shared.errors import DataError
@@ -330,6 +331,13 @@ def kept_row(patient: str, output: Path, mark: str, digests: Digests) -> dict[st
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     return None
+
+
+def preparation_of(steps: Steps, digests: Digests) -> dict[str, Any]:
+    """The record of a preparation: :data:`shared.data.preparation_record.KEYS`."""
+    own = {key: value for key, value in asdict(steps).items() if key in KEYS}
+    own |= {"version": VERSION, "sequences": list(steps.sequences), "registration": choose_method(steps)}
+    return own | {"template": digests(steps.template) if steps.template and not steps.already_mni else None}
 
 
 def choose_method(steps: Steps) -> str:

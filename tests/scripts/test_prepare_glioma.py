@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -17,11 +18,13 @@ from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
 from shared.data import Datalist
-from shared.data.digests import CACHE
+from shared.data.digests import CACHE, sha256
 from shared.data.label_table import read_label_table
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.prepare import save_nifti
+from shared.handlers import SaveAtlas
 from tests.scripts.test_prepare_scripts import contents, load_script
+from tests.tiny_brain import tiny_atlas
 from tests.tiny_heads import (
     SHAPE,
     HeaderRegistration,
@@ -198,6 +201,83 @@ def test_the_reference_of_a_cohort_matches_new_patients_without_labels(cohort, t
     one, other = (volume_of(folder / "t1.nii.gz") for folder in (tmp_path / "n" / "N1", cohort[2] / "P1"))
     inside = other > 0
     assert np.median(np.abs(one[inside] - other[inside])) < 0.02 * np.median(other[inside])
+
+
+def train(dataset_dir, models):
+    """What the end of a training leaves of the preparation."""
+    handler = SaveAtlas(tiny_atlas(), models, dataset_dir)
+    models.mkdir(exist_ok=True)
+    handler(SimpleNamespace(state=SimpleNamespace(epoch=1)))
+    return {path.name: path.read_text() for path in models.glob("*.json")}
+
+
+def test_new_patients_are_prepared_as_the_models_were(cohort, template, quick, tmp_path, capsys):
+    assert run(cohort, template, "--no-smoothing", "--registration", "sitk-affine") == 0
+    models, folder = tmp_path / "models", tmp_path / "new"
+    shipped = train(cohort[2], models)
+    assert set(shipped) == {"preparation.json", "histogram_reference.json"}
+    assert not any("P1" in text or str(tmp_path) in text for text in shipped.values())  # nor is who the reference was
+    record = json.loads(shipped["preparation.json"])
+    assert record["sequences"] == NAMES and record["n4"] is True and record["smoothing"] == 0
+    assert record["template"] == sha256(template) and record["registration"] == "sitk-affine"
+    # another scanner: three times as bright; the model's settings are taken over
+    write_patient(folder, "N1", image=3 * stripped(0))
+    new = (folder, None, tmp_path / "n")
+    assert run(new, template, "--inference", "--model", str(models)) == 0
+    one, other = (volume_of(path / "t1.nii.gz") for path in (tmp_path / "n" / "N1", cohort[2] / "P1"))
+    inside = other > 0
+    assert np.median(np.abs(one[inside] - other[inside])) < 0.02 * np.median(other[inside])
+    made = json.loads((tmp_path / "n" / "preparation.json").read_text())
+    assert made == record
+
+    def refused(*more, given=("--model", str(models)), where=template):
+        capsys.readouterr()
+        assert run((folder, None, tmp_path / "m"), where, "--inference", *given, *more) == 2
+        return capsys.readouterr().err
+
+    assert "n4 was true, is now false; prepare new patients likewise" in refused("--no-n4")
+    assert 'registration was "sitk-affine", is now "syn"' in refused("--registration", "syn")
+    assert 'sequences was ["T1", "T1c", "T2", "FLAIR"], is now ["T1c", "T1"' in refused(
+        "--modalities", "T1c,T1,T2,FLAIR"
+    )
+    other_template = tmp_path / "other.nii.gz"
+    save_nifti(other_template, np.ones((9, 9, 9), np.float32), np.eye(4))
+    assert "template was " in refused(where=other_template)
+    # the record beside a reference counts as well: here smoothing is on, the training's was off
+    reference = ("--histogram-reference", str(models / "histogram_reference.json"), "--registration", "sitk-affine")
+    assert "smoothing was 0.0, is now 1.0" in refused(given=reference)
+    assert not (tmp_path / "m" / "datalist.json").exists()
+
+
+def test_a_model_without_matching_hands_that_on_and_leaves_no_older_reference(cohort, template, quick, tmp_path):
+    assert run(cohort, template) == 0
+    models = tmp_path / "models"
+    assert len(train(cohort[2], models)) == 2
+    assert run(cohort, template, "--no-histogram-matching") == 0
+    assert list(train(cohort[2], models)) == ["preparation.json"]
+    write_patient(tmp_path / "new", "N1")
+    assert run((tmp_path / "new", None, tmp_path / "n"), template, "--inference", "--model", str(models)) == 0
+    assert not (tmp_path / "n" / "histogram_reference.json").exists()
+    # a cohort of another origin says nothing of its preparation
+    (cohort[2] / "preparation.json").unlink()
+    assert not train(cohort[2], models)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--inference"], "--inference needs --model FOLDER (of model.pt), --histogram-reference FILE"),
+        (["--inference", "--reference-patient", "P1"], "the first new patient's brightness would be the standard"),
+        (["--inference", "--model", "."], "has no preparation.json: it was trained on images that this script did not"),
+        (["--model", "."], "--model goes with --inference"),
+        (["--inference", "--model", ".", "--histogram-reference", "a"], "--model goes with --inference, without --"),
+    ],
+)
+def test_new_patients_need_the_models_standard(tmp_path, capsys, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path), "labels.csv", "--output", "out", *given])
+    assert message in capsys.readouterr().err
 
 
 def test_steps_can_be_left_out_and_images_of_other_grids_are_brought_to_t1cs(cohort, template, quick):

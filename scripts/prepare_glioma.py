@@ -8,8 +8,8 @@ words are named by --positive and --negative; columns age and grade are kept whe
 Steps, in the paper's order: co-registration to T1c where grids differ, skull strip (images come stripped, or with brain
 masks, or by --strip-command), N4, histogram matching to one patient's brightness, edge-preserving smoothing,
 registration to MNI152 with the tumour left out of the metric (antspyx; without it SimpleITK's affine, which says so).
---no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy). A patient who is
-done is not done again.
+--no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy); a ready one
+(*_FA.nii.gz) on T1c's grid is taken as it is. A patient who is done is not done again.
 
     python scripts/prepare_glioma.py /data/brats labels.csv --output data/glioma_idh --jobs 4 --test-fraction 0.2
     python scripts/prepare_glioma.py /data/new --inference --output data/new \\
@@ -21,6 +21,7 @@ model.pt. Look at OUTPUT/qc/*.png and at what registration.csv flags.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from pathlib import Path
@@ -88,8 +89,8 @@ def refuse_tiffs(folder: Path) -> None:
 
 def extra_files(
     patient: str, others: list[Path], brain_pattern: str | None
-) -> tuple[Path | None, tuple | None, list[str]]:
-    """Brain mask and diffusion files among a patient's remaining files, and what is wrong with them."""
+) -> tuple[Path | None, tuple | None, Path | None, list[str]]:
+    """Brain mask, diffusion files and ready FA map among a patient's remaining files, and what is wrong with them."""
     problems = []
     if brain_pattern:
         brains = [path for path in others if path.match(brain_pattern)]
@@ -113,7 +114,13 @@ def extra_files(
             problems.append(f"{patient}: {path.name} needs both {beside[0].name} and {beside[1].name} beside it")
     if len(diffusion) > 1:
         problems.append(f"{patient}: has {len(diffusion)} diffusion images; keep one")
-    return (brains or [None])[0], (diffusion or [None])[0], problems
+    named = re.compile(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", re.IGNORECASE)  # a name may hold the word
+    used = {*brains, *(path for one in diffusion for path in one)}
+    maps = [path for path in others if path not in used and has_words(named.sub("", stem(path)), "fa")]
+    if len(maps) > 1 and not diffusion:
+        names = ", ".join(path.name for path in maps)
+        problems.append(f"{patient}: {len(maps)} files may be the FA map ({names}); keep one, or give --no-fa")
+    return (brains or [None])[0], (diffusion or [None])[0], (maps or [None])[0] if not diffusion else None, problems
 
 
 def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[str], list[str]]:
@@ -122,6 +129,7 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
     Raises:
         DataError: with every problem found.
     """
+    from shared.data.checks import image_header_problem
     from shared.data.prepare_glioma import PatientFiles, orientation_problem
 
     refuse_tiffs(options.folder)
@@ -131,9 +139,12 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         if patient["mask_file"] is None:
             problems.append(f"{name}: has no tumour mask; add it, or correct --mask-pattern")
             continue
-        brain, diffusion, found = extra_files(name, patient["others"], options.brain_mask_pattern)
+        brain, *maps, found = extra_files(name, patient["others"], options.brain_mask_pattern)
         problems += found
-        paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion if options.fa else None)
+        diffusion, fa = maps if options.fa else (None, None)
+        if fa is not None and (problem := image_header_problem(fa)[0] or orientation_problem(fa)):
+            problems.append(f"{name}: {fa}: {problem}")
+        paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion, fa)
         patient["paths"] = paths
         unused += [path.relative_to(options.folder).as_posix() for path in patient["others"] if path not in paths.all()]
     if problems:
@@ -171,8 +182,9 @@ def prepare(options: argparse.Namespace) -> None:
     options.told = []
     if unused:
         print(
-            f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI: {len(unused)} images "
-            f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''})"
+            f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI (with .bval and .bvec), "
+            f"FA: {len(unused)} images ({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}); a sequence under "
+            'another name is read by --pattern SEQUENCE="..."'
         )
     steps = Steps(
         sequences=tuple(options.modalities),
@@ -185,7 +197,7 @@ def prepare(options: argparse.Namespace) -> None:
         template=str(options.template.resolve()) if options.template else None,
         already_mni=options.already_mni,
         mask_labels=tuple(int(label) for label in options.mask_labels),
-        fa=any(patient["paths"].dwi for patient in patients.values()),
+        fa=any(patient["paths"].dwi or patient["paths"].fa for patient in patients.values()),
         seed=options.seed,
     )
     known = [{"patient": name, **({"label": p["label"]} if "label" in p else {})} for name, p in patients.items()]
@@ -214,7 +226,7 @@ def prepare(options: argparse.Namespace) -> None:
         name = row["patient"]
         case = {"patient": name, "image": [f"{name}/{file_name(m)}.nii.gz" for m in options.modalities]}
         case["mask"] = f"{name}/mask.nii.gz"
-        if steps.fa and (options.output / name / "fa.nii.gz").is_file() and patients[name]["paths"].dwi:
+        if patients[name]["paths"].dwi or patients[name]["paths"].fa:
             case["fa"] = f"{name}/fa.nii.gz"
         covariates = {key.casefold(): value for key, value in patients[name].get("covariates", {}).items()}
         case |= {"label": patients[name]["label"]} if "label" in patients[name] else {}

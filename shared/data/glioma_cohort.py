@@ -79,7 +79,8 @@ class GliomaDatalist(Datalist):
     Attributes:
         self_supervised: patients of the stages ``nodes`` and ``edges``; contrastive: of ``contrast``; population: of
             ``train``; each beside ``training`` (all three), ``validation`` and ``testing``.
-        with_fa: those of ``self_supervised`` that have an FA map.
+        with_fa: those of ``self_supervised`` that have an FA map; all_fa: whether all of them do. Where some do, a
+            warning says so: a few maps decide nothing.
 
     Raises:
         DataError: what :class:`Datalist` finds, patients without mask, FA maps that cannot be read, parts too small.
@@ -127,6 +128,15 @@ class GliomaDatalist(Datalist):
         if problems:
             raise DataError(problems)
         self.with_fa = [case for case in self.self_supervised if case.get("fa")]
+        lacking = sorted(case["patient"] for case in self.self_supervised if not case.get("fa"))
+        self.all_fa = not lacking and len(self.with_fa) > 1  # Eq. 1 contrasts patients
+        if self.with_fa and lacking:
+            logger.warning(
+                "%s: %d of the %d patients who train the brain network's encoders have an FA map, so none is used (the "
+                "others: %s%s); prepare all, or give --edges#use_fa True to learn from those who have one alone",
+                *(self.file, len(self.with_fa), len(self.self_supervised)),
+                *(", ".join(lacking[:5]), ", ..." if lacking[5:] else ""),
+            )
         logger.info(
             "%s: %d patients train the brain network's encoders (%d with FA), %d the embeddings, %d the population "
             "graph; %d validate, %d test",

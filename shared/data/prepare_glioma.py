@@ -282,6 +282,32 @@ def register_patient(
     )
 
 
+def native_fa(
+    files: PatientFiles, steps: Steps, native: Native, tools: Registration | None
+) -> tuple[Volume, list[Any]] | None:
+    """A patient's FA map and the warps that lead it to the anchor's grid; None where there is none.
+
+    Raises:
+        DataError: a ready map on another grid than the anchor's, or with values that are no FA.
+    """
+    if files.dwi is not None and steps.fa:
+        from shared.data.diffusion import fractional_anisotropy
+
+        anisotropy, base = fractional_anisotropy(*files.dwi)
+        return anisotropy, [tools.rigid(native.images["T2" if "T2" in native.images else steps.anchor], base)]
+    if files.fa is None:
+        return None
+    from shared.data.diffusion import ready_fa
+
+    found = ready_fa(files.fa)
+    if not same_grid(found, native.brain):
+        raise DataError(
+            f"{files.fa}: lies on another grid than {steps.anchor}; register and resample it to that, put the "
+            "diffusion image with .bval and .bvec in its place, or give --no-fa"
+        )
+    return found, []
+
+
 def quality(native: Native, mask: Volume, brain: Volume, template: Template) -> dict[str, Any]:
     """Dice of the brain masks, the tumour's volume before and after, and what is conspicuous in them."""
     import numpy as np
@@ -402,13 +428,11 @@ def prepare_patient(
         array = np.clip(np.rint(volume.array), 0, 32000).astype(np.int16) if reference else volume.array
         written[f"{file_name(name)}.nii.gz"] = (array, None)
     written["mask.nii.gz"] = (mask.array.astype(np.uint8), None)
-    if files.dwi is not None and steps.fa:
-        from shared.data.diffusion import fractional_anisotropy
-
-        anisotropy, base = fractional_anisotropy(*files.dwi)
-        rigid = tools.rigid(native.images["T2" if "T2" in native.images else steps.anchor], base)
-        moved = tools.apply([rigid, *warps], anisotropy, template.image)
-        array = np.where(brain.array, np.clip(moved.array, 0, 1), 0)
+    if (found := native_fa(files, steps, native, tools)) is not None:
+        anisotropy, first = found
+        if not steps.already_mni:
+            anisotropy = tools.apply([*first, *warps], anisotropy, template.image)
+        array = np.where(brain.array, np.clip(anisotropy.array, 0, 1), 0)
         written["fa.nii.gz"] = (np.rint(array * 1e4).astype(np.int16), 1e-4)
     for name, (array, slope) in written.items():
         save_nifti(folder / name, array, template.image.affine, slope=slope)

@@ -175,7 +175,7 @@ class TractPretraining(nn.Module):
             self.fa = EdgeEncoder(num_voxels, widths=fa_widths, head=head)
         else:
             logger.warning(
-                "The edge encoder learns without FA maps (fewer than two patients have one, or use_fa is false): as an "
+                "The edge encoder learns without FA maps (not every patient has one, or use_fa is false): as an "
                 "autoencoder of the tracts' voxels, not by Eq. 1."
             )
             self.decoder = perceptron([*widths[::-1], num_voxels * in_channels])

@@ -392,6 +392,43 @@ def test_an_image_that_is_no_sequence_is_named_and_left_alone(cohort, template, 
     assert json.loads((cohort[2] / "manifest.json").read_text())["not_read"] == ["P1/P1_adc.nii.gz"]
 
 
+def anisotropy(affine=None, shape=SHAPE):
+    """An FA map in the native space: 0.2 to 0.8 from left to right."""
+    places = coordinates() if affine is None else coordinates(affine)
+    return np.clip(0.5 + 0.005 * places[..., 0], 0.2, 0.8).astype(np.float32)
+
+
+def test_a_ready_fa_map_on_the_grid_of_t1c_is_taken(tmp_path, template, quick, capsys):
+    folder = tmp_path / "in"
+    for number, name in enumerate(("FA1", "FA-2")):  # a name that holds the word is no map
+        write_patient(folder, name, names=("t1n", "t1ce", "t2w", "t2f"), seed=10 * number)
+    save_nifti(folder / "FA1" / "FA1_DTI_eddy_FA.nii.gz", anisotropy(), native_affine())
+    shutil.copy(folder / "FA-2" / "FA-2_t1n.nii.gz", folder / "FA-2" / "FA-2_adc.nii.gz")
+    cohort = (folder, None, tmp_path / "out")
+    given = ("--inference", "--no-histogram-matching", "--no-n4", "--no-smoothing")
+    assert run(cohort, template, *given) == 0
+    said = capsys.readouterr().out
+    assert "DWI (with .bval and .bvec), FA: 1 images (FA-2/FA-2_adc.nii.gz)" in said
+    cases = {case["patient"]: case for case in json.loads((tmp_path / "out/datalist.json").read_text())["testing"]}
+    assert cases["FA1"]["fa"] == "FA1/fa.nii.gz" and "fa" not in cases["FA-2"]
+    found = volume_of(tmp_path / "out" / "FA1" / "fa.nii.gz")
+    inside = binary_erosion(volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") > 0, iterations=3)
+    x = np.moveaxis(np.indices(MNI_SHAPE), 0, -1)[inside] @ mni_affine()[0, :3] + mni_affine()[0, 3]
+    assert np.abs(found[inside] - np.clip(0.5 + 0.005 * x, 0.2, 0.8)).max() < 5e-3
+    assert not found[volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") == 0].any()
+
+    moved = native_affine()
+    moved[0, 3] += 5
+    for array, affine, message in (
+        (anisotropy(), moved, "FA1_DTI_eddy_FA.nii.gz: lies on another grid than T1c; register and resample it"),
+        (1000 * anisotropy(), native_affine(), "FA lies in 0 to 1, its values in 200 to 800"),
+    ):
+        save_nifti(folder / "FA1" / "FA1_DTI_eddy_FA.nii.gz", array, affine)
+        assert run(cohort, template, *given) == 2 and message in capsys.readouterr().err
+    assert run(cohort, template, *given, "--no-fa") == 0
+    assert "FA1/FA1_DTI_eddy_FA.nii.gz" in capsys.readouterr().out and not (tmp_path / "out/FA1/fa.nii.gz").exists()
+
+
 def test_labels_are_needed_but_for_inference(cohort, template, quick, capsys):
     rows = [{"patient": "P1", "label": ""}, {"patient": "P2", "label": "perhaps"}]
     write_labels(cohort[1], rows)

@@ -44,6 +44,26 @@ def test_without_a_part_of_their_own_the_contrastive_patients_train_the_brain_ne
     assert all(case["fa"].startswith(str(cohort)) for case in found.with_fa)
 
 
+def test_fa_maps_are_used_where_all_have_one_and_some_are_told(cohort, tmp_path, caplog):
+    content = json.loads((cohort / "datalist.json").read_text())
+    shares = SHARES | {"self_supervised": 0}
+    whole = GliomaDatalist(cohort, shares=shares)
+    assert whole.all_fa and not caplog.records
+    lacking = whole.contrastive[0]["patient"]
+    for case in content["training"]:
+        if case["patient"] == lacking:
+            del case["fa"]
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    some = GliomaDatalist(cohort, tmp_path / "some.json", shares=shares)
+    assert not some.all_fa and len(some.with_fa) == 9
+    assert "9 of the 10 patients" in caplog.text and f"so none is used (the others: {lacking});" in caplog.text
+    for case in content["training"]:
+        case.pop("fa", None)
+    (tmp_path / "none.json").write_text(json.dumps(content))
+    caplog.clear()
+    assert not GliomaDatalist(cohort, tmp_path / "none.json", shares=shares).all_fa and not caplog.records
+
+
 def test_a_datalist_may_name_the_parts_itself(cohort, tmp_path):
     content = json.loads((cohort / "datalist.json").read_text())
     for k, case in enumerate(content["training"]):

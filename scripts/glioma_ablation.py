@@ -334,4 +334,6 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

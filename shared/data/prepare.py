@@ -21,7 +21,7 @@ from shared.data.clutter import is_clutter
 from shared.data.digests import sha256 as sha256
 from shared.data.tables import read_table as read_table
 from shared.data.tables import rows_by_patient as rows_by_patient
-from shared.errors import DataError
+from shared.errors import CheckpointError, DataError, describe
 from shared.io import atomic_path, write_json
 
 DATALIST = "datalist.json"
@@ -51,8 +51,10 @@ def run_script(action: Callable[[], Any]) -> int:
     """
     try:
         action()
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # nobody reads any more: run_main ends the script
+    except (DataError, CheckpointError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 

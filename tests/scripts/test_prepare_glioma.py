@@ -414,7 +414,8 @@ def test_a_ready_fa_map_on_the_grid_of_t1c_is_taken(tmp_path, template, quick, c
     found = volume_of(tmp_path / "out" / "FA1" / "fa.nii.gz")
     inside = binary_erosion(volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") > 0, iterations=3)
     x = np.moveaxis(np.indices(MNI_SHAPE), 0, -1)[inside] @ mni_affine()[0, :3] + mni_affine()[0, 3]
-    assert np.abs(found[inside] - np.clip(0.5 + 0.005 * x, 0.2, 0.8)).max() < 5e-3
+    between = np.abs(x) < 55
+    assert np.abs(found[inside] - (0.5 + 0.005 * x))[between].max() < 1e-3 and found.max() <= 0.8
     assert not found[volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") == 0].any()
 
     moved = native_affine()

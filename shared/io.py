@@ -81,9 +81,10 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         places = _not_finite(content)
         if not places:
             raise
+        shown = ", ".join([*places[:5], *(["..."] if places[5:] else [])])
         raise DataError(
-            f"{path} cannot hold NaN or infinity (not JSON compliant), which {', '.join(places[:5])}{', ...' if places[5:] else ''} are; "
-            "leave such values out of the tables or the datalist"
+            f"{path} cannot hold NaN or infinity (not JSON compliant), which {shown} are; leave such values out of the "
+            "tables or the datalist"
         ) from error
     write_text(path, text + "\n")
 

@@ -106,6 +106,6 @@ def test_what_is_the_file_itself_is_not_suspected(tmp_path):
 
 def test_json_says_where_nan_is(tmp_path):
     content = {"training": [{"age": 1.0}, {"age": math.nan}], "AUC": (0.5, math.inf)}
-    with pytest.raises(DataError, match=r"a.json cannot hold NaN or infinity \(not JSON compliant\), which training.1.age, AUC.1 are; leave"):
+    with pytest.raises(DataError, match=r"a.json cannot hold .*, which training.1.age, AUC.1 are; leave such values"):
         write_json(tmp_path / "a.json", content)
     assert not names(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 from shared.data.digests import Digests
 from shared.errors import DataError
 from shared.evaluation.experiment import read_experiment
+from shared.record import cache_folder
 
 FILES = ("image", "mask", "fa", "planted")  # of a case
 ATLAS = "atlas.npz"  # beside the datalist, where a bundle has one
@@ -45,7 +46,7 @@ def data_record(
         (['P1'], False)
     """
     root = Path(dataset_dir)
-    digests = Digests(root if os.access(root, os.W_OK) else output)
+    digests = Digests(cache_folder(root) or output)
 
     def content(path: Path) -> str:
         try:

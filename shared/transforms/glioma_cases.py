@@ -37,7 +37,8 @@ class LoadGliomad(MapTransform):
     Args:
         atlas: whose grid the images must have.
         fa: also load the FA map, which every case then needs.
-        margin: mm about the tumour that are not taken for healthy.
+        margin: mm about the tumour that are not taken for healthy; None: the whole brain counts, with the tumour, as it
+            did for models trained before there was a margin.
 
     Shape:
         - ``data["image"]``: ``[C, X, Y, Z]`` float32, ``data["mask"]``: ``[1, X, Y, Z]`` bool, ``data["fa"]``:
@@ -49,7 +50,7 @@ class LoadGliomad(MapTransform):
             brain that is nearly all tumour or of one brightness.
     """
 
-    def __init__(self, atlas: TractAtlas, *, fa: bool = False, margin: float = MARGIN_MM):
+    def __init__(self, atlas: TractAtlas, *, fa: bool = False, margin: float | None = MARGIN_MM):
         super().__init__(["image"])
         self.atlas, self.fa, self.margin = atlas, fa, margin
         self._load = LoadCased(whole_allowed=False)
@@ -70,8 +71,10 @@ class LoadGliomad(MapTransform):
                 "that mask and images belong together, and that the images' background is 0"
             )
         image, mask = (np.asarray(convert_to_tensor(out[key], track_meta=False)) for key in ("image", "mask"))
-        spacing = np.linalg.norm(self.atlas.affine[:3, :3], axis=0)
-        healthy = distance_transform_edt(~mask[0], sampling=spacing) > self.margin
+        healthy = np.ones_like(mask[0])
+        if self.margin is not None:
+            spacing = np.linalg.norm(self.atlas.affine[:3, :3], axis=0)
+            healthy = distance_transform_edt(~mask[0], sampling=spacing) > self.margin
         out["image"] = torch.from_numpy(np.stack([standardised(one, healthy, patient) for one in image]))
         if self.fa:
             if not data.get("fa"):
@@ -125,6 +128,7 @@ class PrepareGliomad(MapTransform):
         threshold: probability above which a tract crosses a point.
         dilation: voxels by which tracts are grown for that.
         seed: of the voxel lists.
+        margin: not used here: of :class:`LoadGliomad`, since a model keeps both transforms' numbers in one section.
 
     Attributes:
         regions: the sampler of regions; tracts: of tracts; crop: the :class:`TumourCropd`, which counts what it clips.
@@ -148,6 +152,7 @@ class PrepareGliomad(MapTransform):
         threshold: float = 0.05,
         dilation: int = 1,
         seed: int = 0,
+        margin: float | None = None,
     ):
         super().__init__(["image"])
         self.regions = RegionSampler(atlas, num_voxels=num_voxels, seed=seed)

@@ -269,7 +269,7 @@ def test_a_read_only_cohort_keeps_its_digests_with_the_experiment(data, tmp_path
     usual = module.data_record(cases, data, tmp_path)
     assert (data / ".sha256.json").is_file() and not (tmp_path / ".sha256.json").exists()
     (data / ".sha256.json").unlink()
-    monkeypatch.setattr(module.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert module.data_record(cases, data, tmp_path) == usual
     assert (tmp_path / ".sha256.json").is_file() and not (data / ".sha256.json").exists()
 

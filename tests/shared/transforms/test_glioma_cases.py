@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, NormalizeIntensity
 from scipy.ndimage import distance_transform_edt
 
 from shared.data import GliomaCases, GliomaRows, collate_glioma
@@ -46,6 +46,15 @@ def test_volumes_are_standardised_over_the_healthy_brain_and_fa_is_loaded_where_
         np.testing.assert_allclose(volume, expected, atol=1e-5)
         assert abs(volume[(stored != 0) & (distance > 4)].mean()) < 1e-5 < abs(volume[stored != 0].mean())
     assert "fa" not in (LoadGliomad(atlas)(entries[0])).keys() - entries[0].keys()
+
+
+def test_a_model_from_before_the_margin_keeps_its_numbers(atlas, entries):
+    loaded = LoadGliomad(atlas, margin=None)(entries[0])["image"]
+    stored = torch.stack([torch.from_numpy(nib.load(path).get_fdata()).float() for path in entries[0]["image"]])
+    expected = NormalizeIntensity(nonzero=True, channel_wise=True)(stored)
+    np.testing.assert_allclose(loaded.numpy(), np.asarray(expected), atol=1e-5)
+    assert not torch.allclose(loaded, LoadGliomad(atlas)(entries[0])["image"], atol=1e-2)
+    assert PrepareGliomad(atlas, **SETTINGS, margin=4.0)(LoadGliomad(atlas)(entries[0]))["tract_rows"].shape == (5, 32)
 
 
 def test_a_far_tract_does_not_tell_the_volume_of_the_tumour(tmp_path):

@@ -409,7 +409,8 @@ def prepare_patient(
     from shared.visualize import registration_picture
 
     folder = output / files.patient
-    (folder / DONE).unlink(missing_ok=True)
+    for name in (DONE, "fa.nii.gz"):  # a map of an earlier run is none of this one's
+        (folder / name).unlink(missing_ok=True)
     start = time.perf_counter()
     tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
     native = read_patient(files, steps, tools)

@@ -15,7 +15,6 @@ Region names are read from --names (lines of "label name ..."), or from the text
 from __future__ import annotations
 
 import argparse
-import codecs
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data.digests import sha256
 from shared.data.prepare import positive_int, run_script, script_parser, write_manifest
+from shared.data.tables import decode
 from shared.errors import DataError
 from shared.io import disguise
 
@@ -35,15 +35,7 @@ def read_names(path: Path | None, parcellation: Path) -> dict[int, str] | None:
             return None
     if not path.is_file():
         raise DataError(f"{path}: no such file of region names")
-    content = path.read_bytes()
-    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        text = content.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", errors="replace")
-    rows = [line.split() for line in text.splitlines()]
+    rows = [line.split() for line in decode(path.read_bytes(), path)[0].splitlines()]
     names = {int(row[0]): row[1] for row in rows if len(row) >= 2 and row[0].isdigit()}
     if not names:
         raise DataError(f'{path}: has no line "label name"; give region names as "1 Precentral_L"')

@@ -14,24 +14,28 @@ Region names are read from --names (lines of "label name ..."), or from the text
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.prepare import positive_int, run_script, script_parser, sha256, write_manifest
+from shared.data.digests import sha256
+from shared.data.prepare import positive_int, run_script, script_parser, write_manifest
+from shared.data.tables import decode
 from shared.errors import DataError
+from shared.io import disguise
 
 
 def read_names(path: Path | None, parcellation: Path) -> dict[int, str] | None:
-    """Names by label from lines of "label name ..."; None where there is no such file."""
+    """Names by label from lines of "label name ..." (UTF-8, UTF-16 or Windows-1252); None where there is no file."""
     if path is None:
         path = parcellation.with_name(parcellation.name.removesuffix(".gz") + ".txt")
         if not path.is_file():
             return None
     if not path.is_file():
         raise DataError(f"{path}: no such file of region names")
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [line.split() for line in decode(path.read_bytes(), path)[0].splitlines()]
     names = {int(row[0]): row[1] for row in rows if len(row) >= 2 and row[0].isdigit()}
     if not names:
         raise DataError(f'{path}: has no line "label name"; give region names as "1 Precentral_L"')
@@ -54,22 +58,30 @@ def build(
     import numpy as np
 
     from shared.data.atlas import TractAtlas
+    from shared.data.prepare_glioma import orientation_problem
     from shared.data.streamlines import read_streamlines
 
     if output.suffix != ".npz":
         raise DataError(f"--output {output}: an atlas is written as .npz; name the file so")
     try:
+        if problem := disguise(parcellation) or orientation_problem(parcellation):
+            raise DataError(f"{parcellation}: {problem}")
         image = nib.load(parcellation)
         volume = np.asarray(image.dataobj)
     except FileNotFoundError as error:
         raise DataError(f"{parcellation}: no such parcellation; give a NIfTI file") from error
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise DataError(f"{parcellation}: cannot be read as NIfTI ({error}); check that the file is whole") from error
+    if volume.size != np.prod(volume.shape[:3]) or volume.ndim < 3:
+        raise DataError(
+            f"{parcellation}: has the shape {' x '.join(map(str, volume.shape))}, a parcellation has one label a voxel "
+            "(x, y, z); of a probabilistic atlas take the map of the most probable labels (often named maxprob)"
+        )
     region_names = read_names(names, parcellation)
     streamlines = read_streamlines(tractogram)
     atlas = TractAtlas.from_streamlines(
         streamlines,
-        volume.reshape(volume.shape[:3]) if volume.size == np.prod(volume.shape[:3]) else volume,
+        volume.reshape(volume.shape[:3]),
         image.affine,
         labels=labels,
         names=region_names,
@@ -101,6 +113,14 @@ def build(
     return figures
 
 
+def millimetres(text: str) -> float:
+    """Type of a distance: a number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and build."""
     parser = script_parser(__doc__)
@@ -111,7 +131,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--names", type=Path, help='text file of lines "label name" (default: beside the parcellation)')
     parser.add_argument("--min-streamlines", type=positive_int, default=3, help="of a tract (default: %(default)s)")
     parser.add_argument(
-        "--endpoint-tolerance", type=float, default=2.0, help="mm from an end to its region (default: %(default)s)"
+        "--endpoint-tolerance",
+        type=millimetres,
+        default=2.0,
+        help="mm from an end to its region (default: %(default)s)",
     )
     parser.add_argument(
         "--passing", action="store_true", help="join the regions a streamline runs through, not only those at its ends"
@@ -121,4 +144,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

@@ -54,4 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

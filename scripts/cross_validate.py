@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Cross-validate a bundle, whatever its method: train and evaluate it in every fold, pool the patients, write a table.
 
-Folds that are done are not run again: an interrupted experiment goes on with the same command. Of patches, those of a
+Folds that are done are not run again: an interrupted experiment goes on with the same command. Where an image, a label
+or a setting changed meanwhile, it is refused. Of patches, those of a
 patient are left out together, a validation section joins the training section, and the testing section stays apart.
 
     python scripts/cross_validate.py ircl_mvi --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --config cpu
@@ -91,6 +92,7 @@ def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path,
 def cross_validate(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
     from shared.evaluation.bundle_config import config_digest, find_bundle, find_config, merge_configs, parse_overrides
+    from shared.evaluation.data_record import check_same_data, data_record, named_files
     from shared.evaluation.experiment import write_experiment, write_results
     from shared.evaluation.folds import Fold
     from shared.evaluation.processes import FoldRun, run_environment, run_folds
@@ -113,6 +115,9 @@ def cross_validate(args: argparse.Namespace) -> Path:
     name = args.name or "_".join(parts) or "default"
     output = Path(args.output or bundle / "eval" / "cross_validation" / name).resolve()
     source = Path(args.reuse).resolve() if args.reuse else None
+    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
+    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+    files = named_files(overrides, cwd)
     cases = [{key: value for key, value in case.items() if key != "fold"} for case in rows.datalist["training"]]
     settings = {
         "bundle": bundle.name,
@@ -121,10 +126,13 @@ def cross_validate(args: argparse.Namespace) -> Path:
         "folds": args.folds,
         "shuffle_labels": args.shuffle_labels,
         "training": hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()[:16],
+        "data": data_record(rows.datalist["training"], args.dataset_dir, output, files=files),
         "reuse": str(source) if source else None,
         **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
     }
     command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
+    if source:
+        check_same_data(source, settings["data"])
     write_experiment(output, title=args.title or name, command=command, settings=settings)
 
     folds = []
@@ -139,8 +147,6 @@ def cross_validate(args: argparse.Namespace) -> Path:
             fold.folder.mkdir(exist_ok=True)
             folds.append(fold)
 
-    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     environment = run_environment(args.threads)
     waiting = [fold for fold in folds if not fold.done()]
 
@@ -175,4 +181,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

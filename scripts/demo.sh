@@ -40,7 +40,7 @@ monai() { # CONFIG[,CONFIG...] OPTION...: run the bundle with these configs merg
 case "$bundle" in
 ircl_mvi)
     data=data/phantom
-    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_cohort.py --output "$data"
+    run python scripts/make_phantom_cohort.py --output "$data" # says so where they are there already
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
     monai train,cpu,phantom "${places[@]}"
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
@@ -50,7 +50,7 @@ ircl_mvi)
     ;;
 sscl_crc)
     data=data/phantom_patches
-    [ -f "$data/datalist.json" ] || run python scripts/make_phantom_patches.py --output "$data"
+    run python scripts/make_phantom_patches.py --output "$data" # says so where they are there already
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
     monai train,cpu,phantom "${places[@]}"
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"

@@ -13,6 +13,7 @@ done again.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,20 @@ def make_data(args: argparse.Namespace, data: Path) -> dict[str, str]:
     if patches:
         lists |= {PUBLIC: str(data / PUBLIC / "datalist.json")}
     return lists
+
+
+def data_of(lists: dict[str, str], output: Path) -> dict[str, str]:
+    """What the sites' and the public patients' files hold."""
+    from shared.evaluation.data_record import data_record
+
+    found = {}
+    for name in sorted({"pooled", PUBLIC} & set(lists)):
+        content = json.loads(Path(lists[name]).read_text(encoding="utf-8"))
+        cases = [case for part in ("training", "testing", "unlabelled") for case in content.get(part, [])]
+        cases = [{**case, "patient": f"{name} {case['patient']}"} for case in cases]
+        root = output / "data" / PUBLIC if name == PUBLIC else output / "data"
+        found |= data_record(cases, root, output)
+    return found
 
 
 def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -> dict[str, Any]:
@@ -223,8 +238,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             if find_spec("nvflare") is None:
                 raise DataError("NVFlare is not there: pip install -r requirements-federated.txt, or --engine plain")
-        write_experiment(output, title=f"{args.bundle}, federated", command=command, settings=settings)
+        # where there are results, all data are there, too: nothing of another run's is made before it is refused
         lists = make_data(args, output / "data")
+        settings["data"] = data_of(lists, output)
+        write_experiment(output, title=f"{args.bundle}, federated", command=command, settings=settings)
         overrides = overridden(args, ("train", "cpu", "phantom"), bundle)
         arms = fine_tuning if args.bundle == "sscl_crc" else stage_one
         print(report(args, arms(args, output, lists, overrides), output, command))
@@ -237,4 +254,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

@@ -30,12 +30,13 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from shared.data.phantom_brains import SIGNS  # noqa: E402
 from shared.errors import DataError  # noqa: E402
 from shared.evaluation.glioma_controls import UNIMODAL  # noqa: E402
 from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
-from shared.io import write_csv, write_text  # noqa: E402
+from shared.io import write_csv, write_json, write_text  # noqa: E402
 
 WHOLE = "whole"
 NETWORK, GRAPH = ("nodes", "edges"), ("nodes", "edges", "contrast")  # stages that a run may take from the whole's
@@ -97,7 +98,7 @@ ANSWERS = {
     "probability": "population graph",
 }
 GROUPS = ("encoders", "modules", "graphs", "backbones")
-EXPLAINED = "explained"
+EXPLAINED, DONE = "explained", "done.json"
 # by sign its encoder, the part of the explanation that is scored, what was planted there, and which scores are shown
 SCORED = {
     "shape": ("points", "surface", "spicules", ("average_precision", "energy_ratio", "pointing")),
@@ -249,8 +250,10 @@ def explain(args: argparse.Namespace, sign: str) -> None:
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     for seed, number in itertools.product(args.seeds, range(args.folds)):
         folder = args.output / sign / encoder / f"seed{seed}" / f"fold{number}"
-        if (folder / EXPLAINED / "localisation.json").is_file():
+        mark = explanation_mark(folder, configs, overrides)
+        if (folder / EXPLAINED / "localisation.json").is_file() and mark == _read(folder / EXPLAINED / DONE):
             continue
+        (folder / EXPLAINED / DONE).unlink(missing_ok=True)
         print(f"{sign}: explanations of seed {seed}, fold {number}", flush=True)
         values = {"dataset_dir": args.dataset_dir, "datalist_file": folder.parent / "datalist.json", "fold": number}
         values |= {"seed": seed, "ckpt_dir": folder / "models", "output_dir": folder / EXPLAINED}
@@ -260,6 +263,29 @@ def explain(args: argparse.Namespace, sign: str) -> None:
         environment = run_environment(args.threads or os.cpu_count() or 1)
         if code := logged(command, path, cwd=cwd, env=environment, stderr=subprocess.STDOUT):
             raise DataError(f"explaining seed {seed}, fold {number} of {sign} ended with status {code}: see {path}")
+        write_json(folder / EXPLAINED / DONE, mark)
+
+
+def explanation_mark(folder: Path, configs: Sequence[Path], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """What a fold's explanations depend on: its model, its data as its experiment recorded them, the configs."""
+    from shared.data.digests import sha256
+    from shared.evaluation.bundle_config import config_digest
+
+    model, experiment = folder / "models" / "model.pt", _read(folder.parents[1] / "experiment.json") or {}
+    return {
+        "model": sha256(model) if model.is_file() else None,
+        "data": (experiment.get("settings") or {}).get("data"),
+        "configs": {path.name: config_digest(path) for path in configs},
+        "overrides": dict(overrides),
+    }
+
+
+def _read(path: Path) -> Any:
+    """Content of a JSON file, None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def explanation_table(output: Path, *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:
@@ -327,4 +353,6 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

@@ -156,6 +156,7 @@ def fit_forests(args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping
 def label_efficiency(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
     from shared.evaluation.bundle_config import config_digest, find_bundle, find_config, merge_configs, parse_overrides
+    from shared.evaluation.data_record import data_record, named_files
     from shared.evaluation.experiment import write_experiment
     from shared.evaluation.label_efficiency import take_checkpoint
     from shared.evaluation.processes import FoldRun, run_environment, run_folds
@@ -172,16 +173,19 @@ def label_efficiency(args: argparse.Namespace) -> Path:
 
     args.dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
     datalist, training, held = read(args)
+    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
+    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in [*configs["scratch"], configs["evaluate"]]}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "section": args.section}
     settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
+    cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
+    cases = [case for case in cases if isinstance(case, dict) and "image" in case]
+    settings["data"] = data_record(cases, args.dataset_dir, output, files=named_files(overrides, cwd))
     command = shlex.join(["python", "scripts/label_efficiency.py", *args.argv])
     write_experiment(output, title=args.title, command=command, settings=settings)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
-    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     environment, pretraining_of = run_environment(args.threads), {run.draw: run for run in pretrainings}
     trained = [run for run in tested if run.arm != FOREST]
     needed_draws = {run.draw for run in trained if run.arm == ARMS[0] and not run.done()}
@@ -244,4 +248,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom_anatomy, phantom_brains
+from shared.data.digests import sha256
 from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, TRACTS, bayes_auc, draw_patients, paint_patient
 from shared.data.prepare import (
     DATALIST,
@@ -40,7 +41,7 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
-    sha256,
+    seal_phantom,
     write_datalist,
     write_manifest,
 )
@@ -121,7 +122,7 @@ def make_cohort(
         row |= told
         cases.append(case)
     write_csv(output / "signs.csv", rows)
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         planted_codes=PLANTED,
@@ -144,7 +145,7 @@ def make_cohort(
         write_datalist(output, file=f"datalist_{sign}.json", classes=classes, **about, **relabelled)
     # the last: where it is there, everything is
     write_datalist(output, classes=CLASSES, **about, **sections)
-    return manifest
+    return seal_phantom(output)
 
 
 def write_patient(
@@ -235,4 +236,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom
+from shared.data.digests import sha256
 from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
 from shared.data.prepare import (
     DATALIST,
@@ -33,7 +34,7 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
-    sha256,
+    seal_phantom,
     write_datalist,
     write_manifest,
 )
@@ -115,7 +116,7 @@ def make_cohort(
         labels = [row["label"] for row in chosen]
         return round(float(roc_auc_score(labels, [r[column] for r in chosen])), 3) if len(set(labels)) == 2 else None
 
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         pattern_codes=PATTERNS,
@@ -134,7 +135,7 @@ def make_cohort(
         testing=cases[patients:],
         planted_visible={name: visible_codes(name) for name in names},
     )
-    return manifest
+    return seal_phantom(output)
 
 
 def report(manifest: dict, options: dict) -> None:
@@ -169,4 +170,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data import phantom_cells, phantom_glands, phantom_patches
+from shared.data.digests import sha256
 from shared.data.phantom_patches import ANNOTATORS, CLASSES, PLANTED, annotate, draw_slide, label_noise, paint_patch
 from shared.data.prepare import (
     DATALIST,
@@ -27,7 +28,7 @@ from shared.data.prepare import (
     positive_int,
     run_script,
     script_parser,
-    sha256,
+    seal_phantom,
     software_versions,
     write_datalist,
     write_manifest,
@@ -135,7 +136,7 @@ def make_patches(
             return None
         return round(float(roc_auc_score([row["label"] for row in chosen], [row["serrated"] for row in chosen])), 4)
 
-    manifest = write_manifest(
+    write_manifest(
         output,
         phantom=recipe,
         versions=software_versions(("numpy", "scipy", "scikit-image", "pillow", "scikit-learn")),
@@ -148,7 +149,7 @@ def make_patches(
         auc_best_reader_drawn={section: auc_of(section) for section in ("training", "testing")},
     )
     write_datalist(output, name="phantom crypts", classes=CLASSES, **parts)
-    return manifest
+    return seal_phantom(output)
 
 
 def report(manifest: dict, output: Path) -> None:
@@ -184,4 +185,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

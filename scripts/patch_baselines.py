@@ -144,14 +144,13 @@ class Patches:
 
 def methods(args: argparse.Namespace, patches: Patches) -> dict[str, tuple[str, Callable[[int], Any]]]:
     """Return name -> (title, from a seed to the features of all patches)."""
-    import hashlib
-
+    from shared.data.digests import sha256
     from shared.evaluation.patch_probes import imagenet_encoder, pretrained_encoder, random_encoder
 
-    def digest(path: str) -> str:
+    def digest(path: str | Path) -> str:
         if not Path(path).is_file():
             raise CheckpointError(f"There is no file {path}.")
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return sha256(path)
 
     found: dict[str, tuple[str, Callable[[int], Any]]] = {}
     if "forest" in args.methods:
@@ -174,7 +173,9 @@ def methods(args: argparse.Namespace, patches: Patches) -> dict[str, tuple[str, 
         if "pretrained" in args.methods:
             found["pretrained"] = ("pretrained encoder, linear probe", pretrained)
     if "imagenet" in args.methods:
+        beside = Path(args.imagenet).with_suffix(".json")  # settings that the weights do not show
         key = {"weights": digest(args.imagenet), "stages": args.imagenet_stages}
+        key |= {"settings": digest(beside)} if beside.is_file() else {}
 
         def imagenet(seed: int) -> Any:
             encoder = lambda: imagenet_encoder(args.imagenet, stages=args.imagenet_stages)  # noqa: E731
@@ -204,9 +205,14 @@ def predict(name: str, features: Any, patches: Patches, train: Any, test: Any, s
     ]
 
 
-def recorded(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def recorded(name: str, args: argparse.Namespace, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what must be the same for all results in a control's folder."""
-    tested = {"folds": args.folds} if args.folds else {"section": args.section, "fold": args.fold}
+    from shared.evaluation.data_record import data_record, named_files
+
+    tested: dict[str, Any] = {"folds": args.folds} if args.folds else {"section": args.section, "fold": args.fold}
+    weights = {"pretrained": args.checkpoint, "imagenet": args.imagenet}.get(name)
+    given = {"weights": weights, "weights' settings": weights and Path(weights).with_suffix(".json")}
+    tested["data"] = data_record(entries, args.dataset_dir, args.output, files=named_files(given, Path()))
     if name == "forest":
         return {**tested, "trees": args.trees}
     if name == "imagenet":
@@ -241,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
     patches = Patches(training + held, args)
     every, count = np.arange(len(patches.entries)), len(training)
     for name, (title, features) in methods(args, patches).items():
-        write_experiment(output / name, title=title, command=command, settings=recorded(name, args))
+        write_experiment(output / name, title=title, command=command, settings=recorded(name, args, patches.entries))
         rows = []
         for seed in args.seeds:
             table = features(seed)
@@ -275,4 +281,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from shared.errors import run_main
+
+    run_main(main)

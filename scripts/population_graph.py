@@ -103,13 +103,16 @@ def run(args: Namespace) -> None:
     folds = {seed: stratified_folds(patients, table.labels.tolist(), args.folds, seed) for seed in args.seeds}
     output, command = Path(args.output).resolve(), shlex.join(["python", "scripts/population_graph.py", *args.argv])
     content = table.features.tobytes() + table.labels.tobytes() + table.covariates.tobytes() + table.grade.tobytes()
-    digest = hashlib.sha256(content + "\n".join(patients).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        content + "\n".join([*patients, *table.feature_names, *table.covariate_names]).encode()
+    ).hexdigest()[:16]
     done, tables = 0, {}
     total = len(methods) * len(args.seeds) * args.folds
     with tqdm(total=total, desc="population graph", unit="fold", dynamic_ncols=True) as bar:
         for name, method in methods.items():
             settings = {"folds": args.folds, "tables": digest, **method.settings()}
             settings |= {"epochs": args.epochs} if method.model == "gat" else {}
+            settings |= {"prefixes": [args.tumour_prefix, args.brain_prefix]} if method.variant else {}
             write_experiment(output / name, title=method.title, command=command, settings=settings)
             rows = []
             for seed in args.seeds:
@@ -159,4 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

@@ -8,18 +8,20 @@ words are named by --positive and --negative; columns age and grade are kept whe
 Steps, in the paper's order: co-registration to T1c where grids differ, skull strip (images come stripped, or with brain
 masks, or by --strip-command), N4, histogram matching to one patient's brightness, edge-preserving smoothing,
 registration to MNI152 with the tumour left out of the metric (antspyx; without it SimpleITK's affine, which says so).
---no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy). A patient who is
-done is not done again.
+--no-* leaves a step out. FA maps are made where a patient has *dwi.nii.gz with .bval and .bvec (dipy); a ready one
+(*_FA.nii.gz) on T1c's grid is taken as it is. A patient who is done is not done again.
 
     python scripts/prepare_glioma.py /data/brats labels.csv --output data/glioma_idh --jobs 4 --test-fraction 0.2
     python scripts/prepare_glioma.py /data/new --inference --output data/new \\
-        --histogram-reference data/glioma_idh/histogram_reference.json
-Look at OUTPUT/qc/*.png and at what registration.csv flags.
+        --model bundles/glioma_idh/models
+New patients (--inference) are prepared as the patients of the model were: training keeps settings and brightness beside
+model.pt. Look at OUTPUT/qc/*.png and at what registration.csv flags.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from pathlib import Path
@@ -38,22 +40,25 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
+from shared.data.digests import Digests, sha256
 from shared.data.label_words import IDH_WORDS
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
+from shared.data.preparation_record import PREPARATION, REFERENCE, check_preparation, read_preparation
 from shared.data.prepare import (
+    DATALIST,
+    MANIFEST,
     begin,
     positive_int,
     read_table,
     run_script,
     script_parser,
-    sha256,
     software_versions,
     write_datalist,
     write_manifest,
 )
 from shared.errors import DataError
-from shared.io import write_csv
+from shared.io import write_csv, write_json
 
 WORDS = {
     "T1": ("T1", "t1n", "t1w", "t1 pre", "t1pre"),
@@ -84,8 +89,8 @@ def refuse_tiffs(folder: Path) -> None:
 
 def extra_files(
     patient: str, others: list[Path], brain_pattern: str | None
-) -> tuple[Path | None, tuple | None, list[str]]:
-    """Brain mask and diffusion files among a patient's remaining files, and what is wrong with them."""
+) -> tuple[Path | None, tuple | None, Path | None, list[str]]:
+    """Brain mask, diffusion files and ready FA map among a patient's remaining files, and what is wrong with them."""
     problems = []
     if brain_pattern:
         brains = [path for path in others if path.match(brain_pattern)]
@@ -109,7 +114,13 @@ def extra_files(
             problems.append(f"{patient}: {path.name} needs both {beside[0].name} and {beside[1].name} beside it")
     if len(diffusion) > 1:
         problems.append(f"{patient}: has {len(diffusion)} diffusion images; keep one")
-    return (brains or [None])[0], (diffusion or [None])[0], problems
+    named = re.compile(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", re.IGNORECASE)  # a name may hold the word
+    used = {*brains, *(path for one in diffusion for path in one)}
+    maps = [path for path in others if path not in used and has_words(named.sub("", stem(path)), "fa")]
+    if len(maps) > 1 and not diffusion:
+        names = ", ".join(path.name for path in maps)
+        problems.append(f"{patient}: {len(maps)} files may be the FA map ({names}); keep one, or give --no-fa")
+    return (brains or [None])[0], (diffusion or [None])[0], (maps or [None])[0] if not diffusion else None, problems
 
 
 def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[str], list[str]]:
@@ -118,6 +129,7 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
     Raises:
         DataError: with every problem found.
     """
+    from shared.data.checks import image_header_problem
     from shared.data.prepare_glioma import PatientFiles, orientation_problem
 
     refuse_tiffs(options.folder)
@@ -127,9 +139,12 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         if patient["mask_file"] is None:
             problems.append(f"{name}: has no tumour mask; add it, or correct --mask-pattern")
             continue
-        brain, diffusion, found = extra_files(name, patient["others"], options.brain_mask_pattern)
+        brain, *maps, found = extra_files(name, patient["others"], options.brain_mask_pattern)
         problems += found
-        paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion if options.fa else None)
+        diffusion, fa = maps if options.fa else (None, None)
+        if fa is not None and (problem := image_header_problem(fa)[0] or orientation_problem(fa)):
+            problems.append(f"{name}: {fa}: {problem}")
+        paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion, fa)
         patient["paths"] = paths
         unused += [path.relative_to(options.folder).as_posix() for path in patient["others"] if path not in paths.all()]
     if problems:
@@ -153,7 +168,7 @@ def prepare(options: argparse.Namespace) -> None:
         DataError: with every problem found.
     """
     from shared.data.prepare_cohort import cohort_reference, flag_outliers, prepare_cohort
-    from shared.data.prepare_glioma import DONE, Steps, choose_method, load_tools
+    from shared.data.prepare_glioma import DONE, Steps, choose_method, load_tools, preparation_of
 
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
@@ -167,8 +182,9 @@ def prepare(options: argparse.Namespace) -> None:
     options.told = []
     if unused:
         print(
-            f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI: {len(unused)} images "
-            f"({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''})"
+            f"not read, being none of {', '.join(options.modalities)}, mask, brain mask, DWI (with .bval and .bvec), "
+            f"FA: {len(unused)} images ({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}); a sequence under "
+            'another name is read by --pattern SEQUENCE="..."'
         )
     steps = Steps(
         sequences=tuple(options.modalities),
@@ -181,7 +197,7 @@ def prepare(options: argparse.Namespace) -> None:
         template=str(options.template.resolve()) if options.template else None,
         already_mni=options.already_mni,
         mask_labels=tuple(int(label) for label in options.mask_labels),
-        fa=any(patient["paths"].dwi for patient in patients.values()),
+        fa=any(patient["paths"].dwi or patient["paths"].fa for patient in patients.values()),
         seed=options.seed,
     )
     known = [{"patient": name, **({"label": p["label"]} if "label" in p else {})} for name, p in patients.items()]
@@ -189,12 +205,16 @@ def prepare(options: argparse.Namespace) -> None:
     tools = load_tools(steps)  # what is not installed is said before anything is done
     if tools is not None and not steps.already_mni:
         print(f"registration: {tools.method}" + (f"; {tools.note}" if tools.note else ""))
-    begin(options.output)
+    digests = Digests(options.output)
+    record = preparation_of(steps, digests)
+    if options.inference:
+        for line in check_model(options, record):
+            print(line)
+    begin(options.output, (DATALIST, MANIFEST, PREPARATION))
     paths = [patient["paths"] for patient in patients.values()]
-    reference = cohort_reference(
-        paths, steps, options.output, file=options.histogram_reference, patient=options.reference_patient
-    )
-    rows, failed = prepare_cohort(paths, steps, options.output, reference, jobs=options.jobs)
+    given = {"file": options.histogram_reference, "patient": options.reference_patient}
+    reference = cohort_reference(paths, steps, options.output, **given, digests=digests)
+    rows, failed = prepare_cohort(paths, steps, options.output, reference, digests=digests, jobs=options.jobs)
     rows = flag_outliers(rows)
     columns = [key for key in rows[0] if key != "kept"] if rows else []
     write_csv(options.output / "registration.csv", [{key: row[key] for key in columns} for row in rows], columns)
@@ -206,7 +226,7 @@ def prepare(options: argparse.Namespace) -> None:
         name = row["patient"]
         case = {"patient": name, "image": [f"{name}/{file_name(m)}.nii.gz" for m in options.modalities]}
         case["mask"] = f"{name}/mask.nii.gz"
-        if steps.fa and (options.output / name / "fa.nii.gz").is_file() and patients[name]["paths"].dwi:
+        if patients[name]["paths"].dwi or patients[name]["paths"].fa:
             case["fa"] = f"{name}/fa.nii.gz"
         covariates = {key.casefold(): value for key, value in patients[name].get("covariates", {}).items()}
         case |= {"label": patients[name]["label"]} if "label" in patients[name] else {}
@@ -216,7 +236,7 @@ def prepare(options: argparse.Namespace) -> None:
     lacking = without_covariates(cases, [name.casefold() for name in options.covariates])
     sources = {options.labels.name: sha256(options.labels)} if options.labels else {}
     for patient in kept.values():
-        sources |= {path.relative_to(options.folder).as_posix(): sha256(path) for path in patient["paths"].all()}
+        sources |= {path.relative_to(options.folder).as_posix(): digests(path) for path in patient["paths"].all()}
     write_manifest(
         options.output,
         sources=sources,
@@ -232,6 +252,7 @@ def prepare(options: argparse.Namespace) -> None:
         not_read=unused,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
+    write_json(options.output / PREPARATION, record)
     write_datalist(
         options.output,
         name=options.name or options.folder.resolve().name,
@@ -248,6 +269,36 @@ def prepare(options: argparse.Namespace) -> None:
     flagged = [row["patient"] for row in rows if row["flags"]]
     if flagged:
         print(f"look at the pictures in {options.output / 'qc'} of {', '.join(flagged)}: registration.csv says why")
+
+
+def check_model(options: argparse.Namespace, record: dict) -> list[str]:
+    """What is to be told of how the model's patients were prepared, against these.
+
+    Raises:
+        DataError: they were prepared otherwise.
+    """
+    folder = options.model or (options.histogram_reference and options.histogram_reference.resolve().parent)
+    trained = folder and read_preparation(folder)
+    return check_preparation(trained, record, folder) if trained else []
+
+
+def take_over(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Make a model's settings the defaults: what is given and differs is seen later, and refused."""
+    try:
+        record = read_preparation(folder)
+    except DataError as error:
+        parser.error(str(error))
+    if record is None:
+        parser.error(
+            f"--model {folder}: has no {PREPARATION}: it was trained on images that this script did not prepare (or "
+            "before it kept a record); give --histogram-reference FILE or --no-histogram-matching"
+        )
+    defaults = {"modalities": record["sequences"], **{key: record[key] for key in ("n4", "histogram", "smoothing")}}
+    if record["registration"] != "none":
+        defaults["registration"] = record["registration"]
+    if record["histogram"]:
+        defaults["histogram_reference"] = folder / REFERENCE
+    parser.set_defaults(**defaults)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -279,6 +330,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--strip-command", help='strips the skull of T1c, as "hd-bet -i {input} -o {output}"')
     add("--no-n4", dest="n4", action="store_false", help="leave the bias field")
     add("--no-histogram-matching", dest="histogram", action="store_false", help="leave brightness as it is")
+    add("--model", type=Path, help="folder of the model.pt that predicts them: prepare as its patients were")
     add("--histogram-reference", type=Path, help="histogram_reference.json of the training cohort, for new patients")
     add("--reference-patient", help="whose brightness is the standard (the first who can be read)")
     add("--no-smoothing", dest="smoothing", action="store_const", const=0.0, default=1.0, help="leave the noise")
@@ -287,6 +339,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--already-mni", action="store_true", help="the images lie on the MNI152 2 mm grid: register nothing")
     add("--no-fa", dest="fa", action="store_false", help="make no FA maps")
     options = parser.parse_args(arguments)
+    if options.model:
+        if not options.inference or options.histogram_reference or options.reference_patient:
+            parser.error("--model goes with --inference, without --histogram-reference and --reference-patient")
+        take_over(parser, options.model)
+        options = parser.parse_args(arguments)
+    if options.inference and options.histogram and not options.histogram_reference:
+        parser.error(
+            "--inference needs --model FOLDER (of model.pt), --histogram-reference FILE (the training cohort's) or "
+            "--no-histogram-matching: else the first new patient's brightness would be the standard"
+        )
     given = options.covariates
     options.covariates = given or []
     check_options(parser, options)
@@ -316,4 +378,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

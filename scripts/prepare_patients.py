@@ -33,13 +33,13 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
+from shared.data.digests import sha256
 from shared.data.matching import MASK_WORDS, file_ending, file_name
 from shared.data.prepare import (
     begin,
     place_file,
     run_script,
     script_parser,
-    sha256,
     write_datalist,
     write_manifest,
 )
@@ -141,4 +141,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

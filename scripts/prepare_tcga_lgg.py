@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.data.cell_numbers import read_numbers
 from shared.data.clutter import is_clutter
+from shared.data.digests import sha256
 from shared.data.label_words import Words, zero_or_one
 from shared.data.labels import read_labels
 from shared.data.names import clean, look_alikes
@@ -30,7 +31,6 @@ from shared.data.prepare import (
     run_script,
     save_nifti,
     script_parser,
-    sha256,
     write_datalist,
     write_manifest,
 )
@@ -280,4 +280,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

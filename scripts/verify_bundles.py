@@ -9,4 +9,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shared.packaging.verify import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from shared.errors import run_main
+
+    run_main(main)

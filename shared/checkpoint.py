@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shared.errors import CheckpointError
-from shared.io import atomic_path
+from shared.io import atomic_path, disguise
 
 _RETIRED = ("seen",)  # buffers that older versions wrote
 _FIXED = ("edge_index",)  # buffers that belong to the network's structure: loading must not replace them
@@ -45,6 +45,8 @@ def load_checkpoint(path: str | os.PathLike, *, hint: str = "", device: Any = "c
     """
     if not Path(path).is_file():
         raise CheckpointError(f"There is no checkpoint {path}. {hint}".strip())
+    if found := disguise(path):
+        raise CheckpointError(f"{path} {found}.")
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

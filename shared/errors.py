@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any, NoReturn
 
 
 class DataError(ValueError):
@@ -28,6 +31,41 @@ class DataError(ValueError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or does not fit the network it is loaded into."""
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line for who runs a script: of a file that cannot be used, the file first.
+
+    Example:
+        >>> describe(PermissionError(13, "Permission denied", "labels.csv"))
+        'labels.csv: Permission denied'
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def run_main(main: Callable[[], Any]) -> NoReturn:
+    """Run a script's ``main`` and exit with what it returns; what a user or a file caused ends it with a line.
+
+    Where nobody reads the output any more (``| head``) it ends with 141 and no word, as a shell's own commands do.
+    """
+    try:
+        try:
+            status = main()
+        except SystemExit as end:
+            status = end.code
+        except KeyboardInterrupt:
+            status = 130
+        except BrokenPipeError:
+            raise
+        except (DataError, CheckpointError, OSError) as error:
+            status = f"error: {describe(error)}"
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+        status = 141
+    sys.exit(status)
 
 
 def plain_errors() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from shared.errors import DataError
 
 
 @contextmanager
@@ -36,6 +39,30 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def disguise(path: str | os.PathLike) -> str | None:
+    """What a file is that stands in another's place, and what to do; None where nothing shows.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model.pt"
+        >>> _ = path.write_text("version https://git-lfs.github.com/spec/v1\\noid sha256:4d7a\\nsize 12\\n")
+        >>> disguise(path)
+        'is a pointer of Git LFS, not the file itself; fetch that with git lfs pull'
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return None
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        return "is a pointer of Git LFS, not the file itself; fetch that with git lfs pull"
+    if b"/annex/objects/" in head and b"\0" not in head:
+        return "is a pointer of git-annex, not the file itself; fetch that with git annex get"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page (HTML), such as a login or an error, not the file itself; download that again"
+    return None
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
@@ -43,8 +70,32 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically; NaN is refused (it is not JSON)."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write ``content`` as indented JSON, atomically.
+
+    Raises:
+        DataError: naming where NaN or infinity is, for which JSON has no number.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        places = _not_finite(content)
+        if not places:
+            raise
+        shown = ", ".join([*places[:5], *(["..."] if places[5:] else [])])
+        raise DataError(
+            f"{path} cannot hold NaN or infinity (not JSON compliant), which {shown} are; leave such values out of the "
+            "tables or the datalist"
+        ) from error
+    write_text(path, text + "\n")
+
+
+def _not_finite(content: Any, place: str = "") -> list[str]:
+    """Where numbers are not finite: keys joined by dots."""
+    if isinstance(content, float):
+        return [] if math.isfinite(content) else [place or "the value"]
+    listed = isinstance(content, list | tuple)
+    items = content.items() if isinstance(content, Mapping) else enumerate(content) if listed else ()
+    return [found for key, value in items for found in _not_finite(value, f"{place}.{key}" if place else str(key))]
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:

@@ -132,7 +132,7 @@ def test_paths_in_the_pages_exist(page):
     text = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     named = re.findall(r"(?<![\w/])((?:scripts|shared|tests|bundles)/[\w/.-]*\w)", text)
-    made_later = re.compile(r"bundles/\w+/(models|eval)/")
+    made_later = re.compile(r"bundles/\w+/(models|eval)\b")
     wanted = {path for path in [*links, *named] if path and not made_later.match(path)}
     missing = sorted(path for path in wanted if not (ROOT / path).exists())
     assert not missing

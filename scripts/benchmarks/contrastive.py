@@ -217,4 +217,6 @@ def ratio(finding: type, quantity: str, at: dict, value: float, limit: float | N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from shared.errors import run_main
+
+    run_main(main)

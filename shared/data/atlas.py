@@ -15,7 +15,7 @@ import numpy as np
 from shared.data.atlas_checks import atlas_problems
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.errors import DataError
-from shared.io import atomic_path
+from shared.io import atomic_path, disguise
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -195,6 +195,8 @@ class TractAtlas:
         path = Path(path)
         if not path.is_file():
             raise DataError(f"{path}: no such tract atlas; make one with scripts/build_tract_atlas.py")
+        if found := disguise(path):
+            raise DataError(f"{path}: {found}")
         try:
             with np.load(path, allow_pickle=False) as content:
                 missing = [name for name in _ARRAYS if name not in content]

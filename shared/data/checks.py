@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.data.names import nfc
 from shared.errors import DataError
+from shared.io import disguise
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def image_header_problem(path: str | os.PathLike) -> tuple[str | None, tuple | N
     path = Path(path)
     if not path.is_file():
         return "file not found", None
+    if found := disguise(path):
+        return found, None
     try:
         image = nib.load(path)
         shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine, float)

@@ -6,9 +6,10 @@ import importlib
 import os
 from typing import Any
 
-from shared.data.mni import Volume
+from shared.data.mni import Volume, load_volume
 from shared.errors import DataError
 
+HIGHEST = 1.25  # an FA map's largest value: sqrt(3 / 2), where a fitted tensor has negative eigenvalues
 _INSTALL = "pip install dipy, or leave the diffusion images out with --no-fa"
 
 
@@ -67,6 +68,21 @@ def fractional_anisotropy(
     fitted = reconstruction.TensorModel(table).fit(array, mask=head)
     found = np.where(head, np.clip(np.nan_to_num(fitted.fa), 0, 1), 0).astype(np.float32)
     return _upright(found, image.affine), _upright(base, image.affine)
+
+
+def ready_fa(path: str | os.PathLike) -> Volume:
+    """An FA map that another program made, at most 1, in RAS order; NaN becomes 0.
+
+    Raises:
+        DataError: its values are no FA: below 0, or above what noise makes of 1.
+    """
+    import numpy as np
+
+    volume = load_volume(path)
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low < 0 or not 0 < high <= HIGHEST:
+        raise DataError(f"{path}: FA lies in 0 to 1, its values in {low:g} to {high:g}; give another map or --no-fa")
+    return Volume(np.minimum(volume.array, 1.0), volume.affine)
 
 
 def _upright(array: Any, affine: Any) -> Volume:

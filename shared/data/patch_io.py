@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from shared.data.jpeg_check import jpeg_damage, tiff_jpeg_damage
 from shared.errors import DataError
+from shared.io import disguise
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> DataError:
+    if found := disguise(path):
+        return DataError(f"{path}: {found}.")
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, Image.UnidentifiedImageError):
         reason = "its contents are of another format" if Path(path).stat().st_size else "it is empty"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from shared.data.clutter import is_clutter
 from shared.data.digests import sha256 as sha256
 from shared.data.tables import read_table as read_table
 from shared.data.tables import rows_by_patient as rows_by_patient
-from shared.errors import DataError
+from shared.errors import CheckpointError, DataError, describe
 from shared.io import atomic_path, write_json
 
 DATALIST = "datalist.json"
@@ -50,8 +51,10 @@ def run_script(action: Callable[[], Any]) -> int:
     """
     try:
         action()
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # nobody reads any more: run_main ends the script
+    except (DataError, CheckpointError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -188,7 +191,7 @@ def begin(output: str | os.PathLike, files: Sequence[str] = (DATALIST, MANIFEST)
 
 
 def phantom_is_there(output: str | os.PathLike, recipe: Mapping[str, Any]) -> bool:
-    """Whether a folder already holds the phantoms of this very recipe, as its manifest says.
+    """Whether a folder already holds the phantoms of this very recipe, unchanged, as its manifest says.
 
     Raises:
         DataError: the folder holds something else.
@@ -202,12 +205,27 @@ def phantom_is_there(output: str | os.PathLike, recipe: Mapping[str, Any]) -> bo
         manifest = {}
     if "phantom" not in manifest:
         raise DataError(f"{output} holds files that are no phantom cohort; give an empty or new folder as --output")
-    if manifest["phantom"] != recipe or not (output / DATALIST).is_file():
-        return False
-    datalist = json.loads((output / DATALIST).read_text(encoding="utf-8"))
-    cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
-    values = [
-        case[key] for case in cases if isinstance(case, dict) for key in ("image", "mask", "planted") if key in case
-    ]
-    files = [file for value in values for file in ([value] if isinstance(value, str) else value)]
-    return all((output / file).is_file() for file in files)
+    return manifest["phantom"] == recipe and manifest.get("content") == _phantom_content(output)
+
+
+def seal_phantom(output: str | os.PathLike) -> dict[str, Any]:
+    """Add a digest of all files to a finished phantom cohort's manifest; return the manifest."""
+    path = Path(output) / MANIFEST
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), "content": _phantom_content(Path(output))}
+    write_json(path, manifest)
+    return manifest
+
+
+def _phantom_content(output: Path) -> str | None:
+    """Digest of the datalists, the atlas and all files they list; None where one is missing."""
+    try:
+        datalist = json.loads((output / DATALIST).read_text(encoding="utf-8"))
+        cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
+        keys = ("image", "mask", "fa", "planted")
+        values = [case[key] for case in cases if isinstance(case, dict) for key in keys if key in case]
+        names = [name for value in values for name in ([value] if isinstance(value, str) else value)]
+        names += sorted(path.name for pattern in ("datalist*.json", "*.npz") for path in output.glob(pattern))
+        lines = "".join(f"{name} {sha256(output / name)}\n" for name in names)
+    except (OSError, ValueError):
+        return None
+    return hashlib.sha256(lines.encode()).hexdigest()

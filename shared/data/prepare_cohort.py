@@ -11,11 +11,14 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+from shared.data.digests import Digests
 from shared.data.intensity import check_reference, write_reference
+from shared.data.preparation_record import REFERENCE
 from shared.data.prepare_glioma import (
     PatientFiles,
     Steps,
     fingerprint,
+    kept_row,
     load_tools,
     patient_landmarks,
     prepare_patient,
@@ -23,11 +26,15 @@ from shared.data.prepare_glioma import (
 )
 from shared.errors import DataError
 
-REFERENCE = "histogram_reference.json"
-
 
 def cohort_reference(
-    patients: Sequence[PatientFiles], steps: Steps, output: Path, *, file: Path | None, patient: str | None
+    patients: Sequence[PatientFiles],
+    steps: Steps,
+    output: Path,
+    *,
+    file: Path | None,
+    patient: str | None,
+    digests: Digests,
 ) -> dict[str, list[float]] | None:
     """Landmarks to which all patients are matched: from ``file``, from an earlier run, or made of one patient.
 
@@ -37,6 +44,7 @@ def cohort_reference(
         output: the prepared folder; the reference is kept there for new patients.
         file: reference of another cohort.
         patient: whose brightness is the standard; None: the first patient who can be read.
+        digests: of files.
 
     Raises:
         DataError: the file does not fit, or no patient can be read.
@@ -59,7 +67,7 @@ def cohort_reference(
     try:
         content = json.loads(target.read_text(encoding="utf-8"))
         source = next(files for files in candidates if files.patient == content["patient"])
-        if content.get("fingerprint") == fingerprint(source, steps, None):
+        if content.get("fingerprint") == fingerprint(source, steps, None, digests):
             return check_reference(content, names, target)
     except (OSError, ValueError, KeyError, StopIteration):
         pass
@@ -70,7 +78,7 @@ def cohort_reference(
         except DataError as error:
             problems += [f"{files.patient}: {line}" for line in error.problems]
             continue
-        mark = fingerprint(files, steps, None)
+        mark = fingerprint(files, steps, None, digests)
         return check_reference(write_reference(target, files.patient, found, fingerprint=mark), names, target)
     raise DataError(problems)
 
@@ -103,15 +111,17 @@ def prepare_cohort(
     output: Path,
     reference: Mapping[str, list[float]] | None,
     *,
+    digests: Digests,
     jobs: int = 1,
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Prepare all patients; one line each, and a progress bar.
+    """Prepare all patients whose files, settings or results changed; one line each, and a progress bar.
 
     Args:
         patients: where their images lie.
         steps: what is done.
         output: the prepared folder.
         reference: landmarks by sequence, or None.
+        digests: of files.
         jobs: patients at a time; each takes its share of the processors.
 
     Returns:
@@ -127,8 +137,9 @@ def prepare_cohort(
 
         def told(name: str, call: Any) -> None:
             try:
-                rows[name] = call()
-                line = describe(rows[name])
+                if (row := call()) is None:
+                    return
+                rows[name], line = row, describe(row)
             except DataError as error:
                 failed[name] = error.problems
                 line = f"{name}: failed: {'; '.join(error.problems)}"
@@ -138,13 +149,24 @@ def prepare_cohort(
             bar.write(line)
             bar.update()
 
+        marks: dict[str, str] = {}
+
+        def kept(files: PatientFiles) -> dict[str, Any] | None:
+            mark = marks[files.patient] = fingerprint(files, steps, reference, digests)
+            return kept_row(files.patient, output, mark, digests)
+
+        for files in patients:
+            told(files.patient, lambda files=files: kept(files))
+        digests.save()
+        ended = {*rows, *failed}
+        waiting = [(f, steps, output, reference, marks[f.patient]) for f in patients if f.patient not in ended]
         if jobs == 1:
-            for files in patients:
-                told(files.patient, lambda files=files: prepare_patient(files, steps, output, reference))
+            for given in waiting:
+                told(given[0].patient, lambda given=given: prepare_patient(*given))
         else:
             # spawned, not forked: the libraries' threads do not survive a fork
             with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
-                running = {pool.submit(_work, f, steps, output, reference): f.patient for f in patients}
+                running = {pool.submit(_work, *given): given[0].patient for given in waiting}
                 try:
                     for future in as_completed(running):
                         told(running[future], future.result)

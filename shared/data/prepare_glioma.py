@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.brain_mask import brain_of
+from shared.data.digests import Digests, sha256
 from shared.data.intensity import landmarks, match_landmarks, smooth
 from shared.data.matching import file_name
 from shared.data.mni import (
@@ -33,6 +34,7 @@ from shared.data.mni import (
     resample,
     same_grid,
 )
+from shared.data.preparation_record import KEYS
 from shared.data.prepare import save_nifti
 from shared.data.registration import Registration, choose_registration, dice
 from shared.errors import DataError
@@ -90,17 +92,25 @@ class Steps:
 
 @dataclass(frozen=True)
 class PatientFiles:
-    """Where a patient's images lie; ``dwi`` is image, b-values and directions."""
+    """Where a patient's images lie; ``dwi`` is image, b-values and directions, ``fa`` a ready FA map."""
 
     patient: str
     images: Mapping[str, Path]
     mask: Path
     brain: Path | None = None
     dwi: tuple[Path, Path, Path] | None = None
+    fa: Path | None = None
+
+    def by_use(self) -> dict[str, Path]:
+        """Every file by what it is for."""
+        others = {"mask": self.mask, "brain": self.brain, "fa": self.fa}
+        others |= dict(zip(("dwi", "bval", "bvec"), self.dwi or (), strict=False))
+        images = {f"image {name}": path for name, path in self.images.items()}
+        return images | {name: path for name, path in others.items() if path is not None}
 
     def all(self) -> list[Path]:
         """Every file."""
-        return [*self.images.values(), self.mask, *([self.brain] if self.brain else []), *(self.dwi or ())]
+        return list(self.by_use().values())
 
 
 @dataclass
@@ -272,6 +282,32 @@ def register_patient(
     )
 
 
+def native_fa(
+    files: PatientFiles, steps: Steps, native: Native, tools: Registration | None
+) -> tuple[Volume, list[Any]] | None:
+    """A patient's FA map and the warps that lead it to the anchor's grid; None where there is none.
+
+    Raises:
+        DataError: a ready map on another grid than the anchor's, or with values that are no FA.
+    """
+    if files.dwi is not None and steps.fa:
+        from shared.data.diffusion import fractional_anisotropy
+
+        anisotropy, base = fractional_anisotropy(*files.dwi)
+        return anisotropy, [tools.rigid(native.images["T2" if "T2" in native.images else steps.anchor], base)]
+    if files.fa is None:
+        return None
+    from shared.data.diffusion import ready_fa
+
+    found = ready_fa(files.fa)
+    if not same_grid(found, native.brain):
+        raise DataError(
+            f"{files.fa}: lies on another grid than {steps.anchor}; register and resample it to that, put the "
+            "diffusion image with .bval and .bvec in its place, or give --no-fa"
+        )
+    return found, []
+
+
 def quality(native: Native, mask: Volume, brain: Volume, template: Template) -> dict[str, Any]:
     """Dice of the brain masks, the tumour's volume before and after, and what is conspicuous in them."""
     import numpy as np
@@ -295,13 +331,39 @@ def quality(native: Native, mask: Volume, brain: Volume, template: Template) -> 
     }
 
 
-def fingerprint(files: PatientFiles, steps: Steps, reference: Mapping[str, list[float]] | None) -> str:
-    """Hash of what a patient's prepared images depend on: settings, reference, size and date of the files."""
-    seen = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files.all()]
-    template = Path(steps.template).stat().st_size if steps.template else None
-    method = choose_method(steps)
-    content = [VERSION, asdict(steps), method, template, reference and dict(reference), seen]
+def fingerprint(
+    files: PatientFiles, steps: Steps, reference: Mapping[str, list[float]] | None, digests: Digests
+) -> str:
+    """Hash of what a patient's prepared images depend on: settings, reference, content of template and files."""
+    seen = {key: digests(path) for key, path in files.by_use().items()}
+    settings = {**asdict(steps), "template": steps.template and digests(steps.template)}
+    content = [VERSION, settings, choose_method(steps), reference and dict(reference), seen]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kept_row(patient: str, output: Path, mark: str, digests: Digests) -> dict[str, Any] | None:
+    """A patient's row of registration.csv, where an earlier run made just this and its files are as it left them.
+
+    Args:
+        patient: the name.
+        output: the prepared folder.
+        mark: the :func:`fingerprint` now.
+        digests: of files.
+    """
+    try:
+        done = json.loads((output / patient / DONE).read_text(encoding="utf-8"))
+        if done["fingerprint"] == mark and all(digests(output / name) == seen for name, seen in done["files"].items()):
+            return {**done["row"], "kept": True}
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    return None
+
+
+def preparation_of(steps: Steps, digests: Digests) -> dict[str, Any]:
+    """The record of a preparation: :data:`shared.data.preparation_record.KEYS`."""
+    own = {key: value for key, value in asdict(steps).items() if key in KEYS}
+    own |= {"version": VERSION, "sequences": list(steps.sequences), "registration": choose_method(steps)}
+    return own | {"template": digests(steps.template) if steps.template and not steps.already_mni else None}
 
 
 def choose_method(steps: Steps) -> str:
@@ -325,15 +387,16 @@ def load_tools(steps: Steps) -> Registration | None:
 
 
 def prepare_patient(
-    files: PatientFiles, steps: Steps, output: Path, reference: Mapping[str, list[float]] | None
+    files: PatientFiles, steps: Steps, output: Path, reference: Mapping[str, list[float]] | None, mark: str
 ) -> dict[str, Any]:
-    """Prepare one patient into ``output / patient``; what an earlier run made of the same files is kept.
+    """Prepare one patient into ``output / patient``.
 
     Args:
         files: where the images lie.
         steps: what is done.
         output: the prepared folder.
         reference: landmarks by sequence; None: brightness is not matched.
+        mark: the :func:`fingerprint`, left beside the images for :func:`kept_row`.
 
     Returns:
         a row of registration.csv.
@@ -345,14 +408,9 @@ def prepare_patient(
 
     from shared.visualize import registration_picture
 
-    folder, mark = output / files.patient, fingerprint(files, steps, reference)
-    try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        if done["fingerprint"] == mark and all((output / name).is_file() for name in done["files"]):
-            return {**done["row"], "kept": True}
-    except (OSError, ValueError, KeyError):
-        pass
-    (folder / DONE).unlink(missing_ok=True)
+    folder = output / files.patient
+    for name in (DONE, "fa.nii.gz"):  # a map of an earlier run is none of this one's
+        (folder / name).unlink(missing_ok=True)
     start = time.perf_counter()
     tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
     native = read_patient(files, steps, tools)
@@ -371,13 +429,11 @@ def prepare_patient(
         array = np.clip(np.rint(volume.array), 0, 32000).astype(np.int16) if reference else volume.array
         written[f"{file_name(name)}.nii.gz"] = (array, None)
     written["mask.nii.gz"] = (mask.array.astype(np.uint8), None)
-    if files.dwi is not None and steps.fa:
-        from shared.data.diffusion import fractional_anisotropy
-
-        anisotropy, base = fractional_anisotropy(*files.dwi)
-        rigid = tools.rigid(native.images["T2" if "T2" in native.images else steps.anchor], base)
-        moved = tools.apply([rigid, *warps], anisotropy, template.image)
-        array = np.where(brain.array, np.clip(moved.array, 0, 1), 0)
+    if (found := native_fa(files, steps, native, tools)) is not None:
+        anisotropy, first = found
+        if not steps.already_mni:
+            anisotropy = tools.apply([*first, *warps], anisotropy, template.image)
+        array = np.where(brain.array, np.clip(anisotropy.array, 0, 1), 0)
         written["fa.nii.gz"] = (np.rint(array * 1e4).astype(np.int16), 1e-4)
     for name, (array, slope) in written.items():
         save_nifti(folder / name, array, template.image.affine, slope=slope)
@@ -397,6 +453,6 @@ def prepare_patient(
         f"in MNI152 {row['tumour_ml_mni']:.1f} ml",
     )
     row["seconds"] = round(time.perf_counter() - start, 1)
-    names = [f"{files.patient}/{name}" for name in written]
-    write_json(folder / DONE, {"fingerprint": mark, "files": names, "row": row})
+    made = {f"{files.patient}/{name}": sha256(folder / name) for name in written}
+    write_json(folder / DONE, {"fingerprint": mark, "files": made, "row": row})
     return row

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.data.digests import sha256
 from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
 from shared.data.prepare import (
     DATALIST,
     MANIFEST,
     begin,
     place_file,
-    sha256,
     software_versions,
     write_datalist,
     write_manifest,

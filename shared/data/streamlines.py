@@ -14,6 +14,7 @@ import numpy as np
 from nibabel.streamlines import ArraySequence, Tractogram, load
 
 from shared.errors import DataError
+from shared.io import disguise
 
 FORMATS = (".trk", ".tck", ".tt.gz", ".tt")
 _SCALE = 32  # a tiny track's units to a voxel
@@ -48,6 +49,8 @@ def read_streamlines(path: str | os.PathLike) -> ArraySequence:
         raise DataError(
             f"{path}: a tractogram ends in {', '.join(FORMATS[:3])}; convert it with your tracking software"
         )
+    if found := disguise(path):
+        raise DataError(f"{path}: {found}")
     if path.name.endswith(FORMATS[2:]):
         streamlines = read_tiny_track(path)
     else:

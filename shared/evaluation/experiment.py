@@ -40,6 +40,8 @@ HOW_PATCHES = (
 )
 # of patients, and of patches, which are many enough for a balanced accuracy
 METRICS_OF = {False: METRICS, True: ("AUC", "BACC", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")}
+LEFT_BEHIND = ("predictions.csv", "*.pt", "*.pt.resume")  # by which a folder is seen to hold results
+_LIMIT, _NAMED = 60, 5  # characters of a setting, and entries of a table, that a message shows
 _PACKAGES = ("torch", "monai", "numpy", "scikit-learn")
 
 
@@ -47,15 +49,15 @@ def write_experiment(folder: str | os.PathLike, *, title: str, command: str, set
     """Record what is run in ``folder``; one in which other settings have already left something is refused.
 
     Raises:
-        DataError: naming each setting that differs, so that results of two configurations never mix.
+        DataError: naming each setting that differs (of :func:`shared.evaluation.data_record.data_record` each patient),
+            so that results of two configurations, or of two states of the data, never mix; results without a record.
     """
     folder = Path(folder)
     settings = json.loads(json.dumps(settings))  # as it will be read back
-    if (folder / "experiment.json").exists() and any(any(folder.rglob(name)) for name in ("predictions.csv", "*.pt")):
+    if any(any(folder.rglob(name)) for name in LEFT_BEHIND):
         before = read_experiment(folder)["settings"]
-        changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-        if changed:
-            lines = [f"{key} was {_short(before.get(key))}, is now {_short(settings.get(key))}" for key in changed]
+        lines = [line for key in {**before, **settings} if (line := _change(key, before.get(key), settings.get(key)))]
+        if lines:
             raise DataError(
                 f"{folder} holds results of other settings ({'; '.join(lines)}): "
                 "choose another --name or --output, or remove the folder"
@@ -74,7 +76,9 @@ def read_experiment(folder: str | os.PathLike) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no folder of an experiment: {path.name} cannot be read ({error})") from error
+        raise DataError(
+            f"{folder} is no folder of an experiment: {path.name} cannot be read ({error}); choose another --output"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise DataError(f"{path} has no settings: it was not written by scripts/cross_validate.py")
     return content
@@ -137,6 +141,19 @@ def _pictures(folder: Path, predictions: RepeatedPredictions, title: str, bootst
     calibration_figure(predictions.labels, mean, folder / "calibration.png", groups=groups)
 
 
-def _short(value: Any, limit: int = 60) -> str:
+def _change(key: str, before: Any, now: Any) -> str:
+    """What became of a setting; of a long table which of its entries changed; nothing where it is as it was."""
+    if before == now:
+        return ""
+    if isinstance(now, dict) and (before is None or len(json.dumps(before)) > _LIMIT):
+        if before is None:
+            return f"{key} was not recorded"
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"{key} was different for {', '.join(names[:_NAMED])}{more}"
+    return f"{key} was {_short(before)}, is now {_short(now)}"
+
+
+def _short(value: Any, limit: int = _LIMIT) -> str:
     text = json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.data.digests import sha256
 from shared.errors import DataError
 from shared.evaluation.predictions import patch_name
 from shared.io import atomic_path
@@ -82,7 +83,8 @@ class Fold:
             names: of the stages (default: all).
 
         Raises:
-            DataError: nothing there, or not all of ``names``; trained on other patients than this fold's; not ended.
+            DataError: nothing there, or not all of ``names``; trained on other patients than this fold's; not ended;
+                this fold began with other ones.
         """
         origin = Fold(other, self.seed, self.number, self.truth)
         stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
@@ -102,6 +104,8 @@ class Fold:
             if not target.exists():
                 with atomic_path(target) as temporary:
                     shutil.copyfile(path, temporary)
+            elif sha256(target) != sha256(path):
+                raise DataError(f"{target} is not {path}, which was trained again: remove {self.folder}")
 
     def _trained(self) -> set[str]:
         cases = json.loads(self.datalist.read_text(encoding="utf-8"))["training"]

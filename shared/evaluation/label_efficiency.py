@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.data.digests import sha256
 from shared.errors import DataError
 from shared.evaluation.comparison import NO_FOLD
 from shared.evaluation.folds import complete_rows
@@ -91,6 +92,9 @@ def take_checkpoint(run: PretrainingRun, folder: Path) -> bool:
 
     Returns:
         False while there is none yet.
+
+    Raises:
+        DataError: the run began with another pretraining.
     """
     if not run.done():
         return False
@@ -104,6 +108,8 @@ def take_checkpoint(run: PretrainingRun, folder: Path) -> bool:
         except OSError:
             shutil.copyfile(run.checkpoint, temporary)
         temporary.replace(target)
+    elif not target.samefile(run.checkpoint) and sha256(target) != sha256(run.checkpoint):
+        raise DataError(f"{target} is not {run.checkpoint}, which was trained again: remove {folder.parent}")
     return True
 
 

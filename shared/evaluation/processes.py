@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.errors import DataError
+from shared.errors import CheckpointError, DataError, describe
 
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -58,7 +58,7 @@ class FoldError(RuntimeError):
 
 @contextmanager
 def resumable(name: str) -> Iterator[None]:
-    """An experiment that Ctrl-C or SIGTERM ends with status 130, and a wrong datum or a failed run with its message.
+    """An experiment that Ctrl-C or SIGTERM ends with status 130, and wrong data, files or runs with their message.
 
     Args:
         name: of the script, before the message.
@@ -71,8 +71,10 @@ def resumable(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (DataError, FoldError) as error:
-        raise SystemExit(f"{name}: {error}") from None
+    except BrokenPipeError:
+        raise  # nobody reads any more: run_main ends the script
+    except (DataError, CheckpointError, FoldError, OSError) as error:
+        raise SystemExit(f"{name}: {describe(error)}") from None
 
 
 class FoldRun:

@@ -101,8 +101,10 @@ def _outline(tumour: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
     from skimage.measure import label, regionprops
 
     largest = tumour[tumour.sum(axis=(1, 2)).argmax()]
-    region = regionprops(largest.astype(np.uint8), spacing=tuple(spacing))[0]
-    perimeter = region.perimeter if np.isclose(*spacing) else np.nan  # defined for square pixels only
+    square = np.isclose(*spacing)
+    # what an oblique or float32 affine makes of a square pixel is one
+    region = regionprops(largest.astype(np.uint8), spacing=(spacing.mean(),) * 2 if square else tuple(spacing))[0]
+    perimeter = region.perimeter if square else np.nan  # defined for square pixels only
     round_as = 4 * np.pi * region.area / perimeter**2 if perimeter > 0 else np.nan
     return {
         "compactness": float(round_as),

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from shared.checkpoint import load_checkpoint, load_weights, part_of
 from shared.data.atlas import TractAtlas
 from shared.data.glioma_rows import GliomaRows
+from shared.data.preparation_record import shipped_preparation, write_preparation
 from shared.distributed import from_main, is_main
 from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
 from shared.errors import CheckpointError
@@ -139,25 +140,29 @@ class StartPopulation:
 
 
 class SaveAtlas:
-    """When the last stage ends: the atlas, beside the checkpoint.
+    """When the last stage ends: the atlas, and how the patients were prepared, beside the checkpoint.
 
     Args:
         atlas: inference reads the voxels of its regions and tracts.
         ckpt_dir: where ``atlas.npz`` goes.
+        dataset_dir: of the patients; ``preparation.json`` and ``histogram_reference.json`` go along, by which
+            ``scripts/prepare_glioma.py`` prepares new ones.
     """
 
-    def __init__(self, atlas: TractAtlas, ckpt_dir: str | os.PathLike):
+    def __init__(self, atlas: TractAtlas, ckpt_dir: str | os.PathLike, dataset_dir: str | os.PathLike | None = None):
         self.atlas, self.ckpt_dir = atlas, Path(ckpt_dir)
+        self.preparation = {} if dataset_dir is None else shipped_preparation(dataset_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with the last stage's trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write it; a stage that was skipped keeps that of its training."""
+        """Write them; a stage that was skipped keeps those of its training."""
         if not is_main() or (engine.state.epoch == 0 and (self.ckpt_dir / ATLAS_FILE).is_file()):
             return
         self.atlas.save(self.ckpt_dir / ATLAS_FILE)
+        write_preparation(self.preparation, self.ckpt_dir)
 
 
 def trained_atlas(ckpt_dir: str | os.PathLike, atlas_file: str | os.PathLike | None = None) -> TractAtlas:

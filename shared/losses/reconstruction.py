@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import CheckpointError
+from shared.io import disguise
 
 _LOG = logging.getLogger(__name__)
 _CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
@@ -129,6 +130,8 @@ def _load(features: nn.Sequential, path: Path) -> None:
     remedy = " Download https://download.pytorch.org/models/vgg16-397923af.pth, or leave vgg_weights unset for L1 only."
     if not path.is_file():
         raise CheckpointError(f"{wanted}is {'a folder' if path.is_dir() else 'not there'}.{remedy}")
+    if found := disguise(path):
+        raise CheckpointError(f"{path} {found}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip, tar and pickle readers do

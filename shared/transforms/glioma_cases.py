@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import MapTransform, NormalizeIntensity
+from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
+from scipy.ndimage import distance_transform_edt
 
 from shared.data.atlas import TractAtlas
 from shared.errors import DataError
@@ -23,16 +24,21 @@ from shared.transforms.roi_slices import LoadCased
 from shared.transforms.tumour_crop import TumourCropd, crop_volume
 
 INSIDE = 0.5  # of the mask's voxels lie in the brain at least, else mask and image do not belong together
+MARGIN_MM = 4.0  # about the tumour, where the brain is not healthy either
+LEFT = 0.05  # of the brain lie outside tumour and margin at least, else there is nothing to standardise by
 
 
 class LoadGliomad(MapTransform):
     """A patient's sequences, tumour mask and, where asked for, FA map, on the atlas's grid, brightness standardised.
 
-    Every sequence is brought to mean 0 and SD 1 over the brain (what is not 0); outside it is 0.
+    Every sequence is brought to mean 0 and SD 1 over the brain (what is not 0) but the tumour and a margin about it: a
+    tract far from the tumour says nothing of its size. Outside the brain is 0.
 
     Args:
         atlas: whose grid the images must have.
         fa: also load the FA map, which every case then needs.
+        margin: mm about the tumour that are not taken for healthy; None: the whole brain counts, with the tumour, as it
+            did for models trained before there was a margin.
 
     Shape:
         - ``data["image"]``: ``[C, X, Y, Z]`` float32, ``data["mask"]``: ``[1, X, Y, Z]`` bool, ``data["fa"]``:
@@ -40,14 +46,14 @@ class LoadGliomad(MapTransform):
         - ``data["files"]``: paths of the images, the mask and, where there is one, the planted map
 
     Raises:
-        DataError: what :class:`LoadCased` refuses, another grid than the atlas's, no mask, a mask outside the brain.
+        DataError: what :class:`LoadCased` refuses, another grid than the atlas's, no mask, a mask outside the brain, a
+            brain that is nearly all tumour or of one brightness.
     """
 
-    def __init__(self, atlas: TractAtlas, *, fa: bool = False):
+    def __init__(self, atlas: TractAtlas, *, fa: bool = False, margin: float | None = MARGIN_MM):
         super().__init__(["image"])
-        self.atlas, self.fa = atlas, fa
+        self.atlas, self.fa, self.margin = atlas, fa, margin
         self._load = LoadCased(whole_allowed=False)
-        self._normalise = NormalizeIntensity(nonzero=True, channel_wise=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load one patient."""
@@ -64,7 +70,12 @@ class LoadGliomad(MapTransform):
                 f"{patient}: only {share:.0%} of the tumour mask lie in the brain (where the images are not 0); check "
                 "that mask and images belong together, and that the images' background is 0"
             )
-        out["image"] = convert_to_tensor(self._normalise(out["image"]), track_meta=False).float()
+        image, mask = (np.asarray(convert_to_tensor(out[key], track_meta=False)) for key in ("image", "mask"))
+        healthy = np.ones_like(mask[0])
+        if self.margin is not None:
+            spacing = np.linalg.norm(self.atlas.affine[:3, :3], axis=0)
+            healthy = distance_transform_edt(~mask[0], sampling=spacing) > self.margin
+        out["image"] = torch.from_numpy(np.stack([standardised(one, healthy, patient) for one in image]))
         if self.fa:
             if not data.get("fa"):
                 raise DataError(f"{patient}: has no FA map; leave the patient out of this stage, or prepare one")
@@ -72,6 +83,35 @@ class LoadGliomad(MapTransform):
             self.atlas.check_grid(loaded["image"].shape[1:], loaded["affine"], what=f"{patient}, FA map,")
             out["fa"] = loaded["image"]
         return {**out, "files": files}
+
+
+def standardised(volume: np.ndarray, healthy: np.ndarray, patient: str) -> np.ndarray:
+    """A sequence with mean 0 and SD 1 over its brain (what is not 0) in ``healthy``; outside the brain 0.
+
+    Args:
+        volume: the sequence.
+        healthy: voxels that count, if they are brain.
+        patient: for messages.
+
+    Shape:
+        - volume, healthy (bool), returns (float32): ``[X, Y, Z]``
+
+    Raises:
+        DataError: hardly a voxel is left, or all have one brightness.
+
+    Example:
+        >>> volume = np.array([[[0.0, 2.0, 6.0, 90.0]]])
+        >>> standardised(volume, volume < 10, "P1").tolist()
+        [[[0.0, -1.0, 1.0, 43.0]]]
+    """
+    brain = volume != 0
+    values = volume[brain & healthy].astype(np.float64)
+    if len(values) < max(2, LEFT * brain.sum()) or not (spread := values.std()):
+        raise DataError(
+            f"{patient}: outside the tumour {len(values)} of {brain.sum()} voxels of the brain are left to standardise "
+            "the brightness by, and they must differ; check mask and images"
+        )
+    return np.where(brain, (volume - values.mean()) / spread, 0.0).astype(np.float32)
 
 
 class PrepareGliomad(MapTransform):
@@ -88,6 +128,7 @@ class PrepareGliomad(MapTransform):
         threshold: probability above which a tract crosses a point.
         dilation: voxels by which tracts are grown for that.
         seed: of the voxel lists.
+        margin: not used here: of :class:`LoadGliomad`, since a model keeps both transforms' numbers in one section.
 
     Attributes:
         regions: the sampler of regions; tracts: of tracts; crop: the :class:`TumourCropd`, which counts what it clips.
@@ -111,6 +152,7 @@ class PrepareGliomad(MapTransform):
         threshold: float = 0.05,
         dilation: int = 1,
         seed: int = 0,
+        margin: float | None = None,
     ):
         super().__init__(["image"])
         self.regions = RegionSampler(atlas, num_voxels=num_voxels, seed=seed)

@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -441,6 +442,35 @@ def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(train
         workflow(*configs, data=cohort, out=trained, **given).run()
         found.append({row["patient"]: row["probability"] for row in rows(tmp_path / name / "predictions.csv")})
     assert found[0] == found[1]
+
+
+def test_brightness_is_standardised_as_the_model_was_trained(trained, cohort, tmp_path):
+    def margins(models):
+        places = {"ckpt_dir": str(models), "output_dir": str(tmp_path / "out")}
+        flow = workflow("inference", data=cohort, out=trained, kind="infer", bf16=False, **places)
+        other = workflow("train", "evaluate", data=cohort, out=trained, run_id="evaluate", bf16=False, **places)
+        return [found.parser.get_parsed_content("load").margin for found in (flow, other)]
+
+    assert margins(trained / "models") == [4.0, 4.0]
+    shutil.copytree(trained / "models", tmp_path / "models")
+    settings = json.loads((tmp_path / "models/model.json").read_text())
+    del settings["preparing"]["margin"]  # trained before there was a margin: over the whole brain
+    (tmp_path / "models/model.json").write_text(json.dumps(settings))
+    assert margins(tmp_path / "models") == [None, None]
+
+
+def test_a_cohorts_preparation_goes_along_with_the_model(cohort, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(cohort, data)
+    record = {"version": 2, "sequences": ["T1", "T1c", "T2", "FLAIR"], "n4": True, "histogram": True, "smoothing": 1.0}
+    record |= {"registration": "syn", "template": None}
+    (data / "preparation.json").write_text(json.dumps(record))
+    reference = {"percentiles": [1.0], "landmarks": {"T1": [100.0]}}
+    (data / "histogram_reference.json").write_text(json.dumps(reference | {"patient": "P00", "fingerprint": "ab"}))
+    flow = workflow("train", "cpu", data=data, out=tmp_path, **SMALL)
+    flow.parser.get_parsed_content("train#handlers#5")(SimpleNamespace(state=SimpleNamespace(epoch=6)))
+    assert json.loads((tmp_path / "models/preparation.json").read_text()) == record
+    assert json.loads((tmp_path / "models/histogram_reference.json").read_text()) == reference
 
 
 def test_sequences_in_another_order_are_put_right_and_others_refused(trained, cohort, tmp_path, caplog):

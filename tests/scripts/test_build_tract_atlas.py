@@ -85,6 +85,48 @@ def test_what_is_wrong_is_one_line(script, files, capsys, monkeypatch, arguments
     assert message in capsys.readouterr().err and not (files / "atlas.npz").exists()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_names_are_read_in_any_usual_encoding(script, files, encoding):
+    text = "2001 Präzentral_L\n2002 Präzentral_R\n"
+    content = ("\ufeff" + text if encoding == "utf-16-be" else text).encode(encoding)
+    (files / "names.txt").write_bytes(content)
+    assert script.read_names(files / "names.txt", files / "labels.nii.gz") == {
+        2001: "Präzentral_L",
+        2002: "Präzentral_R",
+    }
+
+
+def test_a_parcellation_in_four_dimensions_has_one_label_a_voxel_or_is_refused(script, files, capsys):
+    labels, affine = tiny_parcellation()
+    command = [str(files / "lines.tck"), str(files / "labels.nii.gz"), "--output"]
+    assert script.main([*command, str(files / "flat.npz")]) == 0
+    nib.save(nib.Nifti1Image(labels[..., None], affine), files / "labels.nii.gz")
+    assert script.main([*command, str(files / "one.npz")]) == 0
+    assert (files / "one.npz").read_bytes() == (files / "flat.npz").read_bytes()
+    nib.save(nib.Nifti1Image(np.stack([labels] * 3, axis=-1), affine), files / "labels.nii.gz")
+    assert script.main([*command, str(files / "many.npz")]) == 2
+    said = capsys.readouterr().err
+    assert "has the shape 28 x 32 x 24 x 3, a parcellation has one label a voxel (x, y, z)" in said
+    nib.save(nib.Nifti1Image(labels[..., 0], affine), files / "labels.nii.gz")
+    assert script.main([*command, str(files / "many.npz")]) == 2
+    assert "has the shape 28 x 32, a" in capsys.readouterr().err
+    values = labels.astype(np.float32)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, affine), files / "labels.nii.gz")
+    assert script.main([*command, str(files / "many.npz")]) == 2
+    assert "a parcellation holds whole numbers, this one has others" in capsys.readouterr().err
+    image = nib.Nifti1Image(labels, None)
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nib.save(image, files / "labels.nii.gz")
+    assert script.main([*command, str(files / "many.npz")]) == 2
+    assert "has no affine (sform and qform codes are 0)" in capsys.readouterr().err
+    assert not (files / "many.npz").exists()
+    with pytest.raises(SystemExit):
+        script.main([*command, str(files / "many.npz"), "--endpoint-tolerance", "nan"])
+    assert "must be 0 or more, got nan" in capsys.readouterr().err
+
+
 @pytest.mark.realdata
 @pytest.mark.skipif(not (ATLAS / "ICBM152_adult.tt.gz").is_file(), reason="no tractogram beside the repository")
 def test_the_hcp_population_tracts_between_the_regions_of_aal(script, tmp_path):

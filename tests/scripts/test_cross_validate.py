@@ -225,6 +225,55 @@ def test_other_settings_in_the_same_folder_are_refused_but_descriptions_are_not_
         run("--folds", "2")
 
 
+def test_images_that_changed_since_the_folds_were_done_are_refused_by_name(run, data):
+    for i in range(24):
+        (data / f"P{i:02}.nii.gz").write_bytes(b"%02d" % i)
+        os.utime(data / f"P{i:02}.nii.gz", ns=(10**18, 10**18))
+    output = run("--folds", "2")
+    before = (output / "results.csv").read_bytes()
+    run("--folds", "2")  # the same: reported again
+    record = json.loads((output / "experiment.json").read_text())["settings"]["data"]
+    assert len(record) == 24
+    # two patients' images are exchanged: names, sizes and dates are as they were
+    one, other, aside = (data / name for name in ("P03.nii.gz", "P07.nii.gz", "aside"))
+    one.rename(aside), other.rename(one), aside.rename(other)
+    with pytest.raises(SystemExit, match=r"other settings \(data was different for P03, P07\): choose another"):
+        run("--folds", "2")
+    with pytest.raises(SystemExit, match=r"experiment was run on other files \(P03, P07\): run it again on these"):
+        run("--folds", "2", "--reuse", str(output), name="target")
+    one.rename(aside), other.rename(one), aside.rename(other)
+    run("--folds", "2")
+    (data / "atlas.npz").write_bytes(b"another network")
+    with pytest.raises(SystemExit, match=r"data was different for atlas.npz\)"):
+        run("--folds", "2")
+    (data / "atlas.npz").unlink()
+    (output / "experiment.json").unlink()  # results of nobody knows what
+    with pytest.raises(SystemExit, match=r"experiment.json cannot be read"):
+        run("--folds", "2")
+    assert (output / "results.csv").read_bytes() == before
+
+
+def test_files_that_settings_name_are_compared_by_content(run, bundle):
+    (bundle / "weights.pt").write_bytes(b"one")
+    run("--folds", "2", "--set", "note=weights.pt")
+    (bundle / "weights.pt").write_bytes(b"two")
+    with pytest.raises(SystemExit, match=r"data was different for note\)"):
+        run("--folds", "2", "--set", "note=weights.pt")
+
+
+def test_a_read_only_cohort_keeps_its_digests_with_the_experiment(data, tmp_path, monkeypatch):
+    from shared.evaluation import data_record as module
+
+    (data / "P00.nii.gz").write_bytes(b"1")
+    cases = [{"patient": "P00", "image": "P00.nii.gz"}, {"patient": "P01", "image": ["P01.nii.gz"]}]
+    usual = module.data_record(cases, data, tmp_path)
+    assert (data / ".sha256.json").is_file() and not (tmp_path / ".sha256.json").exists()
+    (data / ".sha256.json").unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert module.data_record(cases, data, tmp_path) == usual
+    assert (tmp_path / ".sha256.json").is_file() and not (data / ".sha256.json").exists()
+
+
 def test_settings_may_change_while_nothing_has_come_of_them(run, bundle, monkeypatch):
     good = (bundle / "configs" / "train.json").read_text()
     (bundle / "fake_method.py").write_text("raise SystemExit('no such network')")
@@ -277,6 +326,11 @@ def test_reuse_takes_the_earlier_stages_of_the_same_fold_and_not_the_model(run):
     assert not (some / "seed0/fold0/models/second.pt").exists()
     with pytest.raises(SystemExit, match="holds no checkpoint of the stages nothing"):
         run("--folds", "2", "--reuse", str(source), "--reuse-stages", "nothing", name="none")
+    # the source was trained again after this fold began
+    (source / "seed0/fold0/models/pretrain.pt").write_text("stage one of fourth")
+    (some / "seed0/fold0/predictions.csv").unlink()
+    with pytest.raises(SystemExit, match=r"pretrain.pt is not .*source/seed0/fold0/models/pretrain.pt, which was tr"):
+        run("--folds", "2", "--set", "note=3", "--reuse", str(source), "--reuse-stages", "pretrain", name="some")
     (source / "seed0/fold1/predictions.csv").unlink()
     with pytest.raises(SystemExit, match="seed0/fold1 has not ended"):
         run("--folds", "2", "--reuse", str(source), name="halfway")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.script_modules import load_script
+
 ROOT = Path(__file__).parents[2]
 TINY = ["cache_size=64", "size=64", "train#size=64", "network_def#encoder#channels=[8,8,8,16]", "pretrain#size=48"]
 TINY += ["pretrain#projection=[16,8]", "pretrain#batch_size=16", "train#batch_size=8", "views=1", "bf16=false"]
@@ -74,6 +76,31 @@ def test_without_nvflare_the_script_says_what_to_do(tmp_path):
     done = demo(tmp_path / "none", check=False)
     assert done.returncode == 1 and "requirements-federated.txt" in done.stderr and "--engine plain" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_results_of_other_images_are_refused(tmp_path, monkeypatch):
+    script, output = load_script("federated_demo"), tmp_path / "out"
+    (output / "data").mkdir(parents=True)
+    for name in ("a", "b"):
+        (output / "data" / f"{name}.nii.gz").write_text(name)
+    cases = [{"patient": f"north-{name}", "image": [f"{name}.nii.gz"]} for name in ("a", "b")]
+    (output / "pooled.json").write_text(json.dumps({"training": cases[:1], "testing": cases[1:]}))
+    runs = []
+
+    def trained(*_):
+        runs.append(len(runs))
+        (output / "model.pt").write_text("trained")
+
+    monkeypatch.setattr(script, "make_data", lambda *_: {"pooled": str(output / "pooled.json")})
+    monkeypatch.setattr(script, "stage_one", trained)
+    monkeypatch.setattr(script, "report", lambda *_: "the table")
+    given = ["ircl_mvi", "--engine", "plain", "--output", str(output)]
+    script.main(given)
+    script.main(given)
+    (output / "data" / "b.nii.gz").write_text("c")
+    with pytest.raises(SystemExit, match=r"other settings \(data was .*pooled north-b"):
+        script.main(given)
+    assert runs == [0, 1]
 
 
 def test_help_needs_no_torch():

@@ -148,9 +148,16 @@ def test_explaining_goes_with_signs_and_its_keys_are_the_bundles(tmp_path, capsy
     folders = [tmp_path / "shape" / "points" / "seed0" / f"fold{k}" / script.EXPLAINED for k in (0, 1)]
     for folder in folders:
         folder.mkdir(parents=True)
-    (folders[0] / "localisation.json").write_text("{}")  # done: not again
+        (folder / "localisation.json").write_text("{}")
+        (folder.parent / "models").mkdir()
+        (folder.parent / "models" / "model.pt").write_bytes(b"trained")
     script.explain(args, "shape")
-    assert len(commands) == 1
+    assert len(commands) == 2  # of which model these are nobody knows
+    script.explain(args, "shape")
+    assert len(commands) == 2  # done: not again
+    (folders[1].parent / "models" / "model.pt").write_bytes(b"trained again")
+    script.explain(args, "shape")
+    assert len(commands) == 3 and str(folders[1]) in " ".join(commands[2])
     merged = merge_configs([find_config(Path(args.bundle), name) for name in ("train", "cpu", "explain")])
     keys = {word.split("=")[0][2:].split("#")[0] for word in commands[0] if word.startswith("--") and "=" in word}
     assert keys >= {"fold", "ckpt_dir", "split", "max_patients", "network_def"} and keys <= set(merged)

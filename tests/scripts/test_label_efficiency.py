@@ -121,6 +121,24 @@ def test_goes_on_where_it_stopped_and_draws_can_be_added(run, monkeypatch):
         run("--set", "epochs=8")
 
 
+def test_other_pixels_and_another_pretraining_are_refused(run, data):
+    output = run()
+    content = json.loads((data / "datalist.json").read_text())
+    case = content["testing"][0]
+    before = (data / case["image"]).read_bytes()
+    (data / case["image"]).write_bytes((data / content["testing"][-1]["image"]).read_bytes())
+    with pytest.raises(SystemExit, match=rf"other settings \(data was different for {case['patient']}\)"):
+        run()
+    (data / case["image"]).write_bytes(before)
+    # an arm that is not done began with a pretraining that was replaced since
+    arm, pretraining = output / "draw0/0.2/pretrained", output / "draw0/pretraining/models/pretrain.pt"
+    (arm / "predictions.csv").unlink()
+    pretraining.unlink()
+    pretraining.write_text("another")
+    with pytest.raises(SystemExit, match=r"pretrain.pt is not .*, which was trained again: remove "):
+        run()
+
+
 def test_jobs_wait_for_their_pretraining(run, monkeypatch):
     monkeypatch.setenv("FAKE_SLOW", "0.5")
     output = run("--jobs", "3", name="parallel")

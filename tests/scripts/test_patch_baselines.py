@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from shared.data.splits import grouped_folds
 from shared.evaluation.comparison import comparison_table
@@ -90,6 +92,22 @@ def test_other_settings_do_not_mix_with_what_is_there(options, tested):
     with pytest.raises(SystemExit, match=r"holds results of other settings.*trees was 30, is now 31"):
         load_script("patch_baselines").main([*options, "--output", str(tested), "--trees", "31"])
     assert (tested / "forest/seed0/predictions.csv").read_bytes() == before
+    weights = Path(options[options.index("--imagenet") + 1])
+    beside = weights.with_suffix(".json")
+    beside.write_text('{"encoder": {}}')
+    with pytest.raises(SystemExit, match=r"data was different for weights' settings"):
+        load_script("patch_baselines").main([*options, "--output", str(tested), "--methods", "imagenet"])
+    beside.unlink()
+
+
+def test_results_on_other_pixels_do_not_mix_with_what_is_there(options, data, tested, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    case = json.loads((data / "datalist.json").read_text())["testing"][0]
+    with Image.open(data / case["image"]) as image:
+        image.rotate(90).save(tmp_path / "data" / case["image"])
+    given = [str(tmp_path / "data") if word == str(data) else word for word in options]
+    with pytest.raises(SystemExit, match=rf"data was different for {case['patient']}\)"):
+        load_script("patch_baselines").main([*given, "--output", str(tested), "--methods", "forest"])
 
 
 def test_folds_are_those_of_cross_validation_and_nothing_is_fitted_outside(options, data, tmp_path):

@@ -86,6 +86,10 @@ def test_a_second_run_writes_nothing_and_an_interrupted_one_is_made_whole(tmp_pa
     (folder / "P003" / "t1.nii.gz").unlink()
     make(folder, *SMALL)
     assert contents(folder) == whole
+    # a file of the right name with another content is none of this cohort's
+    (folder / "P003" / "t1.nii.gz").write_bytes(whole[Path("P004/t1.nii.gz")])
+    make(folder, *SMALL)
+    assert contents(folder) == whole
 
 
 def test_stopped_half_way_there_is_no_datalist(tmp_path, monkeypatch):

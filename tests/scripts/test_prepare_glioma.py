@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,10 +18,13 @@ from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
 from shared.data import Datalist
+from shared.data.digests import CACHE, sha256
 from shared.data.label_table import read_label_table
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.data.prepare import save_nifti
+from shared.handlers import SaveAtlas
 from tests.scripts.test_prepare_scripts import contents, load_script
+from tests.tiny_brain import tiny_atlas
 from tests.tiny_heads import (
     SHAPE,
     HeaderRegistration,
@@ -87,7 +92,7 @@ def run(cohort, template, *more):
 
 
 def hidden(folder):
-    return [path for path in folder.rglob(".*") if path.is_file()]
+    return [path for path in folder.rglob(".*") if path.is_file() and path.name != CACHE]
 
 
 def test_help_comes_from_anywhere_without_numpy_or_torch(tmp_path):
@@ -136,10 +141,52 @@ def test_two_heads_become_a_datalist_on_the_mni_grid_and_are_kept_the_second_tim
     before, calls = contents(output), len(tools.calls)
     assert run(cohort, template) == 0
     assert capsys.readouterr().out.count(": kept (headers") == 2 and len(tools.calls) == calls
-    assert contents(output) == before
+    after = contents(output)
+    assert all(after[path] == content for path, content in before.items() if path.name != CACHE)
+    assert set(after) == set(before)
     save_nifti(cohort[0] / "P2" / "P2_t2w.nii.gz", stripped(99).astype(np.int16), native_affine())
     assert run(cohort, template) == 0
     assert "P1: kept" in (said := capsys.readouterr().out) and "P2: headers" in said
+
+
+def exchange(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_prepared_voxels_follow_the_folder_whatever_its_size_and_date(cohort, template, quick, capsys):
+    def tumours():
+        return [volume_of(output / name / "mask.nii.gz").sum() for name in ("P1", "P2")]
+
+    source, output = cohort[0], cohort[2]
+    for number, name in enumerate(("P1", "P2")):
+        for path in (source / name).iterdir():
+            # the same names, sizes and dates; uncompressed, since a smaller tumour takes as many bytes
+            array = tumour(radius=16 - 4 * number).astype(np.uint8) if "seg" in path.name else stripped(number)
+            save_nifti(source / name / path.name.replace(f"{name}_", "").removesuffix(".gz"), array, native_affine())
+            path.unlink()
+        for path in (source / name).iterdir():
+            os.utime(path, ns=(10**18, 10**18))
+    sizes = [sorted((p.name, p.stat().st_size) for p in (source / name).iterdir()) for name in ("P1", "P2")]
+    assert sizes[0] == sizes[1]
+    options = ("--no-n4", "--no-smoothing", "--no-histogram-matching")
+    assert run(cohort, template, *options) == 0
+    large, small = tumours()
+    assert small < 0.6 * large
+    exchange(source / "P1", source / "P2")
+    capsys.readouterr()
+    assert run(cohort, template, *options) == 0
+    assert "kept" not in capsys.readouterr().out and tumours() == [small, large]
+    # what was prepared is content, too
+    exchange(output / "P1", output / "P2")
+    assert run(cohort, template, *options) == 0 and tumours() == [small, large]
+    shutil.copy(output / "P1" / "t2.nii.gz", output / "P2" / "t2.nii.gz")
+    capsys.readouterr()
+    assert run(cohort, template, *options) == 0
+    assert "P1: kept" in (said := capsys.readouterr().out) and "P2: headers" in said
+    assert run(cohort, template, *options) == 0 and capsys.readouterr().out.count(": kept") == 2
 
 
 def test_the_reference_of_a_cohort_matches_new_patients_without_labels(cohort, template, quick, tmp_path, capsys):
@@ -154,6 +201,83 @@ def test_the_reference_of_a_cohort_matches_new_patients_without_labels(cohort, t
     one, other = (volume_of(folder / "t1.nii.gz") for folder in (tmp_path / "n" / "N1", cohort[2] / "P1"))
     inside = other > 0
     assert np.median(np.abs(one[inside] - other[inside])) < 0.02 * np.median(other[inside])
+
+
+def train(dataset_dir, models):
+    """What the end of a training leaves of the preparation."""
+    handler = SaveAtlas(tiny_atlas(), models, dataset_dir)
+    models.mkdir(exist_ok=True)
+    handler(SimpleNamespace(state=SimpleNamespace(epoch=1)))
+    return {path.name: path.read_text() for path in models.glob("*.json")}
+
+
+def test_new_patients_are_prepared_as_the_models_were(cohort, template, quick, tmp_path, capsys):
+    assert run(cohort, template, "--no-smoothing", "--registration", "sitk-affine") == 0
+    models, folder = tmp_path / "models", tmp_path / "new"
+    shipped = train(cohort[2], models)
+    assert set(shipped) == {"preparation.json", "histogram_reference.json"}
+    assert not any("P1" in text or str(tmp_path) in text for text in shipped.values())  # nor is who the reference was
+    record = json.loads(shipped["preparation.json"])
+    assert record["sequences"] == NAMES and record["n4"] is True and record["smoothing"] == 0
+    assert record["template"] == sha256(template) and record["registration"] == "sitk-affine"
+    # another scanner: three times as bright; the model's settings are taken over
+    write_patient(folder, "N1", image=3 * stripped(0))
+    new = (folder, None, tmp_path / "n")
+    assert run(new, template, "--inference", "--model", str(models)) == 0
+    one, other = (volume_of(path / "t1.nii.gz") for path in (tmp_path / "n" / "N1", cohort[2] / "P1"))
+    inside = other > 0
+    assert np.median(np.abs(one[inside] - other[inside])) < 0.02 * np.median(other[inside])
+    made = json.loads((tmp_path / "n" / "preparation.json").read_text())
+    assert made == record
+
+    def refused(*more, given=("--model", str(models)), where=template):
+        capsys.readouterr()
+        assert run((folder, None, tmp_path / "m"), where, "--inference", *given, *more) == 2
+        return capsys.readouterr().err
+
+    assert "n4 was true, is now false; prepare new patients likewise" in refused("--no-n4")
+    assert 'registration was "sitk-affine", is now "syn"' in refused("--registration", "syn")
+    assert 'sequences was ["T1", "T1c", "T2", "FLAIR"], is now ["T1c", "T1"' in refused(
+        "--modalities", "T1c,T1,T2,FLAIR"
+    )
+    other_template = tmp_path / "other.nii.gz"
+    save_nifti(other_template, np.ones((9, 9, 9), np.float32), np.eye(4))
+    assert "template was " in refused(where=other_template)
+    # the record beside a reference counts as well: here smoothing is on, the training's was off
+    reference = ("--histogram-reference", str(models / "histogram_reference.json"), "--registration", "sitk-affine")
+    assert "smoothing was 0.0, is now 1.0" in refused(given=reference)
+    assert not (tmp_path / "m" / "datalist.json").exists()
+
+
+def test_a_model_without_matching_hands_that_on_and_leaves_no_older_reference(cohort, template, quick, tmp_path):
+    assert run(cohort, template) == 0
+    models = tmp_path / "models"
+    assert len(train(cohort[2], models)) == 2
+    assert run(cohort, template, "--no-histogram-matching") == 0
+    assert list(train(cohort[2], models)) == ["preparation.json"]
+    write_patient(tmp_path / "new", "N1")
+    assert run((tmp_path / "new", None, tmp_path / "n"), template, "--inference", "--model", str(models)) == 0
+    assert not (tmp_path / "n" / "histogram_reference.json").exists()
+    # a cohort of another origin says nothing of its preparation
+    (cohort[2] / "preparation.json").unlink()
+    assert not train(cohort[2], models)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--inference"], "--inference needs --model FOLDER (of model.pt), --histogram-reference FILE"),
+        (["--inference", "--reference-patient", "P1"], "the first new patient's brightness would be the standard"),
+        (["--inference", "--model", "."], "has no preparation.json: it was trained on images that this script did not"),
+        (["--model", "."], "--model goes with --inference"),
+        (["--inference", "--model", ".", "--histogram-reference", "a"], "--model goes with --inference, without --"),
+    ],
+)
+def test_new_patients_need_the_models_standard(tmp_path, capsys, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path), "labels.csv", "--output", "out", *given])
+    assert message in capsys.readouterr().err
 
 
 def test_steps_can_be_left_out_and_images_of_other_grids_are_brought_to_t1cs(cohort, template, quick):
@@ -266,6 +390,44 @@ def test_an_image_that_is_no_sequence_is_named_and_left_alone(cohort, template, 
     assert "not read, being none of T1, T1c, T2, FLAIR" in (said := capsys.readouterr().out)
     assert "1 images (P1/P1_adc.nii.gz)" in said
     assert json.loads((cohort[2] / "manifest.json").read_text())["not_read"] == ["P1/P1_adc.nii.gz"]
+
+
+def anisotropy(affine=None, shape=SHAPE):
+    """An FA map in the native space: 0.2 to 0.8 from left to right."""
+    places = coordinates() if affine is None else coordinates(affine)
+    return np.clip(0.5 + 0.005 * places[..., 0], 0.2, 0.8).astype(np.float32)
+
+
+def test_a_ready_fa_map_on_the_grid_of_t1c_is_taken(tmp_path, template, quick, capsys):
+    folder = tmp_path / "in"
+    for number, name in enumerate(("FA1", "FA-2")):  # a name that holds the word is no map
+        write_patient(folder, name, names=("t1n", "t1ce", "t2w", "t2f"), seed=10 * number)
+    save_nifti(folder / "FA1" / "FA1_DTI_eddy_FA.nii.gz", anisotropy(), native_affine())
+    shutil.copy(folder / "FA-2" / "FA-2_t1n.nii.gz", folder / "FA-2" / "FA-2_adc.nii.gz")
+    cohort = (folder, None, tmp_path / "out")
+    given = ("--inference", "--no-histogram-matching", "--no-n4", "--no-smoothing")
+    assert run(cohort, template, *given) == 0
+    said = capsys.readouterr().out
+    assert "DWI (with .bval and .bvec), FA: 1 images (FA-2/FA-2_adc.nii.gz)" in said
+    cases = {case["patient"]: case for case in json.loads((tmp_path / "out/datalist.json").read_text())["testing"]}
+    assert cases["FA1"]["fa"] == "FA1/fa.nii.gz" and "fa" not in cases["FA-2"]
+    found = volume_of(tmp_path / "out" / "FA1" / "fa.nii.gz")
+    inside = binary_erosion(volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") > 0, iterations=3)
+    x = np.moveaxis(np.indices(MNI_SHAPE), 0, -1)[inside] @ mni_affine()[0, :3] + mni_affine()[0, 3]
+    between = np.abs(x) < 55
+    assert np.abs(found[inside] - (0.5 + 0.005 * x))[between].max() < 1e-3 and found.max() <= 0.8
+    assert not found[volume_of(tmp_path / "out" / "FA1" / "t1.nii.gz") == 0].any()
+
+    moved = native_affine()
+    moved[0, 3] += 5
+    for array, affine, message in (
+        (anisotropy(), moved, "FA1_DTI_eddy_FA.nii.gz: lies on another grid than T1c; register and resample it"),
+        (1000 * anisotropy(), native_affine(), "FA lies in 0 to 1, its values in 200 to 800"),
+    ):
+        save_nifti(folder / "FA1" / "FA1_DTI_eddy_FA.nii.gz", array, affine)
+        assert run(cohort, template, *given) == 2 and message in capsys.readouterr().err
+    assert run(cohort, template, *given, "--no-fa") == 0
+    assert "FA1/FA1_DTI_eddy_FA.nii.gz" in capsys.readouterr().out and not (tmp_path / "out/FA1/fa.nii.gz").exists()
 
 
 def test_labels_are_needed_but_for_inference(cohort, template, quick, capsys):

@@ -14,7 +14,7 @@ import pytest
 from tifffile import imread, imwrite
 
 from shared.data import Datalist, cases_for_inference
-from shared.data.prepare import sha256
+from shared.data.digests import sha256
 from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]

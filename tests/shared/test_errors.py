@@ -1,9 +1,13 @@
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 
-from shared.errors import CheckpointError, DataError, plain_errors
+from shared.data.prepare import run_script
+from shared.errors import CheckpointError, DataError, plain_errors, run_main
+from shared.evaluation.processes import resumable
 
 
 @pytest.fixture
@@ -70,3 +74,77 @@ def test_ctrl_c_ends_with_what_goes_on(hook, capsys):
     hook(KeyboardInterrupt())
     shown = capsys.readouterr().err
     assert "--resume true" in shown and "Traceback" not in shown
+
+
+SCRIPT = """
+from shared.data.prepare import run_script
+from shared.errors import run_main
+from shared.evaluation.processes import resumable
+
+def few():
+    print("a line that is still in the buffer at the end")
+
+def many():
+    for number in range(10**5):
+        print(number)
+
+def prepared():
+    return run_script(many)
+
+def resumed():
+    with resumable("name"):
+        many()
+
+run_main({})
+"""
+
+
+@pytest.mark.parametrize("main", ["few", "many", "prepared", "resumed"])
+def test_a_script_whose_reader_went_away_ends_without_a_word(main):
+    command = [sys.executable, "-c", SCRIPT.format(main)]
+    running = subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    running.stdout.close()  # as `| head -0` does
+    assert (running.stderr.read(), running.wait()) == (b"", 141)
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PermissionError(13, "Permission denied", "labels.csv"), "error: labels.csv: Permission denied"),
+        (DataError("P1: mask is empty"), "error: P1: mask is empty"),
+        (CheckpointError("model.pt is no checkpoint"), "error: model.pt is no checkpoint"),
+        (SystemExit("name: P1"), "name: P1"),
+        (SystemExit(2), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_a_user_caused_ends_a_script_with_a_line(error, status):
+    with pytest.raises(SystemExit) as end:
+        run_main(raising(error))
+    assert end.value.code == status
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: 3)
+    assert end.value.code == 3
+    with pytest.raises(ZeroDivisionError):  # what nobody caused but the code keeps its traceback
+        run_main(lambda: 1 // 0)
+
+
+def test_a_file_that_may_not_be_read_is_a_line_in_either_kind_of_script(capsys):
+    error = PermissionError(13, "Permission denied", "labels.csv")
+    assert run_script(raising(error)) == 2 and capsys.readouterr().err == "error: labels.csv: Permission denied\n"
+    with pytest.raises(SystemExit, match=r"^name: labels.csv: Permission denied$"), resumable("name"):
+        raise error
+
+
+@pytest.mark.parametrize("script", sorted(Path(__file__).parents[2].glob("scripts/**/[a-z]*.py")), ids=lambda p: p.stem)
+def test_every_script_ends_so(script):
+    assert script.read_text().endswith("    run_main(main)\n")

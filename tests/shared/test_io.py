@@ -1,10 +1,18 @@
 import csv
 import json
 import math
+import re
 
 import pytest
 
-from shared.io import atomic_path, write_csv, write_json
+from shared.checkpoint import load_checkpoint
+from shared.data import TractAtlas
+from shared.data.checks import image_header_problem
+from shared.data.patch_io import read_patch
+from shared.data.streamlines import read_streamlines
+from shared.errors import CheckpointError, DataError
+from shared.io import atomic_path, disguise, write_csv, write_json
+from shared.losses import PerceptualReconstructionLoss
 
 
 def names(folder):
@@ -58,3 +66,46 @@ def test_csv_has_the_columns_asked_for(tmp_path):
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "label,patient" and names(tmp_path) == ["a.csv"]
     write_csv(tmp_path / "none.csv", [], ["patient"])
     assert (tmp_path / "none.csv").read_text().split() == ["patient"]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><title>Log in</title></html>\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "is a pointer of Git LFS, not the file itself; fetch that with git lfs pull"),
+        (b"../.git/annex/objects/Xk/w4/SHA256E-s12--ab.nii.gz", "is a pointer of git-annex, not the file itself"),
+        (PAGE, r"is a web page \(HTML\), such as a login or an error, not the file itself; download that again"),
+        (b"<HTML><BODY>404</BODY></HTML>", r"is a web page \(HTML\)"),
+    ],
+)
+def test_a_file_that_stands_in_anothers_place_says_what_it_is(tmp_path, content, message):
+    paths = {ending: tmp_path / f"file.{ending}" for ending in ("pt", "nii.gz", "npz", "png", "tck")}
+    for path in paths.values():
+        path.write_bytes(content)
+    assert re.match(message, image_header_problem(paths["nii.gz"])[0])
+    for error, read in (
+        (CheckpointError, lambda: load_checkpoint(paths["pt"])),
+        (CheckpointError, lambda: PerceptualReconstructionLoss(paths["pt"])),
+        (DataError, lambda: TractAtlas.load(paths["npz"])),
+        (DataError, lambda: read_patch(paths["png"])),
+        (DataError, lambda: read_streamlines(paths["tck"])),
+    ):
+        with pytest.raises(error, match=message):
+            read()
+
+
+def test_what_is_the_file_itself_is_not_suspected(tmp_path):
+    assert disguise(tmp_path / "none") is None
+    for content in (b"", b"PK\x03\x04", b"\x1f\x8b\0/annex/objects/\0", b"version 2", b"patient,label\n<html>,1\n"):
+        (tmp_path / "file").write_bytes(content)
+        assert disguise(tmp_path / "file") is None
+
+
+def test_json_says_where_nan_is(tmp_path):
+    content = {"training": [{"age": 1.0}, {"age": math.nan}], "AUC": (0.5, math.inf)}
+    with pytest.raises(DataError, match=r"a.json cannot hold .*, which training.1.age, AUC.1 are; leave such values"):
+        write_json(tmp_path / "a.json", content)
+    assert not names(tmp_path)

@@ -1,10 +1,13 @@
 """Steps of one patient's preparation, each against what is known of a tiny head."""
 
+import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from shared.data.digests import Digests
 from shared.data.mni import Volume, load_template, mni_affine
 from shared.data.prepare import save_nifti
 from shared.data.prepare_glioma import (
@@ -132,8 +135,20 @@ def test_quality_flags_a_poor_overlap_and_a_tumour_that_lost_its_volume(template
 def test_what_a_result_depends_on_changes_its_fingerprint(tmp_path, template):
     write_patient(tmp_path, "P1")
     files = files_of(tmp_path)
-    first = fingerprint(files, STEPS, None)
-    assert fingerprint(files, STEPS, None) == first
-    assert fingerprint(files, Steps(), None) != first and fingerprint(files, STEPS, {"T1": [1.0]}) != first
+
+    def mark(steps=STEPS, reference=None, files=files):
+        return fingerprint(files, steps, reference, Digests())
+
+    first = mark()
+    assert mark() == first and mark(Steps()) != first and mark(reference={"T1": [1.0]}) != first
+    exchanged = {**files.images, "T1": files.images["T2"], "T2": files.images["T1"]}
+    assert mark(files=replace(files, images=exchanged)) != first
     save_nifti(tmp_path / "P1/P1_seg.nii.gz", (2 * tumour(radius=12)).astype(np.uint8), native_affine())
-    assert fingerprint(files, STEPS, None) != first
+    assert mark() != first
+    # of the template its content counts: not where it lies, nor its size and date
+    places = [tmp_path / f"template{number}.nii" for number in range(3)]
+    for place, content in zip(places, (b"one", b"one", b"two"), strict=True):
+        place.write_bytes(content)
+        os.utime(place, ns=(10**18, 10**18))
+    one, same, other = (mark(replace(STEPS, template=str(place))) for place in places)
+    assert one == same != other

@@ -104,11 +104,12 @@ def test_large_files_are_refused_but_for_models(bundle):
 
 
 def test_a_package_takes_the_model_and_leaves_the_rest_of_a_training(bundle):
-    for name in ("model.pt", "model.json", "pretrain.pt", "model.ts", "demo/model.pt"):
+    along = ("histogram_reference.json", "model.json", "model.pt", "preparation.json")
+    for name in (*along, "pretrain.pt", "model.ts", "demo/model.pt"):
         (bundle / "models" / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / "models" / name).write_text("x")
     models = [name for name in bundle_files(bundle) if name.startswith("models")]
-    assert models == ["models/model.json", "models/model.pt"]
+    assert models == [f"models/{name}" for name in along]
 
 
 def test_bundles_are_found_by_name_or_folder(bundle):

@@ -2,11 +2,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, NormalizeIntensity
+from scipy.ndimage import distance_transform_edt
 
 from shared.data import GliomaCases, GliomaRows, collate_glioma
+from shared.data.atlas import TractAtlas
 from shared.errors import DataError
-from shared.transforms import LoadGliomad, PrepareGliomad
+from shared.transforms import LoadGliomad, PrepareGliomad, TractSampler
 from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 from tests.tiny_glioma import write_case
 
@@ -30,13 +32,61 @@ def entries(tmp_path_factory):
     return [absolute(folder, write_case(folder, f"P{k}", k % 2, 50 + k)) for k in range(3)]
 
 
-def test_volumes_are_standardised_over_the_brain_and_fa_is_loaded_where_asked_for(atlas, entries):
+def test_volumes_are_standardised_over_the_healthy_brain_and_fa_is_loaded_where_asked_for(atlas, entries):
     case = LoadGliomad(atlas, fa=True)(entries[0])
     assert case["image"].shape == (4, *SHAPE) and case["mask"].dtype == torch.bool and case["fa"].shape == (1, *SHAPE)
-    for volume in case["image"]:
-        inside = volume[volume != 0]
-        assert abs(float(inside.mean())) < 1e-4 and abs(float(inside.std(correction=0)) - 1) < 1e-4
+    # naive: the distance to every voxel of the tumour
+    places = np.argwhere(np.ones(SHAPE)) * 2.0
+    inside = case["mask"][0].numpy()
+    distance = np.linalg.norm(places[:, None] - places[inside.ravel()][None], axis=-1).min(axis=1).reshape(SHAPE)
+    for path, volume in zip(entries[0]["image"], case["image"].numpy(), strict=True):
+        stored = nib.load(path).get_fdata()
+        healthy = stored[(stored != 0) & (distance > 4)]
+        expected = np.where(stored != 0, (stored - healthy.mean()) / healthy.std(), 0)
+        np.testing.assert_allclose(volume, expected, atol=1e-5)
+        assert abs(volume[(stored != 0) & (distance > 4)].mean()) < 1e-5 < abs(volume[stored != 0].mean())
     assert "fa" not in (LoadGliomad(atlas)(entries[0])).keys() - entries[0].keys()
+
+
+def test_a_model_from_before_the_margin_keeps_its_numbers(atlas, entries):
+    loaded = LoadGliomad(atlas, margin=None)(entries[0])["image"]
+    stored = torch.stack([torch.from_numpy(nib.load(path).get_fdata()).float() for path in entries[0]["image"]])
+    expected = NormalizeIntensity(nonzero=True, channel_wise=True)(stored)
+    np.testing.assert_allclose(loaded.numpy(), np.asarray(expected), atol=1e-5)
+    assert not torch.allclose(loaded, LoadGliomad(atlas)(entries[0])["image"], atol=1e-2)
+    assert PrepareGliomad(atlas, **SETTINGS, margin=4.0)(LoadGliomad(atlas)(entries[0]))["tract_rows"].shape == (5, 32)
+
+
+def test_a_far_tract_does_not_tell_the_volume_of_the_tumour(tmp_path):
+    """200 ml of tumour, and none, 60 mm from a tract: its voxels have the same values."""
+    shape, affine = (40, 50, 30), np.diag([4.0, 4, 4, 1])
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * 4.0
+    regions = np.zeros(shape, np.int16)
+    regions[4:6, 3:5, 14:16], regions[34:36, 3:5, 14:16] = 1, 2
+    line = np.linspace([18.0, 14, 58], [138.0, 14, 58], 30)
+    far = TractAtlas.from_streamlines([line] * 3, regions, affine, shape=shape, affine=affine, names=["a", "b"])
+    sampler = TractSampler(far, num_voxels=20)
+    # alike all over: what is left out does not change mean and SD
+    brain = 300 + 20.0 * np.where(places.sum(axis=-1) % 8 < 4, 1, -1)
+    away = np.linalg.norm(places - (80, 140, 60), axis=-1)
+    radius = (3 * 200e3 / 4 / np.pi) ** (1 / 3)
+    assert min(np.linalg.norm(line - (80, 140, 60), axis=1)) - radius > 60
+
+    def rows(radius, brightness):
+        mask = away < radius
+        assert 0.8 < mask.sum() * 0.064 / (4 / 3 * np.pi * radius**3 / 1e3) < 1.2
+        # darker in the tumour, brighter in the oedema about it, which the mask does not hold
+        about = distance_transform_edt(~mask, sampling=4.0) <= 4
+        volume = brain + np.select([mask, about], [-brightness, brightness], 0)
+        nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), tmp_path / "t1.nii.gz")
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), tmp_path / "mask.nii.gz")
+        case = {"patient": "P1", "image": [str(tmp_path / "t1.nii.gz")], "mask": str(tmp_path / "mask.nii.gz")}
+        return sampler(LoadGliomad(far)(case)["image"]).double()
+
+    none, small, large = rows(radius, 0.0), rows(14.0, 150.0), rows(radius, 150.0)
+    expected = torch.from_numpy(np.where(places.sum(axis=-1) % 8 < 4, 1.0, -1.0)).flatten()[sampler.index]
+    assert (none - expected).abs().max() < 0.01  # 0.2 z and more were the whole brain the measure
+    assert torch.equal(none, large) and (small - large).abs().max() < 0.01
 
 
 def test_a_patient_becomes_what_the_network_reads(atlas, entries):
@@ -87,3 +137,10 @@ def test_a_mask_outside_the_brain_and_another_grid_are_refused(atlas, entries, t
         LoadGliomad(atlas)({**entries[0], "mask": None})
     with pytest.raises(DataError, match="P0: has no FA map"):
         LoadGliomad(atlas, fa=True)({**entries[0], "fa": None})
+
+
+def test_a_brain_that_is_all_tumour_or_flat_outside_is_refused(atlas, entries, tmp_path):
+    whole = np.ones(SHAPE, np.uint8)
+    nib.save(nib.Nifti1Image(whole, AFFINE), tmp_path / "mask.nii.gz")
+    with pytest.raises(DataError, match=r"P0: outside the tumour 0 of \d+ voxels of the brain are left to standardise"):
+        LoadGliomad(atlas)({**entries[0], "mask": str(tmp_path / "mask.nii.gz")})

@@ -39,6 +39,7 @@ from shared.data.cohort import (
     without_covariates,
 )
 from shared.data.label_words import IDH_WORDS
+from shared.data.masks import mask_labels
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
 from shared.data.prepare import (
@@ -86,7 +87,7 @@ def extra_files(
     patient: str, others: list[Path], brain_pattern: str | None
 ) -> tuple[Path | None, tuple | None, list[str]]:
     """Brain mask and diffusion files among a patient's remaining files, and what is wrong with them."""
-    problems = []
+    problems, others = [], [path for path in others if is_nifti(path)]
     if brain_pattern:
         brains = [path for path in others if path.match(brain_pattern)]
         if len(brains) != 1:
@@ -118,10 +119,10 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
     Raises:
         DataError: with every problem found.
     """
-    from shared.data.prepare_glioma import PatientFiles, orientation_problem
+    from shared.data.prepare_glioma import PatientFiles
 
     refuse_tiffs(options.folder)
-    patients, missing = collect(options, orientation_problem)
+    patients, missing = collect(options)
     problems, unused = [], []
     for name, patient in patients.items():
         if patient["mask_file"] is None:
@@ -180,7 +181,7 @@ def prepare(options: argparse.Namespace) -> None:
         registration=options.registration,
         template=str(options.template.resolve()) if options.template else None,
         already_mni=options.already_mni,
-        mask_labels=tuple(int(label) for label in options.mask_labels),
+        mask_labels=tuple(options.mask_labels),
         fa=any(patient["paths"].dwi for patient in patients.values()),
         seed=options.seed,
     )
@@ -261,7 +262,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--pattern", action="append", default=[], metavar='T1c="*_gd.nii.gz"', help="file name pattern of a sequence")
     add("--mask-pattern", help="of the tumour mask; else a file with a word such as seg, mask, tumor")
     add("--brain-mask-pattern", help="of the brain mask; else a file with a word such as brainmask, where there is one")
-    add("--mask-labels", type=comma_list, default=[], help="values of the mask that are tumour, as 1,4 (all but 0)")
+    add("--mask-labels", type=mask_labels, default=[], help="values of the mask that are tumour, as 1,4 (all but 0)")
     add("--patient-column", default="patient", help="column of the patient's name (patient)")
     add("--label-column", default="label", help="column of the label (label)")
     add("--positive", type=comma_list, default=[], help="values that mean label 1 (mutant, IDH1 p.R132H, 1, ...)")
@@ -291,8 +292,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.covariates = given or []
     check_options(parser, options)
     options.covariates = given
-    if not all(label.isdigit() and int(label) > 0 for label in options.mask_labels):
-        parser.error("--mask-labels must be positive whole numbers")
     if options.strip_command and "{output}" not in options.strip_command:
         parser.error("--strip-command must hold {input} and {output}")
     if options.mask_pattern == "none":

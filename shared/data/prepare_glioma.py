@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
 import tempfile
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.brain_mask import brain_of
+from shared.data.grids import same_grid
 from shared.data.intensity import landmarks, match_landmarks, smooth
+from shared.data.masks import read_mask
 from shared.data.matching import file_name
 from shared.data.mni import (
     MNI_SPACING,
@@ -31,7 +32,6 @@ from shared.data.mni import (
     load_volume,
     mni_grid_problem,
     resample,
-    same_grid,
 )
 from shared.data.prepare import save_nifti
 from shared.data.registration import Registration, choose_registration, dice
@@ -112,46 +112,10 @@ class Native:
     brain: Volume
 
 
-def orientation_problem(path: str | os.PathLike) -> str | None:
-    """A NIfTI file whose header gives no orientation: nibabel then makes an affine up. None where it gives one."""
-    import nibabel as nib
-
-    header = nib.load(path).header
-    if isinstance(header, nib.Nifti1Header) and not int(header["sform_code"]) and not int(header["qform_code"]):
-        return "has no affine (sform and qform codes are 0): position and orientation are unknown; convert it again"
-    return None
-
-
 @lru_cache(maxsize=2)
 def template_at(file: str | None, spacing: float) -> Template:
     """The template, made once in a process: nilearn's takes longer than a registration."""
     return load_template(file, spacing)
-
-
-def read_mask(path: str | os.PathLike, labels: tuple[int, ...] = ()) -> Volume:
-    """A tumour mask as 0 and 1.
-
-    Args:
-        path: the file; its values are 0 (background) and whole numbers, as BraTS's 1, 2, 4.
-        labels: values that are tumour; empty: all but 0.
-
-    Raises:
-        DataError: values that are no labels, or no tumour.
-    """
-    import numpy as np
-
-    volume = load_volume(path)
-    values = np.unique(volume.array)
-    if len(values) > 64 or (values < 0).any() or (values % 1).any():
-        raise DataError(
-            f"{path}: is no mask: 0 and a few positive whole numbers are needed, it has {len(values)} values "
-            f"from {values[0]:g} to {values[-1]:g}"
-        )
-    tumour = np.isin(volume.array, labels) if labels else volume.array > 0
-    if not tumour.any():
-        of = f"none of the labels {', '.join(map(str, labels))}" if labels else "no voxel"
-        raise DataError(f"{path}: the mask is empty ({of} in it); segment the tumour or leave the patient out")
-    return Volume(tumour.astype(np.uint8), volume.affine)
 
 
 def strip_skull(command: str, volume: Volume) -> Any:

@@ -14,18 +14,23 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Orientation, ResampleToMatch
 from torch.nn import functional
 
+from shared.data.checks import orientation_problem
+from shared.data.grids import place_problem, same_grid
+from shared.data.masks import LABELS_KEY, millilitres, tumour_of
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_GRID_TOLERANCE = 1e-3
+_ROUNDING = 1e-3  # mm
 
 
 class LoadCased(MapTransform):
     """Load a case's modalities and tumour mask on one grid, in RAS order, and refuse what cannot be used.
 
-    Modalities (and the mask) on another grid than the first modality's are resampled to it (linear; nearest for the
-    mask), with a logged line. A case without a mask is taken whole as the region of interest.
+    Modalities (and the mask) of another shape than the first modality's are resampled to it (linear; nearest for the
+    mask), with a logged line; those of its very shape whose affine puts them elsewhere are refused, unless the case's
+    ``trust_affines`` is true. Which values of the mask are tumour: ``tumour_labels`` of the case, else see
+    :func:`shared.data.masks.tumour_of`. A case without a mask is taken whole as the region of interest.
 
     Args:
         image_key: key of one path, or of a list of paths (one per modality).
@@ -38,7 +43,8 @@ class LoadCased(MapTransform):
         - ``data["source"]``: path, shape and affine of the first modality as stored
 
     Raises:
-        DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty.
+        DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty or
+            none; a grid that cannot be meant.
     """
 
     def __init__(
@@ -76,24 +82,42 @@ class LoadCased(MapTransform):
         reference = self._orient(volumes[0])
         aligned = [reference]
         for path, volume in zip(paths[1:], volumes[1:], strict=True):
+            self._check_place(volume, path, out)
             aligned.append(self._to_grid(self._orient(volume), reference, "bilinear", path, patient))
         out[self.image_key] = torch.cat([torch.as_tensor(volume.array) for volume in aligned])
         if out.get(self.mask_key) is None:
             mask = torch.ones(1, *reference.shape[1:], dtype=torch.bool)
         else:
-            path = out[self.mask_key]
-            volume = self._orient(self._read(path, patient))
-            mask = torch.as_tensor(self._to_grid(volume, reference, "nearest", path, patient).array) > 0
-            if not mask.any():
-                raise DataError(
-                    f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
-                    f"{self._instead}."
-                )
+            mask = self._mask(out, reference, patient)
             out["masked"] = True
         out.setdefault("masked", False)
         out[self.mask_key] = mask
         out["affine"] = np.asarray(reference.affine)
         return out
+
+    def _mask(self, case: Mapping[Hashable, Any], reference: MetaTensor, patient: str) -> torch.Tensor:
+        """The tumour on the images' grid."""
+        path = case[self.mask_key]
+        volume = self._read(path, patient)
+        self._check_place(volume, path, case)
+        volume = self._orient(volume)
+        try:
+            values, labels = volume[0].numpy(), case.get(LABELS_KEY) or ()
+            tumour = tumour_of(values, volume.affine, labels) if values.max() > 0 else values > 0
+        except DataError as error:
+            raise DataError(f"{patient}: {path}: {error}") from None
+        before = millilitres(tumour, volume.affine)
+        volume = MetaTensor(torch.as_tensor(tumour, dtype=torch.float32)[None], affine=volume.affine)
+        mask = torch.as_tensor(self._to_grid(volume, reference, "nearest", path, patient).array) > 0
+        if not mask.any():
+            raise DataError(
+                f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
+                f"{self._instead}."
+            )
+        if mask.shape != volume.shape:
+            after = millilitres(mask, reference.affine)
+            logger.warning("%s: the tumour has %.1f ml in its mask, %.1f ml on that grid.", patient, before, after)
+        return mask
 
     def _read(self, path: str, patient: str) -> MetaTensor:
         if not Path(path).is_file():
@@ -105,6 +129,8 @@ class LoadCased(MapTransform):
                 f"{patient}: {path} cannot be read as NIfTI ({type(error).__name__}: {str(error).splitlines()[0]}). "
                 "Check that the file is whole and a .nii or .nii.gz."
             ) from error
+        if problem := orientation_problem(nib.load(path).header):
+            raise DataError(f"{patient}: {path} {problem}")
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]
         if volume.ndim != 3:
@@ -117,11 +143,17 @@ class LoadCased(MapTransform):
             raise DataError(f"{patient}: {path} holds {count} NaN or Inf voxels. Repair or export it again.")
         return volume[None]
 
-    def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
-        same = volume.shape == reference.shape and np.allclose(
-            np.asarray(volume.affine), np.asarray(reference.affine), atol=_GRID_TOLERANCE
+    def _check_place(self, volume: MetaTensor, path: str, case: Mapping[Hashable, Any]) -> None:
+        """Refuse a volume that has the first modality's shape and lies elsewhere."""
+        source = case["source"]
+        problem = place_problem(
+            source["path"], (source["shape"], source["affine"]), path, (volume.shape[1:], np.asarray(volume.affine))
         )
-        if same:
+        if problem and case.get("trust_affines") is not True:
+            raise DataError(f"{case.get(self.patient_key, '?')}: {problem}")
+
+    def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
+        if same_grid((volume.shape[1:], volume.affine), (reference.shape[1:], reference.affine)):
             return volume
         logger.warning(
             "%s: %s %s is on another grid than the first modality %s and is resampled to it.",
@@ -414,6 +446,6 @@ def _grow(mask: torch.Tensor, spacing: np.ndarray, margin_mm: float) -> torch.Te
     from scipy.ndimage import distance_transform_edt
 
     # a whole number of voxels is often exactly the margin: an oblique affine's rounding must not decide
-    reach = margin_mm + _GRID_TOLERANCE
+    reach = margin_mm + _ROUNDING
     grown = [distance_transform_edt(~part.numpy(), sampling=spacing) <= reach for part in mask]
     return torch.as_tensor(np.stack(grown))

@@ -14,7 +14,7 @@ import pytest
 from tifffile import imread, imwrite
 
 from shared.data import Datalist, cases_for_inference
-from shared.data.prepare import sha256
+from shared.data.digests import CACHE, sha256
 from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,8 @@ hospital = load_script("prepare_patients")
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CACHE]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("name", ["prepare_tcga_lgg", "prepare_patients"])
@@ -245,9 +246,14 @@ def test_tcga_on_the_published_patients(tmp_path):
 
 
 def save(path, shape=(6, 5, 4), spacing=1.0, value=0):
+    """An image of one value, or, by its name, a mask with a tumour of it (of 1 for 0)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([spacing] * min(3, len(shape)) + [1.0] * (4 - min(3, len(shape))))
-    nib.save(nib.Nifti1Image(np.full(shape, value, np.int16), affine), path)
+    array = np.full(shape, value, np.int16)
+    if any(word in path.name.lower() for word in ("mask", "seg")):
+        array[:] = 0
+        array[1:3, 1:3, 1:3] = value or 1
+    nib.save(nib.Nifti1Image(array, affine), path)
     return path
 
 

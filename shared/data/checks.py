@@ -320,6 +320,13 @@ class DatalistCheck(SectionCheck):
                 case[key] = str(self.root / entry[key])
                 grids.append((case[key], self._grid(case[key], patient)))
         self._places([pair for pair in grids if pair[1] is not None], patient, entry)
+        labels = entry.get("tumour_labels")
+        if labels is not None and not (
+            isinstance(labels, list) and labels and all(type(label) is int and label > 0 for label in labels)
+        ):
+            self.problems.append(
+                f"{patient}: 'tumour_labels' must be a list of the mask's values that are tumour, as [2], got {labels!r}"
+            )
         self.check_label(case)
         values = entry.get("covariates") or {}
         for name in self.covariates:

@@ -21,8 +21,8 @@ def cut(case, num_slices=3, **settings):
 
 
 def one_to_one(case, num_slices=3, size=16, **settings):
-    """Cut with windows as many pixels wide as the output, so that nothing is interpolated."""
-    return cut(case, num_slices, size=size, roi="fixed_mm", extent_mm=size, **settings)
+    """Cut with windows as many pixels wide as the output and the whole range, so that nothing is interpolated."""
+    return cut(case, num_slices, size=size, roi="fixed_mm", extent_mm=size, **{"tails": 0.0, **settings})
 
 
 def layered(areas, shape=SHAPE):
@@ -225,7 +225,7 @@ def test_the_margin_about_the_tumour_is_in_mm(tmp_path, margin):
 
 @pytest.mark.parametrize(("count", "chosen"), [(7, [0, 1, 2, 3, 4, 5, 6]), (3, [2, 3, 4]), (4, [1, 2, 3, 4])])
 def test_a_case_without_mask_is_taken_whole(tmp_path, count, chosen):
-    out = cut(write_case(tmp_path, mask=False), count, size=24, margin=0.0)
+    out = cut(write_case(tmp_path, mask=False), count, size=24, margin=0.0, tails=0.0)
     assert out["geometry"]["slices"] == chosen and out["image"].shape == (count, 24, 24)
     assert out["geometry"]["window"] == (0, 24, -2, 22)  # the square about 24 x 20 pixels
     volume = texture()[..., chosen]
@@ -313,7 +313,7 @@ def test_the_brightest_pixel_returns_to_the_brightest_voxel(tmp_path, codes):
     volume[11, 13, 4] = 1000
     case = write_case(tmp_path, mask=mask, codes=codes)
     save(case["image"][0], volume, codes=codes)
-    out = cut(case, size=48)  # three times as fine as the source, or so
+    out = cut(case, size=48, tails=0.0)  # three times as fine as the source, or so
     found = np.asarray(masks_to_volume(out["image"] ** 4, out["geometry"]).dataobj)
     stored = np.asarray(nib.load(case["image"][0]).dataobj)
     assert np.unravel_index(found.argmax(), found.shape) == np.unravel_index(stored.argmax(), stored.shape)

@@ -325,7 +325,7 @@ class DatalistCheck(SectionCheck):
             isinstance(labels, list) and labels and all(type(label) is int and label > 0 for label in labels)
         ):
             self.problems.append(
-                f"{patient}: 'tumour_labels' must be a list of the mask's values that are tumour, as [2], got {labels!r}"
+                f"{patient}: 'tumour_labels' must list the mask's values that are tumour, as [2], got {labels!r}"
             )
         self.check_label(case)
         values = entry.get("covariates") or {}

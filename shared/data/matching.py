@@ -221,9 +221,11 @@ def match_files(
 
     def modality_of(path: Path) -> tuple[str | None, str]:
         """The modality whose words the path holds, of `t1` and `t1 post` the longer; and those words."""
-        for text in (name_of(path).rpartition("/")[2], name_of(path)):
-            word = max((word for word in standing if has_words(text, word)), key=len, default="")
-            if word:
+        name = name_of(path)
+        for text in (name.rpartition("/")[2], name):
+            there = [word for word in standing if has_words(text, word)]
+            if there:
+                word = max(there, key=lambda word: (not other_sequences(name, word), len(word)))
                 return standing[word], word
         return None, ""
 
@@ -355,4 +357,4 @@ def _inner(path: Path, folder: Path) -> str:
 
 
 def _like_a_mask(name: str) -> bool:
-    return not name.lower().endswith(TABLES) and LIKE_A_MASK.search(name) is not None
+    return not name.lower().endswith(TABLES) and bool(mask_kind(name) or LIKE_A_MASK.search(name))

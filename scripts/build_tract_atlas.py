@@ -58,15 +58,17 @@ def build(
     import numpy as np
 
     from shared.data.atlas import TractAtlas
-    from shared.data.prepare_glioma import orientation_problem
+    from shared.data.checks import orientation_problem
     from shared.data.streamlines import read_streamlines
 
     if output.suffix != ".npz":
         raise DataError(f"--output {output}: an atlas is written as .npz; name the file so")
     try:
-        if problem := disguise(parcellation) or orientation_problem(parcellation):
+        if problem := disguise(parcellation):
             raise DataError(f"{parcellation}: {problem}")
         image = nib.load(parcellation)
+        if problem := orientation_problem(image.header):
+            raise DataError(f"{parcellation}: {problem}")
         volume = np.asarray(image.dataobj)
     except FileNotFoundError as error:
         raise DataError(f"{parcellation}: no such parcellation; give a NIfTI file") from error

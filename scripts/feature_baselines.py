@@ -104,6 +104,7 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
         paths = {"patient": patient, "image": [str(dataset_dir / path) for path in images]}
         if case.get("mask"):
             paths["mask"] = str(dataset_dir / case["mask"])
+        paths |= {key: case[key] for key in ("tumour_labels", "trust_affines") if key in case}
         try:
             loaded = load(paths)
         except DataError as error:

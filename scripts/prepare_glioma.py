@@ -42,6 +42,7 @@ from shared.data.cohort import (
 )
 from shared.data.digests import Digests, sha256
 from shared.data.label_words import IDH_WORDS
+from shared.data.masks import mask_labels
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
 from shared.data.preparation_record import PREPARATION, REFERENCE, check_preparation, read_preparation
@@ -91,7 +92,7 @@ def extra_files(
     patient: str, others: list[Path], brain_pattern: str | None
 ) -> tuple[Path | None, tuple | None, Path | None, list[str]]:
     """Brain mask, diffusion files and ready FA map among a patient's remaining files, and what is wrong with them."""
-    problems = []
+    problems, others = [], [path for path in others if is_nifti(path)]
     if brain_pattern:
         brains = [path for path in others if path.match(brain_pattern)]
         if len(brains) != 1:
@@ -130,10 +131,10 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         DataError: with every problem found.
     """
     from shared.data.checks import image_header_problem
-    from shared.data.prepare_glioma import PatientFiles, orientation_problem
+    from shared.data.prepare_glioma import PatientFiles
 
     refuse_tiffs(options.folder)
-    patients, missing = collect(options, orientation_problem)
+    patients, missing = collect(options)
     problems, unused = [], []
     for name, patient in patients.items():
         if patient["mask_file"] is None:
@@ -142,7 +143,7 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         brain, *maps, found = extra_files(name, patient["others"], options.brain_mask_pattern)
         problems += found
         diffusion, fa = maps if options.fa else (None, None)
-        if fa is not None and (problem := image_header_problem(fa)[0] or orientation_problem(fa)):
+        if fa is not None and (problem := image_header_problem(fa)[0]):
             problems.append(f"{name}: {fa}: {problem}")
         paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion, fa)
         patient["paths"] = paths
@@ -196,7 +197,7 @@ def prepare(options: argparse.Namespace) -> None:
         registration=options.registration,
         template=str(options.template.resolve()) if options.template else None,
         already_mni=options.already_mni,
-        mask_labels=tuple(int(label) for label in options.mask_labels),
+        mask_labels=tuple(options.mask_labels),
         fa=any(patient["paths"].dwi or patient["paths"].fa for patient in patients.values()),
         seed=options.seed,
     )
@@ -312,7 +313,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--pattern", action="append", default=[], metavar='T1c="*_gd.nii.gz"', help="file name pattern of a sequence")
     add("--mask-pattern", help="of the tumour mask; else a file with a word such as seg, mask, tumor")
     add("--brain-mask-pattern", help="of the brain mask; else a file with a word such as brainmask, where there is one")
-    add("--mask-labels", type=comma_list, default=[], help="values of the mask that are tumour, as 1,4 (all but 0)")
+    add("--mask-labels", type=mask_labels, default=[], help="values of the mask that are tumour, as 1,4 (all but 0)")
     add("--patient-column", default="patient", help="column of the patient's name (patient)")
     add("--label-column", default="label", help="column of the label (label)")
     add("--positive", type=comma_list, default=[], help="values that mean label 1 (mutant, IDH1 p.R132H, 1, ...)")
@@ -353,8 +354,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.covariates = given or []
     check_options(parser, options)
     options.covariates = given
-    if not all(label.isdigit() and int(label) > 0 for label in options.mask_labels):
-        parser.error("--mask-labels must be positive whole numbers")
     if options.strip_command and "{output}" not in options.strip_command:
         parser.error("--strip-command must hold {input} and {output}")
     if options.mask_pattern == "none":

@@ -5,11 +5,12 @@ FOLDER holds one folder per patient, or the files of all patients side by side, 
     FOLDER/P001/t1.nii.gz  t1d.nii.gz  t1v.nii.gz  mask.nii.gz         FOLDER/P001_t1.nii.gz  P001_t1d.nii.gz ...
     FOLDER/P001.nii.gz     one modality, the whole image is the region of interest
 
-A file belongs to a modality when its name holds the modality's as a whole word (`P001_T1D.nii.gz`, `t1d.nii`), or
-matches its --pattern. LABELS is a CSV (comma, semicolon or tab; as a spreadsheet saves it) with one row per patient.
-Its label is 0 or 1, or --positive and --negative name the values; where one value is left, one side is enough.
-Images are never altered: they are copied into OUTPUT, or linked. Every problem found is listed at once, and nothing is
-written then.
+A file belongs to a modality when its name holds the modality's as a whole word (`P001_T1D.nii.gz`, `t1d.nii`) and no
+other sequence's (`T2_FLAIR` is no T2), or matches its --pattern. A mask has two values; --mask-labels names those that
+are tumour where it has more (LiTS: 2). LABELS is a CSV (comma, semicolon or tab; as a spreadsheet saves it) with one
+row per patient. Its label is 0 or 1, or --positive and --negative name the values; where one value is left, one side is
+enough. Images are never altered: they are copied into OUTPUT, or linked. Every problem found is listed at once, and
+nothing is written then.
 
     python scripts/prepare_patients.py /data/hcc labels.csv --output data/ircl_mvi --modalities T1,T1D,T1V \\
         --label-column MVI --positive M1,M2 --covariates age --test-fraction 0.2
@@ -33,8 +34,9 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.digests import sha256
-from shared.data.matching import MASK_WORDS, file_ending, file_name
+from shared.data.digests import Digests
+from shared.data.masks import LABELS_KEY, mask_labels
+from shared.data.matching import MASK_WORDS, describe_unread, file_ending, file_name, unread_files
 from shared.data.prepare import (
     begin,
     place_file,
@@ -54,9 +56,14 @@ def prepare(options: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from shared.data.patient_images import PatientImages
+
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
-    patients, missing = collect(options)
+    found = PatientImages(options.mask_labels, options.trust_affines)
+    patients, missing = collect(
+        options, lambda name, patient: found.check(name, patient["files"], patient["mask_file"])
+    )
     cases, copies = [], []
     for name, patient in patients.items():
         case = {"patient": name, "image": []}
@@ -66,21 +73,33 @@ def prepare(options: argparse.Namespace) -> None:
         if patient["mask_file"] is not None:
             case["mask"] = f"{name}/mask{file_ending(patient['mask_file'])}"
             copies.append((patient["mask_file"], options.output / case["mask"]))
+            case |= {LABELS_KEY: options.mask_labels} if options.mask_labels else {}
+        case |= {"trust_affines": True} if name in found.trusted else {}
         case |= {key: patient[key] for key in ("label", "covariates") if key in patient}
         cases.append(case)
     training, testing = divide(cases, patients, options)
+    read = [source for source, _ in copies] + ([options.labels] if options.labels else [])
+    unread = unread_files(options.folder, read)
 
     begin(options.output)
-    sources = {options.labels.name: sha256(options.labels)} if options.labels else {}
+    digests = Digests(options.output)
+    sources = {options.labels.name: digests(options.labels)} if options.labels else {}
     for source, target in tqdm(copies, desc="linking" if options.link else "copying", unit="file"):
-        place_file(source, target, link=options.link)
-        sources[source.relative_to(options.folder).as_posix()] = sha256(source)
+        place_file(source, target, link=options.link, digests=digests)
+        sources[source.relative_to(options.folder).as_posix()] = digests(source)
+    digests.save()
     lacking = without_covariates(cases, options.covariates)
     write_manifest(
         options.output,
         sources=sources,
         images="linked" if options.link else "copied",
         labels=options.label_values,
+        mask_labels=options.mask_labels,
+        tumour_ml=found.tumour_ml,
+        tumour_ml_on_image_grid=found.resampled_ml,
+        affines_trusted=found.trusted,
+        look_at=found.flags,
+        not_read=unread,
         left_out=missing,
         without_covariate={key: names for key, names in lacking.items() if names},
     )
@@ -92,6 +111,8 @@ def prepare(options: argparse.Namespace) -> None:
         training=training,
         testing=testing,
     )
+    for line in [*([describe_unread(unread, patients)] if unread else []), *found.lines()]:
+        print(line)
     report(options, training, testing, missing, lacking, patients)
 
 
@@ -107,6 +128,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--mask-pattern",
         help=f"of the mask; else a file with one of the words {', '.join(MASK_WORDS)}; 'none': no masks",
+    )
+    add("--mask-labels", type=mask_labels, default=[], help="values of the mask that are tumour, as 2 (of two values)")
+    add(
+        "--trust-affines",
+        action="store_true",
+        help="images and masks of one shape may lie at different places; they are resampled by their affines",
     )
     add("--patient-column", default="patient", help="column of the patient's name (patient)")
     add("--label-column", default="label", help="column of the label (label)")

@@ -33,7 +33,7 @@ _EPOCHS = {"epochs", "max_epochs", "finetune_epochs"}  # a stage that has not en
 _SILENT = {"_desc_", "_requires_", "_mode_", "save_interval", "print_lr", "iteration_log", "num_workers", "name"}
 # around a component of the same training in one process
 _WRAPPERS = {"DistributedDataParallel", "share_batches", "share_cases", "sync_batch_norm", "rank_device"}
-_OF_A_CASE = ("label", "covariates", "part", "votes")
+_OF_A_CASE = ("label", "covariates", "part", "votes", "tumour_labels", "trust_affines")
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 logger = logging.getLogger(__name__)

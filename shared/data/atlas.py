@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.data.atlas_checks import atlas_problems
+from shared.data.grids import same_grid
 from shared.data.mni import MNI_SHAPE, mni_affine
 from shared.errors import DataError
 from shared.io import atomic_path, disguise
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _ARRAYS = ("pairs", "counts", "starts", "voxels", "probabilities", "regions", "affine", "names")
-_GRID_TOLERANCE = 1e-3
 
 
 class TractAtlas:
@@ -146,7 +146,7 @@ class TractAtlas:
                 f"{what} must lie on the atlas's grid {_by(self.shape)} ({self.source}), but has {_by(shape)} voxels; "
                 "prepare the case (MNI152, 2 mm), or build the atlas on the images' grid"
             )
-        if affine is not None and not np.allclose(np.asarray(affine), self.affine, atol=_GRID_TOLERANCE):
+        if affine is not None and not same_grid((shape, affine), (self.shape, self.affine)):
             raise DataError(
                 f"{what} must lie on the atlas's grid, but its voxels lie elsewhere in space: affine "
                 f"{np.round(np.asarray(affine), 3).tolist()}, the atlas's ({self.source}) "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.data.grids import canonical, place_problem, same_grid
 from shared.data.names import nfc
 from shared.errors import DataError
 from shared.io import disguise
@@ -83,9 +84,20 @@ def image_header_problem(path: str | os.PathLike) -> tuple[str | None, tuple | N
         return f"has {'colour' if dtype.fields else 'complex'} voxels, one real value each is needed", None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         return "has no valid orientation (its affine is not finite or not invertible); export it again", None
+    if problem := orientation_problem(image.header):
+        return problem, None
     if path.suffix == ".nii" and path.stat().st_size < image.dataobj.offset + math.prod(shape) * dtype.itemsize:
         return "is shorter than its header says; copy it again", None
     return None, (shape[:3], affine)
+
+
+def orientation_problem(header: Any) -> str | None:
+    """A NIfTI header that gives no orientation: nibabel then makes an affine up. None where it gives one."""
+    import nibabel as nib
+
+    if isinstance(header, nib.Nifti1Header) and not int(header["sform_code"]) and not int(header["qform_code"]):
+        return "has no affine (sform and qform codes are 0): position and orientation are unknown; convert it again"
+    return None
 
 
 class SectionCheck:
@@ -310,9 +322,14 @@ class DatalistCheck(SectionCheck):
             else:
                 case[key] = str(self.root / entry[key])
                 grids.append((case[key], self._grid(case[key], patient)))
-        known = [grid for _, grid in grids if grid is not None]
-        if any(_differ(known[0], grid) for grid in known[1:]):
-            self.resampled.append(patient)
+        self._places([pair for pair in grids if pair[1] is not None], patient, entry)
+        labels = entry.get("tumour_labels")
+        if labels is not None and not (
+            isinstance(labels, list) and labels and all(type(label) is int and label > 0 for label in labels)
+        ):
+            self.problems.append(
+                f"{patient}: 'tumour_labels' must list the mask's values that are tumour, as [2], got {labels!r}"
+            )
         self.check_label(case)
         values = entry.get("covariates") or {}
         for name in self.covariates:
@@ -324,6 +341,16 @@ class DatalistCheck(SectionCheck):
             elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 self.problems.append(f"{patient}: covariate {name!r} must be a finite number, got {value!r}")
         return case
+
+    def _places(self, grids: list[tuple[str, tuple]], patient: str, entry: dict) -> None:
+        """Images and masks of one shape lie on one grid; those of other shapes are noted, they are resampled."""
+        trusted = entry.get("trust_affines") is True
+        for path, grid in grids[1:]:
+            problem = None if trusted else place_problem(grids[0][0], grids[0][1], path, grid)
+            if problem:
+                self.problems.append(f"{patient}: {problem}")
+            elif not same_grid(canonical(*grids[0][1]), canonical(*grid)) and patient not in self.resampled:
+                self.resampled.append(patient)
 
     def _grid(self, path: str, patient: str) -> tuple | None:
         problem, grid = image_header_problem(path)
@@ -364,8 +391,3 @@ class DatalistCheck(SectionCheck):
                     self.problems.append(
                         f"{case['patient']}: {path}: is the image of patient {other}, too; correct one"
                     )
-
-
-def _differ(first: tuple, second: tuple) -> bool:
-    """Whether two grids differ by more than rounding (a thousandth of a millimetre)."""
-    return first[0] != second[0] or float(abs(first[1] - second[1]).max()) > 1e-3

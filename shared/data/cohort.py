@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.data.label_table import LabelTable, read_label_table
-from shared.data.matching import file_name, files_of_patients, match_files
+from shared.data.matching import Lacking, file_name, files_of_patients, is_nifti, match_files, taken_for_another
 from shared.data.names import clean, differing_in_case, look_alikes
 from shared.data.splits import assign_folds
 from shared.errors import DataError
@@ -47,13 +47,13 @@ def other_capitals(files: dict[str, list[Path]], folder: Path, known: list[str])
 
 
 def collect(
-    options: argparse.Namespace, extra_problem: Callable[[Path], str | None] = lambda path: None
+    options: argparse.Namespace, check: Callable[[str, dict], list[str]] = lambda name, patient: []
 ) -> tuple[dict[str, dict], list[str]]:
     """Everything known of each patient (``files``, ``mask_file``, ``others``, label, covariates), checked.
 
     Args:
         options: of the command line; gets ``told`` (lines for :func:`report`) and ``label_values``.
-        extra_problem: a further rule for each image and mask; what is wrong, or None.
+        check: further rules for a patient whose files can be read; what is wrong.
 
     Returns:
         patients by name, and lines on what was left out.
@@ -69,7 +69,7 @@ def collect(
     named = getattr(options, "words", None)  # other words than a modality's name that stand for it
     words = [word for many in named.values() for word in many] if named else options.modalities
     files = known_files(options.folder, None if options.labels is None else list(table.patients), words)
-    if not any(files.values()):
+    if not any(is_nifti(file) for many in files.values() for file in many):
         raise DataError(f"{options.folder}: holds no .nii or .nii.gz file; convert DICOM with dcm2niix first")
     found, lines = other_capitals(files, options.folder, list(table.patients))
     options.told, options.label_values = [*table.told, *lines], table.values
@@ -90,20 +90,27 @@ def collect(
         images, mask, found = match_files(
             name, files[name], options.folder, options.patterns, options.mask_pattern, words=named
         )
-        problems += found
+        lacking = [line for line in found if isinstance(line, Lacking)]
+        missing += lacking
+        found = [line for line in found if line not in lacking]
         for path in (*images.values(), *([mask] if mask else [])):
-            problem = image_header_problem(path)[0] or extra_problem(path)
-            if problem:
-                problems.append(f"{name}: {path}: {problem}")
+            if problem := image_header_problem(path)[0]:
+                found.append(f"{name}: {path}: {problem}")
+        problems += found
+        if lacking:
+            continue
         others = [path for path in files[name] if path != mask and path not in images.values()]
         patients[name] = {**table.patients.get(name, {}), "files": images, "mask_file": mask, "others": others}
+        problems += [] if found else check(name, patients[name])
     bare = [name for name, patient in patients.items() if patient["mask_file"] is None]
     if 0 < len(bare) < len(patients):
-        problems += [
+        missing += [
             f"{name}: has no mask, other patients have one; add it, correct --mask-pattern, or give "
             "--mask-pattern none (then the whole image is the region of interest, for everybody)"
             for name in bare
         ]
+        patients = {name: patient for name, patient in patients.items() if name not in bare}
+    problems += taken_for_another(patients, options.folder)
     if missing and not options.skip_missing:
         problems += [*missing, "--skip-missing leaves such patients out"]
     if problems:
@@ -177,7 +184,7 @@ def add_section_options(parser: argparse.ArgumentParser) -> None:
     )
     test.add_argument("--test-column", help="column that is 1 for patients of the testing section")
     add("--inference", action="store_true", help="patients to predict: no labels needed, all go to the testing section")
-    add("--skip-missing", action="store_true", help="leave out patients without files, row or label")
+    add("--skip-missing", action="store_true", help="leave out patients without a file, row or label")
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Any, NamedTuple
 
 from shared.data.checks import image_header_problem
+from shared.data.grids import canonical, same_grid
 from shared.errors import DataError
 
 MNI_SHAPE = (91, 109, 91)
@@ -68,23 +69,20 @@ def mni_grid_problem(shape: tuple[int, ...], affine: Any) -> str | None:
     import nibabel as nib
     import numpy as np
 
-    affine = np.asarray(affine, float)
-    turn = nib.io_orientation(affine)
-    upright = affine @ nib.orientations.inv_ornt_aff(turn, shape)
-    sides = np.asarray(shape)[np.argsort(turn[:, 0])]
-    if tuple(sides) == MNI_SHAPE and np.abs(upright - mni_affine()).max() < 0.05:
+    upright = canonical(shape, affine)
+    if same_grid(upright, (MNI_SHAPE, mni_affine())):
         return None
     mm = nib.affines.voxel_sizes(affine)
     return (
         f"must lie on the MNI152 2 mm grid of {' x '.join(map(str, MNI_SHAPE))} voxels, the first centre at "
         f"{MNI_ORIGIN} mm; got {' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:g}' for s in mm)} mm from "
-        f"{tuple(float(v) for v in np.round(upright[:3, 3], 2))} mm; "
+        f"{tuple(float(v) for v in np.round(upright[1][:3, 3], 2))} mm; "
         "register it with scripts/prepare_glioma.py, without --already-mni"
     )
 
 
-def load_volume(path: str | os.PathLike) -> Volume:
-    """An image in RAS order as float32, values that are not finite set to 0.
+def load_volume(path: str | os.PathLike, *, repair: bool = True) -> Volume:
+    """An image in RAS order as float32, values that are not finite set to 0 unless ``repair`` is false.
 
     Raises:
         DataError: not a readable 3D NIfTI image.
@@ -100,14 +98,8 @@ def load_volume(path: str | os.PathLike) -> Volume:
         array = np.asarray(image.dataobj, np.float32)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: voxels cannot be read ({error}); copy or export it again") from error
-    return Volume(np.nan_to_num(array.reshape(array.shape[:3]), posinf=0, neginf=0), image.affine)
-
-
-def same_grid(first: Volume, second: Volume) -> bool:
-    """Whether two volumes share shape and affine, to a hundredth of a millimetre."""
-    import numpy as np
-
-    return first.array.shape == second.array.shape and bool(np.abs(first.affine - second.affine).max() < 1e-2)
+    array = array.reshape(array.shape[:3])
+    return Volume(np.nan_to_num(array, posinf=0, neginf=0) if repair else array, image.affine)
 
 
 def resample(volume: Volume, shape: tuple[int, ...], affine: Any, *, nearest: bool = False) -> Volume:
@@ -115,7 +107,7 @@ def resample(volume: Volume, shape: tuple[int, ...], affine: Any, *, nearest: bo
     import numpy as np
     from scipy.ndimage import affine_transform
 
-    if volume.array.shape == tuple(shape) and np.allclose(volume.affine, affine, atol=1e-4):
+    if same_grid(volume, (shape, affine)):
         return volume
     matrix = np.linalg.inv(volume.affine) @ affine
     array = affine_transform(

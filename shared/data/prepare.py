@@ -18,6 +18,7 @@ from typing import Any
 
 from shared.data.cell_numbers import parse_number as parse_number
 from shared.data.clutter import is_clutter
+from shared.data.digests import Digests
 from shared.data.digests import sha256 as sha256
 from shared.data.tables import read_table as read_table
 from shared.data.tables import rows_by_patient as rows_by_patient
@@ -59,20 +60,29 @@ def run_script(action: Callable[[], Any]) -> int:
     return 0
 
 
-def place_file(source: Path, target: Path, *, link: bool = False) -> None:
-    """Copy or link one file; what is there already from an earlier run is kept."""
+def place_file(source: Path, target: Path, *, link: bool = False, digests: Digests | None = None) -> None:
+    """Copy or link one file; what an earlier run left is kept where it has the same content.
+
+    Args:
+        source: the file.
+        target: where it goes.
+        link: link to it instead.
+        digests: SHA-256 of files seen before, so that a second run reads none of them; None: both are read.
+    """
     if link:
         if target.is_symlink() and target.resolve() == source.resolve():
             return
         with atomic_path(target) as temporary:
             temporary.symlink_to(source.resolve())
         return
-    if target.is_file() and not target.is_symlink():
-        here, there = target.stat(), source.stat()
-        if (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
-            return
+    digest = Digests() if digests is None else digests
+    there = target.is_file() and not target.is_symlink()
+    if there and target.stat().st_size == source.stat().st_size and digest(target) == digest(source):
+        return
     with atomic_path(target) as temporary:
         shutil.copy2(source, temporary)
+    if digests is not None:
+        digests(target)  # remembered now, while its bytes are in memory
 
 
 def save_nifti(

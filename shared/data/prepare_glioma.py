@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
 import tempfile
@@ -22,7 +21,9 @@ from typing import Any
 
 from shared.data.brain_mask import brain_of
 from shared.data.digests import Digests, sha256
+from shared.data.grids import same_grid, shown
 from shared.data.intensity import landmarks, match_landmarks, smooth
+from shared.data.masks import read_mask
 from shared.data.matching import file_name
 from shared.data.mni import (
     MNI_SPACING,
@@ -32,7 +33,6 @@ from shared.data.mni import (
     load_volume,
     mni_grid_problem,
     resample,
-    same_grid,
 )
 from shared.data.preparation_record import KEYS
 from shared.data.prepare import save_nifti
@@ -40,10 +40,12 @@ from shared.data.registration import Registration, choose_registration, dice
 from shared.errors import DataError
 from shared.io import write_json
 
-VERSION = 2  # raised whenever prepared voxels change: older ones are then prepared again
+VERSION = 3  # raised whenever prepared voxels change: older ones are then prepared again
 DONE = "done.json"
 MARGIN_MM = 4.0  # around the tumour, which the registration's metric does not see either
 LEAST_DICE = 0.90  # of the brain masks
+LARGEST_CUT = 0.03  # of the tumour, that the brain mask leaves out
+LARGEST_TUMOUR = 1 / 3  # of the brain
 TUMOUR_RATIO = (0.7, 1.4)  # of its volume after and before, over the brain's
 
 
@@ -115,53 +117,18 @@ class PatientFiles:
 
 @dataclass
 class Native:
-    """A patient on the grid of one of the images."""
+    """A patient on the grid of one of the images; ``cut``: the tumour's share that the brain mask leaves out."""
 
     images: dict[str, Volume]
     mask: Volume
     brain: Volume
-
-
-def orientation_problem(path: str | os.PathLike) -> str | None:
-    """A NIfTI file whose header gives no orientation: nibabel then makes an affine up. None where it gives one."""
-    import nibabel as nib
-
-    header = nib.load(path).header
-    if isinstance(header, nib.Nifti1Header) and not int(header["sform_code"]) and not int(header["qform_code"]):
-        return "has no affine (sform and qform codes are 0): position and orientation are unknown; convert it again"
-    return None
+    cut: float = 0.0
 
 
 @lru_cache(maxsize=2)
 def template_at(file: str | None, spacing: float) -> Template:
     """The template, made once in a process: nilearn's takes longer than a registration."""
     return load_template(file, spacing)
-
-
-def read_mask(path: str | os.PathLike, labels: tuple[int, ...] = ()) -> Volume:
-    """A tumour mask as 0 and 1.
-
-    Args:
-        path: the file; its values are 0 (background) and whole numbers, as BraTS's 1, 2, 4.
-        labels: values that are tumour; empty: all but 0.
-
-    Raises:
-        DataError: values that are no labels, or no tumour.
-    """
-    import numpy as np
-
-    volume = load_volume(path)
-    values = np.unique(volume.array)
-    if len(values) > 64 or (values < 0).any() or (values % 1).any():
-        raise DataError(
-            f"{path}: is no mask: 0 and a few positive whole numbers are needed, it has {len(values)} values "
-            f"from {values[0]:g} to {values[-1]:g}"
-        )
-    tumour = np.isin(volume.array, labels) if labels else volume.array > 0
-    if not tumour.any():
-        of = f"none of the labels {', '.join(map(str, labels))}" if labels else "no voxel"
-        raise DataError(f"{path}: the mask is empty ({of} in it); segment the tumour or leave the patient out")
-    return Volume(tumour.astype(np.uint8), volume.affine)
 
 
 def strip_skull(command: str, volume: Volume) -> Any:
@@ -216,6 +183,7 @@ def read_patient(files: PatientFiles, steps: Steps, tools: Registration | None) 
     stripped = files.brain is None and steps.strip_command is None
     brains = {name: brain_of(volume, name=name) for name, volume in found.items()} if stripped else {}
     mask, warps = read_mask(files.mask, steps.mask_labels), {}
+    check_mask_place(files, found, mask)
     for name, volume in found.items():
         differs = not same_grid(volume, target)
         if name != steps.anchor and (steps.coregister == "always" or (steps.coregister == "auto" and differs)):
@@ -241,7 +209,23 @@ def read_patient(files: PatientFiles, steps: Steps, tools: Registration | None) 
     if steps.n4:
         images = {name: tools.n4(volume, brain) for name, volume in images.items()}
         images = {name: Volume(np.where(brain, volume.array, 0), affine) for name, volume in images.items()}
-    return Native(images, Volume(mask & brain, affine), Volume(brain, affine))
+    return Native(images, Volume(mask & brain, affine), Volume(brain, affine), 1 - inside)
+
+
+def check_mask_place(files: PatientFiles, images: Mapping[str, Volume], mask: Volume) -> None:
+    """A mask lies on the grid of one of the images whose shape it has.
+
+    Raises:
+        DataError: it has the shape of some and the place of none.
+    """
+    alike = {name: volume for name, volume in images.items() if volume.array.shape == mask.array.shape}
+    if alike and not any(same_grid(volume, mask) for volume in alike.values()):
+        name, volume = next(iter(alike.items()))
+        raise DataError(
+            f"{files.mask}: has the shape of {', '.join(alike)} and lies elsewhere: its affine is "
+            f"{shown(mask.affine)}, that of {name} {shown(volume.affine)} (both in RAS order); copy the affine "
+            f"(fslcpgeom {Path(files.images[name]).name} {files.mask.name}) or export the mask again"
+        )
 
 
 def patient_landmarks(native: Native) -> dict[str, list[float]]:
@@ -319,11 +303,16 @@ def quality(native: Native, mask: Volume, brain: Volume, template: Template) -> 
     overlap = dice(brain.array, template.mask.array)
     relative = (after / before) / (ml(brain) / ml(native.brain))
     flags = [f"Dice below {LEAST_DICE:g}"] if overlap < LEAST_DICE else []
+    if native.cut > LARGEST_CUT:
+        flags.append(f"brain mask cuts {native.cut:.0%} of the tumour off")
+    if before > LARGEST_TUMOUR * ml(native.brain):
+        flags.append(f"tumour fills {before / ml(native.brain):.0%} of the brain")
     if not TUMOUR_RATIO[0] <= relative <= TUMOUR_RATIO[1]:
         flags.append(f"tumour {'shrunk' if relative < 1 else 'swollen'} against the brain")
     return {
         "dice": round(overlap, 4),
         "tumour_ml": round(before, 2),
+        "tumour_outside_brain": round(native.cut, 4),
         "tumour_ml_mni": round(after, 2),
         "tumour_ratio": round(after / before, 4),
         "tumour_ratio_to_brain": round(relative, 4),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.data.digests import sha256
+from shared.data.digests import Digests
 from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
 from shared.data.prepare import (
     DATALIST,
@@ -240,13 +240,14 @@ class PatchSet:
         keys = ("image", *MAPS)
         files = sorted({entry[key] for part in SECTIONS for entry in self.parts[part] for key in keys if key in entry})
         oblong = {inner for inner in files if len(set(self._fact(inner).size)) > 1}
+        digests = Digests(output if copy else None)
         where = {inner: inner if copy else portable(self.folder / inner, output) for inner in files}
         where |= {inner: f"{CROPPED}/{inner}.png" for inner in oblong}
         for inner in tqdm(files, desc="copying", unit="file", disable=not (copy or oblong)):
             if inner in oblong:
                 crop_square(self.folder / inner, output / where[inner], mask=self._is_mask(inner))
             elif copy:
-                place_file(self.folder / inner, output / inner)
+                place_file(self.folder / inner, output / inner, digests=digests)
         parts = {
             part: [{key: where[value] if key in keys else value for key, value in entry.items()} for entry in entries]
             for part, entries in self.parts.items()
@@ -264,8 +265,9 @@ class PatchSet:
             patients_merged_by_copies=self.merged,
             not_taken=self.not_taken,
             cropped=sorted(oblong),
-            sources={inner: sha256(self.folder / inner) for inner in files},
+            sources={inner: digests(self.folder / inner) for inner in files},
         )
+        digests.save()
         name = name or self.folder.resolve().name
         write_datalist(output, file=file, name=name, classes=self.classes, **parts)
         self.report(output / file)

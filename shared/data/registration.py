@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from shared.data.mni import Volume
@@ -19,6 +19,7 @@ INSTALL = "pip install antspyx (ANTs SyN, the default), or pip install SimpleITK
 SHRINK = (4, 2, 1)  # levels of SimpleITK's registration
 SAMPLES = 100_000  # voxels that its metric sees at a level
 N4_TOLERANCE = 1e-3  # SimpleITK's; antspyx's own 1e-7 takes many times as long
+LIFT_TAIL = 0.005  # of the mask's values, which may stay below 0 where an image is lifted for N4
 METHODS = ("auto", "syn", "ants-affine", "sitk-affine")
 
 
@@ -65,6 +66,32 @@ def _around(mask: Any, affine: Any, margin: int = 4) -> tuple[tuple[slice, ...],
     moved = np.array(affine, float)
     moved[:3, 3] += moved[:3, :3] @ [side.start for side in box]
     return box, moved
+
+
+def lifted_n4(n4: Callable[[Any, Volume, Any], Volume]) -> Callable[[Any, Volume, Any], Volume]:
+    """N4 of images with values below 0, as standardised ones have: it takes logarithms, and would leave them alone.
+
+    They are lifted until all but ``LIFT_TAIL`` of the mask's values are positive (the lowest of these at a hundredth of
+    the range), corrected, and lowered again; images without such values go through as they are.
+    """
+    import functools
+
+    @functools.wraps(n4)
+    def lifted(self: Any, volume: Volume, mask: Any) -> Volume:
+        import numpy as np
+
+        array, inside = np.asarray(volume.array, np.float32), np.asarray(mask) > 0
+        if array[inside].min() >= 0:
+            return n4(self, volume, mask)
+        low, high = np.percentile(array[inside], (100 * LIFT_TAIL, 100 * (1 - LIFT_TAIL)))
+        least = max(float(high - low), 1e-6) / 100
+        lift = least - float(low)
+        raised = np.maximum(array + lift, least)  # what lies lower still would weigh on the field
+        done = n4(self, Volume(np.where(inside, raised, 0), volume.affine), mask)
+        gain = np.where(inside, done.array / np.where(inside, raised, 1), 1)
+        return Volume(np.where(inside, (array + lift) * gain - lift, array).astype(np.float32), volume.affine)
+
+    return lifted
 
 
 class AntsRegistration:
@@ -119,6 +146,7 @@ class AntsRegistration:
         done = self.ants.apply_transforms(self._image(fixed), self._image(moving), files, interpolator=interpolator)
         return Volume(done.numpy(), fixed.affine)
 
+    @lifted_n4
     def n4(self, volume: Volume, mask: Any) -> Volume:
         """Without its bias field."""
         import numpy as np
@@ -202,6 +230,7 @@ class SitkRegistration:
         done = sitk.Resample(self._image(moving), self._image(fixed), chain, how, 0.0, sitk.sitkFloat32)
         return self._volume(done, fixed.affine)
 
+    @lifted_n4
     def n4(self, volume: Volume, mask: Any) -> Volume:
         """Without its bias field."""
         import numpy as np

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
+from shared.data.masks import LABELS_KEY, read_mask
 from shared.data.mni import load_volume
 from shared.io import atomic_path
 
@@ -35,13 +36,14 @@ class BrainVolumes(NamedTuple):
         """Read them anew; samples keep the crop alone.
 
         Args:
-            files: ``images``: paths, ``mask``: a path, ``planted``: a path or None.
+            files: ``images``: paths, ``mask``: a path, ``tumour_labels``: its values that are tumour, where it has
+                several, ``planted``: a path or None.
         """
         images = [load_volume(path) for path in files["images"]]
         planted = files.get("planted")
         return cls(
             np.stack([image.array for image in images]),
-            load_volume(files["mask"]).array > 0,
+            read_mask(files["mask"], files.get(LABELS_KEY) or (), joined=False).array > 0,
             images[0].affine,
             None if planted is None else np.rint(load_volume(planted).array).astype(np.int64),
         )

@@ -16,6 +16,7 @@ from monai.utils import convert_to_tensor
 from scipy.ndimage import distance_transform_edt
 
 from shared.data.atlas import TractAtlas
+from shared.data.masks import LABELS_KEY
 from shared.errors import DataError
 from shared.transforms.brain_network import BrainRowsd, RegionSampler, TractIncidence, TractSampler
 from shared.transforms.point_cloud import PointCloudd, tumour_mask
@@ -61,6 +62,7 @@ class LoadGliomad(MapTransform):
         if not data.get("mask"):
             raise DataError(f"{patient}: a tumour mask is needed; draw it, or leave the patient out")
         files = {"images": list(data["image"]), "mask": data["mask"], "planted": data.get("planted")}
+        files |= {LABELS_KEY: data[LABELS_KEY]} if data.get(LABELS_KEY) else {}
         out = self._load(data)
         self.atlas.check_grid(out["image"].shape[1:], out["affine"], what=patient)
         brain = (out["image"] != 0).any(dim=0, keepdim=True)

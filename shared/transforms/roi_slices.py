@@ -14,18 +14,23 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Orientation, ResampleToMatch
 from torch.nn import functional
 
+from shared.data.checks import orientation_problem
+from shared.data.grids import place_problem, same_grid
+from shared.data.masks import LABELS_KEY, millilitres, tumour_of
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_GRID_TOLERANCE = 1e-3
+_ROUNDING = 1e-3  # mm
 
 
 class LoadCased(MapTransform):
     """Load a case's modalities and tumour mask on one grid, in RAS order, and refuse what cannot be used.
 
-    Modalities (and the mask) on another grid than the first modality's are resampled to it (linear; nearest for the
-    mask), with a logged line. A case without a mask is taken whole as the region of interest.
+    Modalities (and the mask) of another shape than the first modality's are resampled to it (linear; nearest for the
+    mask), with a logged line; those of its very shape whose affine puts them elsewhere are refused, unless the case's
+    ``trust_affines`` is true. Which values of the mask are tumour: ``tumour_labels`` of the case, else see
+    :func:`shared.data.masks.tumour_of`. A case without a mask is taken whole as the region of interest.
 
     Args:
         image_key: key of one path, or of a list of paths (one per modality).
@@ -38,7 +43,8 @@ class LoadCased(MapTransform):
         - ``data["source"]``: path, shape and affine of the first modality as stored
 
     Raises:
-        DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty.
+        DataError: a file that cannot be read, is not 3D, holds NaN or Inf, or is constant; a mask that is empty or
+            none; a grid that cannot be meant.
     """
 
     def __init__(
@@ -76,24 +82,42 @@ class LoadCased(MapTransform):
         reference = self._orient(volumes[0])
         aligned = [reference]
         for path, volume in zip(paths[1:], volumes[1:], strict=True):
+            self._check_place(volume, path, out)
             aligned.append(self._to_grid(self._orient(volume), reference, "bilinear", path, patient))
         out[self.image_key] = torch.cat([torch.as_tensor(volume.array) for volume in aligned])
         if out.get(self.mask_key) is None:
             mask = torch.ones(1, *reference.shape[1:], dtype=torch.bool)
         else:
-            path = out[self.mask_key]
-            volume = self._orient(self._read(path, patient))
-            mask = torch.as_tensor(self._to_grid(volume, reference, "nearest", path, patient).array) > 0
-            if not mask.any():
-                raise DataError(
-                    f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
-                    f"{self._instead}."
-                )
+            mask = self._mask(out, reference, patient)
             out["masked"] = True
         out.setdefault("masked", False)
         out[self.mask_key] = mask
         out["affine"] = np.asarray(reference.affine)
         return out
+
+    def _mask(self, case: Mapping[Hashable, Any], reference: MetaTensor, patient: str) -> torch.Tensor:
+        """The tumour on the images' grid."""
+        path = case[self.mask_key]
+        volume = self._read(path, patient)
+        self._check_place(volume, path, case)
+        volume = self._orient(volume)
+        try:
+            values, labels = volume[0].numpy(), case.get(LABELS_KEY) or ()
+            tumour = tumour_of(values, volume.affine, labels) if values.max() > 0 else values > 0
+        except DataError as error:
+            raise DataError(f"{patient}: {path}: {error}") from None
+        before = millilitres(tumour, volume.affine)
+        volume = MetaTensor(torch.as_tensor(tumour, dtype=torch.float32)[None], affine=volume.affine)
+        mask = torch.as_tensor(self._to_grid(volume, reference, "nearest", path, patient).array) > 0
+        if not mask.any():
+            raise DataError(
+                f"{patient}: the tumour mask {path} is empty on the image's grid. Draw the tumour, or leave "
+                f"{self._instead}."
+            )
+        if mask.shape != volume.shape:
+            after = millilitres(mask, reference.affine)
+            logger.warning("%s: the tumour has %.1f ml in its mask, %.1f ml on that grid.", patient, before, after)
+        return mask
 
     def _read(self, path: str, patient: str) -> MetaTensor:
         if not Path(path).is_file():
@@ -105,6 +129,8 @@ class LoadCased(MapTransform):
                 f"{patient}: {path} cannot be read as NIfTI ({type(error).__name__}: {str(error).splitlines()[0]}). "
                 "Check that the file is whole and a .nii or .nii.gz."
             ) from error
+        if problem := orientation_problem(nib.load(path).header):
+            raise DataError(f"{patient}: {path} {problem}")
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]
         if volume.ndim != 3:
@@ -117,11 +143,17 @@ class LoadCased(MapTransform):
             raise DataError(f"{patient}: {path} holds {count} NaN or Inf voxels. Repair or export it again.")
         return volume[None]
 
-    def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
-        same = volume.shape == reference.shape and np.allclose(
-            np.asarray(volume.affine), np.asarray(reference.affine), atol=_GRID_TOLERANCE
+    def _check_place(self, volume: MetaTensor, path: str, case: Mapping[Hashable, Any]) -> None:
+        """Refuse a volume that has the first modality's shape and lies elsewhere."""
+        source = case["source"]
+        problem = place_problem(
+            source["path"], (source["shape"], source["affine"]), path, (volume.shape[1:], np.asarray(volume.affine))
         )
-        if same:
+        if problem and case.get("trust_affines") is not True:
+            raise DataError(f"{case.get(self.patient_key, '?')}: {problem}")
+
+    def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
+        if same_grid((volume.shape[1:], volume.affine), (reference.shape[1:], reference.affine)):
             return volume
         logger.warning(
             "%s: %s %s is on another grid than the first modality %s and is resampled to it.",
@@ -143,15 +175,18 @@ class ROISlicesd(MapTransform):
         num_slices: k, slices per modality.
         size: H = W of the output, in pixels.
         roi: ``"box"``: the tumour's bounding square plus ``margin``, rescaled (the tumour's size is lost);
-            ``"fixed_mm"``: a window of ``extent_mm`` around the tumour's centre (size is kept).
+            ``"fixed_mm"``: a window of ``extent_mm`` around the tumour's centre (size is kept). Lesions that do not fit
+            into it together: slices and window are the largest lesion's, and a logged line tells of the others.
         margin: margin of the box on every side, as a share of its longer side.
         extent_mm: side of the fixed window in mm.
         mask_background: zero what lies outside the tumour mask.
         mask_margin_mm: grow the mask by this much before zeroing, to keep the peritumoral rim.
-        normalise: ``"roi"``: minimum and maximum of the region of interest become 0 and 1; ``"organ"``: the mean of the
-            image's foreground becomes ``1 / organ_range``, clipped to [0, 1], which keeps contrast between patients;
-            for images whose values are positive.
+        normalise: ``"roi"``: the range of the region of interest, but for ``tails`` of its values at either end,
+            becomes 0 to 1; ``"organ"``: the mean of the image's foreground becomes ``1 / organ_range``, clipped to
+            [0, 1], which keeps contrast between patients; for images whose values are positive.
         organ_range: multiples of the organ's mean that fit into [0, 1].
+        tails: share of the region's values, at least one of them, that its range leaves out at either end: a voxel of
+            metal must not set it; 0: minimum and maximum.
         slice_axis: ``"auto"`` (the axis of the thickest voxels, the third where none stands out) or 0, 1, 2 in RAS.
         image_key: key of the volumes ``[C, X, Y, Z]``.
         mask_key: key of the mask ``[1, X, Y, Z]``.
@@ -164,7 +199,7 @@ class ROISlicesd(MapTransform):
     Raises:
         DataError: fewer tumour slices than ``num_slices``, a region of interest that is constant, or, scaled by the
             organ, one with values below 0.
-        ValueError: an unknown ``roi``, ``normalise`` or ``slice_axis``.
+        ValueError: an unknown ``roi``, ``normalise`` or ``slice_axis``, or ``tails`` out of range.
     """
 
     def __init__(
@@ -179,6 +214,7 @@ class ROISlicesd(MapTransform):
         mask_margin_mm: float = 0.0,
         normalise: str = "roi",
         organ_range: float = 3.0,
+        tails: float = 0.005,
         slice_axis: str | int = "auto",
         image_key: str = "image",
         mask_key: str = "mask",
@@ -192,10 +228,12 @@ class ROISlicesd(MapTransform):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        if not 0 <= tails < 0.5:
+            raise ValueError(f"tails must lie in [0, 0.5), got {tails!r}.")
         self.num_slices, self.size = num_slices, size
         self.roi, self.margin, self.extent_mm = roi, margin, extent_mm
         self.mask_background, self.mask_margin_mm = mask_background, mask_margin_mm
-        self.normalise, self.organ_range, self.slice_axis = normalise, organ_range, slice_axis
+        self.normalise, self.organ_range, self.tails, self.slice_axis = normalise, organ_range, tails, slice_axis
         self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -206,17 +244,23 @@ class ROISlicesd(MapTransform):
         spacing = np.linalg.norm(out["affine"][:3, :3], axis=0)
         axis = thickest_axis(spacing) if self.slice_axis == "auto" else int(self.slice_axis)
         plane = [i for i in range(3) if i != axis]
-        slices = self._slices(mask, axis, patient, masked=bool(out.get("masked", True)))
+        masked = bool(out.get("masked", True))
+        slices = self._slices(mask, axis, patient, masked=masked)
         # slice axis first: [C, k, rows, columns]
+        picked_mask = aimed = mask.movedim(axis, 0)[slices]
+        if masked and self.roi == "fixed_mm" and max(_sides(aimed, spacing[plane])) > self.extent_mm:
+            lesion = self._largest_lesion(mask, out["affine"], patient)
+            slices = self._slices(lesion, axis, patient, masked=True)
+            picked_mask, aimed = mask.movedim(axis, 0)[slices], lesion.movedim(axis, 0)[slices]
         picked = image.movedim(axis + 1, 1)[:, slices]
-        picked_mask = mask.movedim(axis, 0)[slices]
-        window = self._window(picked_mask, spacing[plane], patient)
+        window = self._window(aimed, spacing[plane], patient)
         cut = _crop(picked, window)
         cut_mask = _crop(picked_mask[None].float(), window) > 0
         inside = cut_mask[0]
+        region_of = _inside_source(window, picked.shape[-2:], inside)  # padding must not set the minimum
         keep = _grow(inside, spacing[plane], self.mask_margin_mm) if self.mask_background else None
         for channel in range(cut.shape[0]):
-            region = cut[channel][keep if keep is not None else _inside_source(window, picked.shape[-2:], inside)]
+            region = cut[channel][region_of if keep is None else region_of & keep]
             cut[channel] = self._scale(cut[channel], region, image[channel], patient, channel)
         if keep is not None:
             cut = cut * keep
@@ -254,13 +298,29 @@ class ROISlicesd(MapTransform):
             )
         return sorted(torch.argsort(area, descending=True, stable=True)[: self.num_slices].tolist())
 
+    def _largest_lesion(self, mask: torch.Tensor, affine: np.ndarray, patient: str) -> torch.Tensor:
+        """The largest of the lesions (voxels that touch), where they do not fit into the window together."""
+        from scipy.ndimage import label
+
+        lesions, count = label(mask.numpy(), np.ones((3, 3, 3)))
+        if count == 1:
+            return mask
+        sizes = np.bincount(lesions.ravel())[1:]
+        largest = torch.as_tensor(lesions == 1 + sizes.argmax())
+        logger.warning(
+            "%s: %d lesions do not fit into a window of %.0f mm: it is laid on the largest (%.1f ml); of the others "
+            "(%.1f ml) only what it reaches is seen (extent_mm).",
+            patient,
+            count,
+            self.extent_mm,
+            millilitres(largest, affine),
+            millilitres(mask & ~largest, affine),
+        )
+        return largest
+
     def _window(self, mask: torch.Tensor, spacing: np.ndarray, patient: str) -> tuple[int, int, int, int]:
         """Rows and columns ``(r0, r1, c0, c1)`` of a window that is square in mm; it may reach outside the image."""
-        bounds = []
-        for dim in (1, 2):
-            hit = torch.nonzero(mask.any(dim=0).any(dim=2 - dim)).flatten()
-            bounds.append((int(hit[0]), int(hit[-1]) + 1))
-        sides = [(high - low) * step for (low, high), step in zip(bounds, spacing, strict=True)]
+        bounds, sides = _bounds(mask), _sides(mask, spacing)
         side = max(sides) * (1 + 2 * self.margin) if self.roi == "box" else self.extent_mm
         if side < max(sides):
             logger.warning(
@@ -279,7 +339,7 @@ class ROISlicesd(MapTransform):
     def _scale(
         self, cut: torch.Tensor, region: torch.Tensor, volume: torch.Tensor, patient: str, channel: int
     ) -> torch.Tensor:
-        low, high = float(region.min()), float(region.max())
+        low, high = _range(region, self.tails if self.normalise == "roi" else 0.0)
         if high <= low:
             raise DataError(
                 f"{patient}: modality {channel} is constant ({low:g}) in the region of interest. Check that mask and "
@@ -296,6 +356,28 @@ class ROISlicesd(MapTransform):
                 "(--roi#normalise roi), or give the images before standardisation."
             )
         return (cut / (mean * self.organ_range)).clamp(0, 1)
+
+
+def _range(values: torch.Tensor, tails: float) -> tuple[float, float]:
+    """Lowest and highest value but for a share at either end (at least one value), where others are left between."""
+    ordered = values.flatten().sort().values
+    cut = min(max(round(tails * len(ordered)), 1), len(ordered) // 4) if tails else 0
+    low, high = float(ordered[cut]), float(ordered[-1 - cut])
+    return (low, high) if high > low else (float(ordered[0]), float(ordered[-1]))
+
+
+def _bounds(mask: torch.Tensor) -> list[tuple[int, int]]:
+    """First and last but one row and column of a mask ``[k, R, C]``."""
+    bounds = []
+    for dim in (1, 2):
+        hit = torch.nonzero(mask.any(dim=0).any(dim=2 - dim)).flatten()
+        bounds.append((int(hit[0]), int(hit[-1]) + 1))
+    return bounds
+
+
+def _sides(mask: torch.Tensor, spacing: np.ndarray) -> list[float]:
+    """Height and width of a mask ``[k, R, C]`` in mm."""
+    return [float((high - low) * step) for (low, high), step in zip(_bounds(mask), spacing, strict=True)]
 
 
 def foreground(volume: torch.Tensor) -> torch.Tensor:
@@ -414,6 +496,6 @@ def _grow(mask: torch.Tensor, spacing: np.ndarray, margin_mm: float) -> torch.Te
     from scipy.ndimage import distance_transform_edt
 
     # a whole number of voxels is often exactly the margin: an oblique affine's rounding must not decide
-    reach = margin_mm + _GRID_TOLERANCE
+    reach = margin_mm + _ROUNDING
     grown = [distance_transform_edt(~part.numpy(), sampling=spacing) <= reach for part in mask]
     return torch.as_tensor(np.stack(grown))

@@ -19,6 +19,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResampleToMatch
 
 from shared.data.checks import DatalistCheck, image_header_problem
+from shared.data.grids import same_grid
+from shared.data.masks import LABELS_KEY
 from shared.data.prepare import DATALIST
 from shared.errors import DataError
 from shared.explain.patient import PatientExplainer
@@ -89,6 +91,8 @@ class RequestedCased(MapTransform):
             raise DataError(f"{case['patient']}: 'label' must be the file of a tumour mask, got {label!r}.")
         modality = [Path(image).resolve() for image in case["image"]].index(asked)
         out |= {self.image_key: case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
+        how = ("trust_affines",) if label else ("trust_affines", LABELS_KEY)  # the datalist's mask is read
+        out |= {key: case[key] for key in how if key in case}
         out["requested"] = {"path": str(path), "modality": modality}
         out["covariates"] = torch.tensor([float(case["covariates"][name]) for name in self.covariates])
         return out
@@ -222,7 +226,7 @@ class BiomarkerAnswerd(MapTransform):
         volume = MetaTensor(torch.as_tensor(volume, dtype=torch.float32)[None], affine=torch.as_tensor(kept.affine))
         asked = nib.load(path)
         affine = torch.as_tensor(asked.affine)
-        if volume.shape[1:] != asked.shape[:3] or not torch.allclose(volume.affine.double(), affine, atol=1e-3):
+        if not same_grid((volume.shape[1:], volume.affine), (asked.shape, affine)):
             grid = MetaTensor(torch.zeros(1, *asked.shape[:3]), affine=affine)
             resample = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype=torch.float32)
             volume = resample(volume, img_dst=grid)

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from tifffile import imread, imwrite
 
 from shared.data import Datalist, cases_for_inference
-from shared.data.digests import sha256
+from shared.data.digests import CACHE, sha256
+from shared.transforms import LoadCased
 from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,8 @@ hospital = load_script("prepare_patients")
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CACHE]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("name", ["prepare_tcga_lgg", "prepare_patients"])
@@ -245,9 +248,14 @@ def test_tcga_on_the_published_patients(tmp_path):
 
 
 def save(path, shape=(6, 5, 4), spacing=1.0, value=0):
+    """An image of one value, or, by its name, a mask with a tumour of it (of 1 for 0)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([spacing] * min(3, len(shape)) + [1.0] * (4 - min(3, len(shape))))
-    nib.save(nib.Nifti1Image(np.full(shape, value, np.int16), affine), path)
+    array = np.full(shape, value, np.int16)
+    if any(word in path.name.lower() for word in ("mask", "seg")):
+        array[:] = 0
+        array[1:3, 1:3, 1:3] = value or 1
+    nib.save(nib.Nifti1Image(array, affine), path)
     return path
 
 
@@ -521,3 +529,147 @@ def test_the_output_may_not_be_a_file(cohort, capsys):
     cohort.output.write_text("mine")
     assert cohort.run(*LABELS) == 2
     assert "is a file; give a folder" in capsys.readouterr().err and cohort.output.read_text() == "mine"
+
+
+def paint(path, affine=None, **boxes):
+    """A mask of 12 x 10 x 6 voxels of 1 ml: a box of each value, by value."""
+    array = np.zeros((12, 10, 6), np.int16)
+    for value, box in boxes.items():
+        array[tuple(slice(*side) for side in box)] = int(value[1:])
+    nib.save(nib.Nifti1Image(array, np.diag([10.0, 10, 10, 1]) if affine is None else affine), path)
+
+
+@pytest.fixture
+def tumours(tmp_path):
+    """Two patients of one modality with a tumour (2) of 8 ml in an organ (1)."""
+    rng = np.random.default_rng(0)
+    for name in ("P0", "P1"):
+        folder = tmp_path / "patients" / name
+        folder.mkdir(parents=True)
+        image = nib.Nifti1Image(rng.integers(100, 200, (12, 10, 6)).astype(np.int16), np.diag([10.0, 10, 10, 1]))
+        nib.save(image, folder / "T1.nii.gz")
+        paint(folder / "mask.nii.gz", v1=[(1, 9), (1, 8), (1, 5)], v2=[(2, 4), (2, 4), (2, 4)])
+    return tmp_path
+
+
+def prepare(root, *more):
+    given = [str(root / "patients"), "--inference", "--output", str(root / "out"), "--modalities", "T1"]
+    return hospital.main([*given, *more])
+
+
+def test_labels_of_masks_are_named_and_go_with_the_datalist(tumours, capsys):
+    assert prepare(tumours) == 2
+    said = capsys.readouterr().err
+    assert "P1/mask.nii.gz: has 3 values: 0 (496.0 ml), 1 (216.0 ml), 2 (8.0 ml); name those" in said
+    assert not (tumours / "out").exists()
+    assert prepare(tumours, "--mask-labels", "2") == 0
+    assert "tumours: 2 masks, median 8.0 ml (8.0 to 8.0 ml)" in capsys.readouterr().out
+    manifest = json.loads((tumours / "out" / "manifest.json").read_text())
+    assert manifest["tumour_ml"] == {"P0": 8.0, "P1": 8.0} and manifest["mask_labels"] == [2]
+    # the file is the hospital's own, the labels stand beside it
+    assert (tumours / "out/P0/mask.nii.gz").read_bytes() == (tumours / "patients/P0/mask.nii.gz").read_bytes()
+    assert [int(LoadCased()(case)["mask"].sum()) for case in cases_for_inference(tumours / "out")] == [8, 8]
+    assert prepare(tumours, "--mask-labels", "1,2") == 0
+    said = capsys.readouterr().out
+    shown = np.asarray(nib.load(tumours / "patients/P0/T1.nii.gz").dataobj)
+    low, high = np.percentile(shown, (1, 99))
+    share = 224 / (shown > low + 0.1 * (high - low)).sum()
+    assert f"look at P0: the tumour of 224.0 ml is {share:.0%} of what T1.nii.gz shows; is it an organ?" in said
+    assert [int(LoadCased()(case)["mask"].sum()) for case in cases_for_inference(tumours / "out")] == [224, 224]
+    with pytest.raises(SystemExit):
+        prepare(tumours, "--mask-labels", "tumour")
+    assert "must be positive whole numbers, as 1,4, got 'tumour'" in capsys.readouterr().err
+
+
+def test_a_mask_of_the_images_shape_elsewhere_is_refused_unless_its_affine_is_trusted(tumours, capsys):
+    moved = np.diag([10.0, 10, 10, 1])
+    moved[:3, 3] = (20, 0, 0)
+    paint(tumours / "patients/P0/mask.nii.gz", moved, v1=[(2, 4), (2, 4), (2, 4)])
+    rounded = np.diag([10.0, 10, 10, 1]) + 1e-4 * np.eye(4)[:, ::-1]
+    rounded[3] = (0, 0, 0, 1)
+    paint(tumours / "patients/P1/mask.nii.gz", rounded, v1=[(2, 4), (2, 4), (2, 4)])
+    assert prepare(tumours) == 2
+    said = capsys.readouterr().err
+    assert "P0/mask.nii.gz has the shape of" in said and "P1" not in said and "fslcpgeom T1.nii.gz mask.nii.gz" in said
+    assert "its affine is [10 0 0 20; 0 10 0 0; 0 0 10 0], the other's [10 0 0 0; 0 10 0 0; 0 0 10 0]" in said
+    assert prepare(tumours, "--trust-affines") == 0
+    cases = json.loads((tumours / "out" / "datalist.json").read_text())["testing"]
+    assert [case.get("trust_affines") for case in cases] == [True, None]
+    places = [LoadCased()(case)["mask"][0].nonzero()[0].tolist() for case in cases_for_inference(tumours / "out")]
+    assert places == [[4, 2, 2], [2, 2, 2]]
+
+
+def test_a_mask_of_another_shape_is_told_with_its_volume_on_the_image(tumours, capsys):
+    for name, start in (("P0", 2), ("P1", 10)):
+        array = np.zeros((24, 10, 6), np.uint8)
+        array[2 * start : 2 * start + 6, 2:4, 2:4] = 1
+        nib.save(nib.Nifti1Image(array, np.diag([5.0, 10, 10, 1])), tumours / f"patients/{name}/mask.nii.gz")
+    assert prepare(tumours) == 0
+    said = capsys.readouterr().out
+    assert "look at P0: the mask has 12.0 ml, 12.0 ml on the grid of T1.nii.gz\n" in said
+    assert "look at P1: the mask has 8.0 ml, 8.0 ml on the grid of T1.nii.gz\n" in said
+    away = np.diag([5.0, 10, 10, 1])
+    away[0, 3] = 500
+    nib.save(nib.Nifti1Image(array, away), tumours / "patients/P1/mask.nii.gz")
+    assert prepare(tumours) == 2
+    assert "P1/mask.nii.gz: no voxel of the tumour lies in" in capsys.readouterr().err
+
+
+def test_an_image_or_mask_without_orientation_is_refused(tumours, capsys):
+    for file in ("P0/T1.nii.gz", "P1/mask.nii.gz"):
+        image = nib.load(tumours / "patients" / file)
+        image = nib.Nifti1Image(np.asarray(image.dataobj), None)
+        image.header.set_sform(None, 0)
+        image.header.set_qform(None, 0)
+        nib.save(image, tumours / "patients" / file)
+    assert prepare(tumours, "--mask-labels", "2") == 2
+    said = capsys.readouterr().err
+    for file in ("P0/T1.nii.gz", "P1/mask.nii.gz"):
+        assert f"{file}: has no affine (sform and qform codes are 0)" in said
+
+
+def test_what_is_not_read_is_told_and_no_masks_must_be_said(tumours, capsys):
+    for name in ("P0", "P1"):
+        (tumours / "patients" / name / "mask.nii.gz").rename(tumours / "patients" / name / "mask.nrrd")
+        (tumours / "patients" / name / "report.txt").write_text("x")
+    assert prepare(tumours) == 2
+    assert "P1: has no tumour mask that is recognised, and P1/mask.nrrd may be one" in capsys.readouterr().err
+    assert prepare(tumours, "--mask-pattern", "none") == 0
+    said = capsys.readouterr().out
+    assert "4 files are not read: mask.nrrd (2 times), report.txt (2 times)" in said and "no masks: the whole" in said
+    manifest = json.loads((tumours / "out" / "manifest.json").read_text())
+    assert manifest["not_read"] == ["P0/mask.nrrd", "P0/report.txt", "P1/mask.nrrd", "P1/report.txt"]
+
+
+@pytest.mark.parametrize("lacking", ["P1-t1d.nii", "Tumor_Seg.nii.gz"])
+def test_a_patient_without_a_modality_or_mask_is_left_out_when_told(cohort, capsys, lacking):
+    (cohort.folder / "P1" / lacking).unlink()
+    assert cohort.run(*LABELS) == 2
+    said = capsys.readouterr().err
+    assert "P1: no file matches modality T1D" in said or "P1: has no mask, other patients have one" in said
+    assert "--skip-missing leaves such patients out" in said
+    assert cohort.run(*LABELS, "--skip-missing") == 0
+    assert "left out: P1: " in capsys.readouterr().out
+    assert sorted(case["patient"] for case in Datalist(cohort.output).training) == [
+        "P0",
+        *(f"P{n}" for n in range(2, 8)),
+    ]
+    assert json.loads((cohort.output / "manifest.json").read_text())["left_out"][0].startswith("P1: ")
+
+
+def test_folders_that_were_exchanged_are_copied_anew(cohort):
+    for number in range(8):
+        save(cohort.folder / f"P{number}" / f"P{number}_T1.nii.gz", value=number)
+        for path in (cohort.folder / f"P{number}").iterdir():
+            os.utime(path, (1e9, 1e9))
+    assert cohort.run(*LABELS) == 0
+    for old, new in (("P0", "X"), ("P1", "P0"), ("X", "P1")):
+        (cohort.folder / old).rename(cohort.folder / new)
+    for old, new in (("P1", "P0"), ("P0", "P1")):
+        for path in (cohort.folder / new).glob(f"{old}*"):
+            path.rename(path.with_name(path.name.replace(old, new)))
+    assert cohort.run(*LABELS) == 0
+    values = [
+        int(np.asarray(nib.load(cohort.output / name / "t1.nii.gz").dataobj).max()) for name in ("P0", "P1", "P2")
+    ]
+    assert values == [1, 0, 2]

@@ -140,6 +140,9 @@ def test_trailing_axes_of_length_one_are_accepted(folder, shape):
 def test_images_on_other_grids_are_accepted_and_logged(folder, caplog):
     save(folder.root / "P3/t2.nii.gz", (6, 5, 3))
     save(folder.root / "P4/t2.nii.gz", spacing=2.0)
+    with pytest.raises(DataError, match=r"^P4: .*P4/t2.nii.gz has the shape of .*P4/t1.nii.gz and lies elsewhere"):
+        folder.read()
+    folder.content["training"][4]["trust_affines"] = True
     with caplog.at_level(logging.WARNING):
         assert len(folder.read().training) == 8
     assert "resampled to the first modality: P3, P4" in caplog.text

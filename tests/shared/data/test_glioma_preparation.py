@@ -132,6 +132,32 @@ def test_quality_flags_a_poor_overlap_and_a_tumour_that_lost_its_volume(template
     assert poor["dice"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_brain_mask_that_cuts_the_tumour_is_told(tmp_path, template):
+    write_patient(tmp_path, "P1")
+    cut = brain() & (coordinates()[..., 0] < 34)  # a third of the ball about x = 30
+    save_nifti(tmp_path / "P1/P1_brainmask.nii.gz", cut.astype(np.uint8), native_affine())
+    found = read_patient(files_of(tmp_path, brain=tmp_path / "P1/P1_brainmask.nii.gz"), STEPS, HeaderRegistration())
+    lost = (tumour() & ~cut).sum() / tumour().sum()
+    assert found.cut == pytest.approx(lost) and 0.2 < lost < 0.45
+    there = [Volume(on_mni(part, nearest=True).array > 0, mni_affine()) for part in (tumour() & cut, cut)]
+    row = quality(found, *there, load_template(template))
+    assert row["tumour_outside_brain"] == pytest.approx(lost, abs=1e-4)
+    assert f"brain mask cuts {lost:.0%} of the tumour off" in row["flags"].split("; ")
+    for share, flagged in ((0.029, False), (0.031, True)):
+        row = quality(Native(found.images, found.mask, found.brain, share), *there, load_template(template))
+        assert ("brain mask cuts" in row["flags"]) is flagged
+    brain_as_tumour = Native(found.images, found.brain, found.brain)
+    assert "tumour fills 100% of the brain" in quality(brain_as_tumour, *there, load_template(template))["flags"]
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1, 1, 1]) @ native_affine()])
+def test_a_mask_of_the_images_shape_elsewhere_is_refused(tmp_path, affine):
+    write_patient(tmp_path, "P1")
+    save_nifti(tmp_path / "P1/P1_seg.nii.gz", tumour().astype(np.uint8), affine)
+    with pytest.raises(DataError, match=r"P1_seg.nii.gz: has the shape of T1, T1c, T2, FLAIR and lies elsewhere: .*\["):
+        read_patient(files_of(tmp_path), STEPS, HeaderRegistration())
+
+
 def test_what_a_result_depends_on_changes_its_fingerprint(tmp_path, template):
     write_patient(tmp_path, "P1")
     files = files_of(tmp_path)

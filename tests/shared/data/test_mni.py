@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from shared.data.grids import same_grid
 from shared.data.mni import (
     MNI_SHAPE,
     Volume,
@@ -16,7 +17,6 @@ from shared.data.mni import (
     mni_grid_problem,
     mni_shape,
     resample,
-    same_grid,
 )
 from shared.errors import DataError
 from tests.tiny_heads import native_affine, stripped, write_template

@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import os
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from shared.data.digests import Digests
 from shared.data.matching import files_of_patients, match_files
-from shared.data.prepare import begin, read_table, save_nifti, write_datalist, write_manifest
+from shared.data.prepare import begin, place_file, read_table, save_nifti, write_datalist, write_manifest
 from shared.errors import DataError
 
 
@@ -104,3 +106,31 @@ def test_files_are_told_apart_by_whole_words(tmp_path):
     assert len(images) == 2 and not problems
     _, _, problems = match_files("P1", found["P1"], tmp_path, {"T1": "*t1d*", "T1D": "*t1d*"}, "masks/*")
     assert "matches 2 modalities" in problems[0]
+
+
+def test_a_file_is_done_by_its_content_not_by_its_size_and_time(tmp_path):
+    for name, content in (("a", b"one"), ("b", b"two")):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (1e9, 1e9))
+    digests = Digests(tmp_path)
+    place_file(tmp_path / "a", tmp_path / "out", digests=digests)
+    made = (tmp_path / "out").stat().st_ino
+    place_file(tmp_path / "a", tmp_path / "out", digests=digests)
+    assert (tmp_path / "out").stat().st_ino == made
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    place_file(tmp_path / "a", tmp_path / "out", digests=digests)
+    assert (tmp_path / "out").read_bytes() == b"two"
+    place_file(tmp_path / "c", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"one"
+
+
+def test_the_second_run_reads_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"one")
+    digests = Digests(tmp_path)
+    place_file(tmp_path / "a", tmp_path / "out", digests=digests)
+    digests(tmp_path / "a")
+    digests.save()
+    monkeypatch.setattr("shared.data.digests.sha256", None)
+    place_file(tmp_path / "a", tmp_path / "out", digests=Digests(tmp_path))
+    assert (tmp_path / "out").read_bytes() == b"one"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared.data.mni import Volume, resample
-from shared.data.registration import INSTALL, choose_registration, dice
+from shared.data.registration import INSTALL, choose_registration, dice, lifted_n4
 from shared.errors import DataError
 from tests.tiny_heads import SHAPE, brain, native_affine, stripped, tumour
 
@@ -79,6 +79,36 @@ def test_n4_takes_a_bias_field_away(method):
     given = Volume(np.where(brain(), flat * field + noise, 0).astype(np.float32), native_affine())
     done = tools.n4(given, brain()).array[brain()]
     assert done.std() / done.mean() < 0.5 * given.array[brain()].std() / given.array[brain()].mean()
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+@pytest.mark.parametrize("outlier", [0.0, -40.0])
+def test_n4_takes_a_bias_field_from_standardised_images_away(method, outlier):
+    from scipy.ndimage import gaussian_filter
+
+    tools, inside, rng = choose_registration(method), brain(), np.random.default_rng(0)
+    tissues = np.where(gaussian_filter(rng.standard_normal(SHAPE), 2) > 0, 500, 300) + rng.normal(0, 8, SHAPE)
+    image = tissues * np.exp(np.linspace(-0.4, 0.4, SHAPE[0]))[:, None, None]
+    z = np.where(inside, (image - image[inside].mean()) / image[inside].std(), 0).astype(np.float32)
+    if outlier:
+        z[tuple(np.argwhere(inside)[0])] = outlier
+
+    def tilt(array):
+        """How much brighter the right half of the brain is, in standard deviations."""
+        halves = [array[part][inside[part]].mean() for part in (np.s_[: SHAPE[0] // 2], np.s_[SHAPE[0] // 2 :])]
+        return (halves[1] - halves[0]) / array[inside].std()
+
+    done = tools.n4(Volume(z, native_affine()), inside).array
+    assert abs(tilt(done) - tilt(tissues)) < 0.3 * (tilt(z) - tilt(tissues))
+    assert not done[~inside].any() and done.dtype == np.float32
+    assert done[inside].min() < 0  # it is lowered again
+
+
+def test_an_image_without_negative_values_goes_through_as_it_is():
+    seen = []
+    volume = Volume(stripped(), native_affine())
+    assert lifted_n4(lambda self, volume, mask: seen.append(volume) or volume)(None, volume, brain()) is volume
+    assert seen == [volume]
 
 
 @pytest.mark.parametrize("method", LIBRARY)

@@ -21,8 +21,8 @@ def cut(case, num_slices=3, **settings):
 
 
 def one_to_one(case, num_slices=3, size=16, **settings):
-    """Cut with windows as many pixels wide as the output, so that nothing is interpolated."""
-    return cut(case, num_slices, size=size, roi="fixed_mm", extent_mm=size, **settings)
+    """Cut with windows as many pixels wide as the output and the whole range, so that nothing is interpolated."""
+    return cut(case, num_slices, size=size, roi="fixed_mm", extent_mm=size, **{"tails": 0.0, **settings})
 
 
 def layered(areas, shape=SHAPE):
@@ -150,6 +150,46 @@ def test_a_window_smaller_than_the_tumour_is_told(tmp_path, caplog):
     assert "P1: the tumour measures 15 mm, more than the window of 9 mm" in caplog.text
 
 
+def two_lesions(*boxes, shape=(48, 40, 9)):
+    mask = np.zeros(shape, dtype=bool)
+    for box in boxes:
+        mask[tuple(slice(*side) for side in box)] = True
+    return mask
+
+
+def far_apart(folder, *boxes):
+    mask = two_lesions(*boxes)
+    case = {"patient": "P1", "image": save(folder / "i.nii.gz", texture(mask.shape))}
+    return {**case, "mask": save(folder / "m.nii.gz", mask)}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_of_lesions_further_apart_than_the_window_the_largest_is_seen(tmp_path, caplog, background):
+    # 6 x 6 pixels in four slices on the left; 5 x 5 in five slices 36 mm away, whose slices alone would be others
+    case = far_apart(tmp_path, [(2, 8), (10, 16), (0, 4)], [(38, 43), (10, 15), (3, 8)])
+    with caplog.at_level(logging.WARNING):
+        out = one_to_one(case, 3, size=12, mask_background=background)
+    assert out["geometry"]["slices"] == [0, 1, 2] and out["geometry"]["window"] == (-1, 11, 7, 19)
+    assert out["mask"].sum() == 3 * 36
+    told = "P1: 2 lesions do not fit into a window of 12 mm: it is laid on the largest (0.4 ml); of the others (0.4 ml)"
+    assert told in caplog.text
+
+
+def test_lesions_that_fit_into_the_window_are_seen_together(tmp_path, caplog):
+    case = far_apart(tmp_path, [(2, 8), (10, 16), (2, 6)], [(14, 18), (10, 15), (2, 6)])
+    with caplog.at_level(logging.WARNING):
+        out = one_to_one(case, 3, size=20)
+    assert out["mask"].sum() == 3 * (36 + 20) and not caplog.text
+    boxed = cut(far_apart(tmp_path, [(2, 8), (10, 16), (2, 6)], [(38, 42), (10, 15), (2, 6)]), 3, size=8)
+    assert boxed["geometry"]["window"][:2] == (-2, 46)  # a box holds all of them: 40 pixels and a tenth on each side
+
+
+def test_the_largest_lesion_needs_its_slices(tmp_path):
+    case = far_apart(tmp_path, [(2, 12), (10, 20), (0, 2)], [(38, 42), (10, 14), (3, 8)])
+    with pytest.raises(DataError, match=r"P1: 3 slices with tumour are needed, the mask has 2"):
+        one_to_one(case, 3, size=12)
+
+
 # --- grey values --------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +201,48 @@ def test_roi_range_is_that_of_the_case_not_of_each_slice(tmp_path):
     out = one_to_one(case)
     low, high = out["image"].amin(dim=(1, 2)), out["image"].amax(dim=(1, 2))
     assert low.min() == 0 and high.max() == 1 and high[0] < 0.6 and low[1] > 0.1
+
+
+@pytest.mark.parametrize(("radius", "background"), [(7, False), (7, True), (2, True)])
+@pytest.mark.parametrize("value", [1e5, -1e5])
+def test_a_voxel_of_metal_does_not_set_the_range(tmp_path, radius, background, value):
+    volume, mask = texture(), ball(radius=radius)
+    case = write_case(tmp_path, mask=mask)
+    plain = one_to_one(case, 1, mask_background=background, tails=0.005)["image"]
+    volume[14, 8, 3] = value
+    save(case["image"][0], volume)
+    out = one_to_one(case, 1, mask_background=background, tails=0.005)["image"]
+    assert out[0, 8, 8] == (1 if value > 0 else 0)
+    out[0, 8, 8] = plain[0, 8, 8]
+    # the others hardly change: one value fewer is left out at that end
+    assert (out - plain).abs().max() < (0.2 if radius == 2 else 0.02)
+
+
+def test_half_a_percent_of_the_region_lies_beyond_either_end(tmp_path):
+    case = write_case(tmp_path, mask=False)
+    out = cut(case, 7, size=24, margin=0.0)["image"][:, :, 2:22]
+    count = out.numel()
+    assert (out == 0).sum() == (out == 1).sum() == round(0.005 * count) + 1  # and the value at the end itself
+    values = np.sort(texture().ravel())
+    low, high = values[round(0.005 * count)], values[-1 - round(0.005 * count)]
+    expected = ((texture() - low) / (high - low)).clip(0, 1)
+    np.testing.assert_allclose(out, np.moveaxis(expected, 2, 0), atol=1e-6)
+
+
+def test_padding_inside_the_grown_mask_does_not_set_the_minimum(tmp_path):
+    mask = ball(centre=(2, 10, 3), radius=4)  # grown by 3 mm it reaches beyond the image's edge
+    case = write_case(tmp_path, mask=mask)
+    out = one_to_one(case, mask_background=True, mask_margin_mm=3.0)
+    r0, r1, c0, c1 = out["geometry"]["window"]
+    assert r0 < 0
+    grown = np.zeros((3, *SHAPE[:2]), bool)
+    for j, index in enumerate(out["geometry"]["slices"]):
+        for place in np.ndindex(SHAPE[:2]):
+            grown[j][place] = min(math.dist(place, other) for other in np.argwhere(mask[..., index])) <= 3.0
+    values = np.moveaxis(texture()[..., out["geometry"]["slices"]], 2, 0)
+    low, high = values[grown].min(), values[grown].max()
+    expected = np.where(grown, (values - low) / (high - low), 0)[:, :r1, c0:c1]
+    np.testing.assert_allclose(out["image"][:, -r0:], expected, atol=1e-6)
 
 
 def test_organ_normalisation_keeps_contrast_between_patients(tmp_path):
@@ -225,7 +307,7 @@ def test_the_margin_about_the_tumour_is_in_mm(tmp_path, margin):
 
 @pytest.mark.parametrize(("count", "chosen"), [(7, [0, 1, 2, 3, 4, 5, 6]), (3, [2, 3, 4]), (4, [1, 2, 3, 4])])
 def test_a_case_without_mask_is_taken_whole(tmp_path, count, chosen):
-    out = cut(write_case(tmp_path, mask=False), count, size=24, margin=0.0)
+    out = cut(write_case(tmp_path, mask=False), count, size=24, margin=0.0, tails=0.0)
     assert out["geometry"]["slices"] == chosen and out["image"].shape == (count, 24, 24)
     assert out["geometry"]["window"] == (0, 24, -2, 22)  # the square about 24 x 20 pixels
     volume = texture()[..., chosen]
@@ -266,9 +348,44 @@ def test_a_mask_on_another_grid_stays_a_mask(tmp_path, caplog):
     shifted = affine_of()
     shifted[:3, 3] += (0.3, -0.3, 0.9)  # less than half a voxel: the nearest one is still the same
     save(case["mask"], ball(), shifted)
+    with pytest.raises(DataError, match=r"P1: .*P1_mask.nii.gz has the shape of .*P1_0.nii.gz and lies elsewhere"):
+        LoadCased()(case)
+    with caplog.at_level(logging.WARNING):
+        out = LoadCased()(case | {"trust_affines": True})
+    assert "another grid" in caplog.text and out["mask"].dtype == torch.bool
+    np.testing.assert_array_equal(out["mask"][0], ball())
+
+
+def test_a_mask_of_another_shape_is_told_with_its_volumes(tmp_path, caplog):
+    case = write_case(tmp_path)
+    fine = affine_of((0.5, 1.0, 3.0))
+    save(case["mask"], np.repeat(ball(), 2, axis=0), fine)
     with caplog.at_level(logging.WARNING):
         out = LoadCased()(case)
-    assert "another grid" in caplog.text and out["mask"].dtype == torch.bool
+    after = out["mask"].sum() * 3e-3
+    assert f"P1: the tumour has {ball().sum() * 3e-3:.1f} ml in its mask, {after:.1f} ml on that grid" in caplog.text
+    assert after == pytest.approx(ball().sum() * 3e-3, rel=0.1)
+
+
+def test_an_image_without_orientation_is_refused(tmp_path):
+    case = write_case(tmp_path)
+    image = nib.Nifti1Image(texture(), None)
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nib.save(image, case["image"][0])
+    with pytest.raises(DataError, match=r"P1: .*P1_0.nii.gz has no affine \(sform and qform codes are 0\)"):
+        LoadCased()(case)
+
+
+def test_an_affine_that_was_rounded_is_the_same_grid(tmp_path, caplog):
+    case, affine = write_case(tmp_path, modalities=2), affine_of()
+    affine[:3] += np.random.default_rng(0).normal(0, 1e-4, (3, 4))
+    for path, volume in ((case["image"][1], texture(seed=1)), (case["mask"], ball())):
+        save(path, volume, affine)
+    with caplog.at_level(logging.WARNING):
+        out = LoadCased()(case)
+    assert not caplog.text
+    np.testing.assert_array_equal(out["image"][1], texture(seed=1))
     np.testing.assert_array_equal(out["mask"][0], ball())
 
 
@@ -311,7 +428,7 @@ def test_the_brightest_pixel_returns_to_the_brightest_voxel(tmp_path, codes):
     volume[11, 13, 4] = 1000
     case = write_case(tmp_path, mask=mask, codes=codes)
     save(case["image"][0], volume, codes=codes)
-    out = cut(case, size=48)  # three times as fine as the source, or so
+    out = cut(case, size=48, tails=0.0)  # three times as fine as the source, or so
     found = np.asarray(masks_to_volume(out["image"] ** 4, out["geometry"]).dataobj)
     stored = np.asarray(nib.load(case["image"][0]).dataobj)
     assert np.unravel_index(found.argmax(), found.shape) == np.unravel_index(stored.argmax(), stored.shape)
@@ -428,7 +545,7 @@ def test_a_mask_beside_the_image_is_empty_on_its_grid(tmp_path):
     away[:3, 3] += 500
     save(case["mask"], ball(), away)
     with pytest.raises(DataError, match="is empty on the image's grid"):
-        LoadCased()(case)
+        LoadCased()(case | {"trust_affines": True})
 
 
 def test_fewer_tumour_slices_than_k_are_refused(tmp_path):
@@ -452,6 +569,7 @@ def test_a_constant_region_is_refused(tmp_path):
     [
         ({"roi": "fixed"}, r"roi must be one of \('box', 'fixed_mm'\), got 'fixed'"),
         ({"normalise": "zscore"}, r"normalise must be one of \('roi', 'organ'\), got 'zscore'"),
+        ({"tails": 0.5}, r"tails must lie in \[0, 0.5\), got 0.5"),
         ({"slice_axis": 3}, r"slice_axis must be one of \('auto', 0, 1, 2\), got 3"),
     ],
 )

@@ -1,0 +1,87 @@
+"""Whether two volumes lie on one grid, and what is wrong where they have one shape and two places in space."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+SAME_VOXEL = 0.1  # of a voxel, by which the corners of one grid may lie apart: what writers round off
+
+
+def canonical(shape: Any, affine: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and affine of a volume once its axes run as RAS does, whichever way they are stored.
+
+    Example:
+        >>> import numpy as np
+        >>> shape, affine = canonical((4, 5, 6), np.diag([-2.0, 1, 1, 1]))
+        >>> shape, affine[0].tolist()
+        ((4, 5, 6), [2.0, 0.0, 0.0, -6.0])
+    """
+    import nibabel as nib
+    import numpy as np
+
+    turn = nib.io_orientation(affine)
+    upright = np.asarray(affine, float) @ nib.orientations.inv_ornt_aff(turn, shape)
+    return tuple(int(n) for n in np.asarray(shape)[np.argsort(turn[:, 0])]), upright
+
+
+def same_grid(first: tuple, second: tuple) -> bool:
+    """Whether two grids are one voxel by voxel: the same shape, and no corner a tenth of a voxel apart.
+
+    Args:
+        first: shape, or the voxels themselves, and affine; :func:`canonical` makes it free of the way it is stored.
+        second: the same of the other one.
+
+    Example:
+        >>> import numpy as np
+        >>> one, rounded = np.diag([1.0, 1, 5, 1]), np.diag([1.0001, 1, 5, 1])
+        >>> same_grid(((64, 64, 9), one), ((64, 64, 9), rounded)), same_grid(((64, 64, 9), one), ((9, 64, 64), one))
+        (True, False)
+    """
+    import itertools
+
+    import numpy as np
+
+    shape, other = (tuple(getattr(grid[0], "shape", grid[0])[:3]) for grid in (first, second))
+    if shape != other:
+        return False
+    corners = np.array([*itertools.product(*((0, n - 1) for n in shape))])
+    matrix, moved = (np.asarray(grid[1], float) for grid in (first, second))
+    away = corners @ (moved - matrix)[:3, :3].T + (moved - matrix)[:3, 3]
+    return bool(np.abs(np.linalg.solve(matrix[:3, :3], away.T)).max() <= SAME_VOXEL)
+
+
+def place_problem(path: str | os.PathLike, grid: tuple, other: str | os.PathLike, other_grid: tuple) -> str | None:
+    """What is wrong with an image or mask of the first one's very shape that its affine puts elsewhere; else None.
+
+    Voxels drawn on one image and saved with another affine (identity, a sign of LPS for RAS, an image whose affine a
+    registration moved) would be resampled to a wrong place.
+
+    Args:
+        path: the first image.
+        grid: its shape and affine.
+        other: an image or mask to lie on it.
+        other_grid: its shape and affine.
+    """
+    upright = canonical(*grid), canonical(*other_grid)
+    alike = tuple(grid[0]) == tuple(other_grid[0]) or upright[0][0] == upright[1][0]
+    if not alike or same_grid(*upright):
+        return None
+    return (
+        f"{other} has the shape of {path} and lies elsewhere: its affine is {shown(other_grid[1])}, the other's "
+        f"{shown(grid[1])}; where both show the same voxels copy the affine (fslcpgeom {Path(path).name} "
+        f"{Path(other).name}), or export both again; where both affines are meant, prepare with --trust-affines "
+        "(the image is then resampled by them)"
+    )
+
+
+def shown(affine: Any) -> str:
+    """An affine for a message.
+
+    Example:
+        >>> import numpy as np
+        >>> shown(np.diag([1.5, 1, 1, 1]))
+        '[1.5 0 0 0; 0 1 0 0; 0 0 1 0]'
+    """
+    return "[" + "; ".join(" ".join(f"{float(v) + 0.0:.6g}" for v in row) for row in affine[:3]) + "]"

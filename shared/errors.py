@@ -6,6 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from linecache import getline
+from traceback import walk_tb
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -71,14 +73,14 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
 def plain_errors() -> None:
     """From here on, an error of this module ends the program with its message alone.
 
-    So does a setting that a component of this repository refuses (its ``ValueError``), named with the component. MONAI
-    wraps what a config's component raises into several errors of its own, whose tracebacks bury the message. Ctrl-C
-    ends it with a line, too.
+    So does a setting that this repository's code refuses (a ``ValueError`` it raises), named with component or module.
+    MONAI wraps what a config's component raises into several errors of its own, whose tracebacks bury the message.
+    Ctrl-C ends it with a line, too.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
-        component = None
+        component = ""
         if isinstance(error, KeyboardInterrupt):
             print("\nStopped. A training goes on after its last saved epoch with --resume true.", file=sys.stderr)
             return
@@ -86,12 +88,21 @@ def plain_errors() -> None:
             if isinstance(cause, (DataError, CheckpointError)):
                 print(f"\nError: {cause}", file=sys.stderr)
                 return
-            if component and type(cause) is ValueError:
-                print(f"\nError: {component}: {cause}", file=sys.stderr)
+            where = component or _refused_in(cause.__traceback__)
+            if type(cause) is ValueError and where.startswith("shared."):
+                print(f"\nError: {where}: {cause}", file=sys.stderr)
                 return
             found = re.match(r"Failed to instantiate component '(shared\.[\w.]+)'", str(cause))
-            component = found and found[1]
+            component = found[1] if found else ""
             cause = cause.__cause__
         sys.__excepthook__(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def _refused_in(traceback: TracebackType | None) -> str:
+    """Name of the module whose ``raise`` it was; empty where something else failed in it."""
+    name, line = "", ""
+    for frame, number in walk_tb(traceback):
+        name, line = frame.f_globals.get("__name__", ""), getline(frame.f_code.co_filename, number)
+    return name if line.lstrip().startswith("raise ") else ""

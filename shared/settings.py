@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from shared.errors import CheckpointError, DataError
-from shared.evaluation.bundle_config import merge_configs, split_key
+from shared.errors import CheckpointError
 from shared.io import write_json
 from shared.record import MODEL_FILE, SWITCHES
-
-_INSTEAD = "put null into a small JSON file and list that last in --config_file."
-# values of the command line that arrive as something else, or not at all
-MISREAD = {
-    "false": "it would arrive as a text, which counts as true; write False.",
-    "null": f"it would arrive as a text; {_INSTEAD}",
-    "None": f"it would be ignored without a word; {_INSTEAD}",
-}
 
 
 def save_settings(ckpt_dir: str | os.PathLike, **sections: Any) -> None:
@@ -135,56 +123,6 @@ def _network_class(name: str, path: Path) -> Callable[..., nn.Module]:
     if found is None:
         raise CheckpointError(f"{path} names the network {name!r}, which is none of MONAI's or of this package.")
     return found
-
-
-def check_overrides(arguments: Sequence[str] | None = None) -> None:
-    """Refuse what Fire would take without a word in ``python -m monai.bundle run``: a misspelt ``--name``, ``false``.
-
-    Args:
-        arguments: the command line; None: this process's. Commands other than ``monai.bundle run`` are not checked.
-
-    Raises:
-        DataError: a name that is in none of the config files, with the nearest ones that are; a value that does not
-            arrive as it reads.
-    """
-    arguments = list(sys.argv if arguments is None else arguments)
-    if len(arguments) < 2 or arguments[1] != "run" or "monai" not in arguments[0]:
-        return
-    given = {}
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            given[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
-    if "config_file" not in given:
-        return
-    files = given.pop("config_file").strip("[]").replace("'", "").replace('"', "").split(",")
-    merged = merge_configs([Path(file.strip()) for file in files])
-    options = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "args_file", "workflow_type", "tracking"}
-    for name, value in given.items():
-        if split_key(name)[0] in options | {"workflow_name"}:
-            continue
-        if problem := _misread(value):
-            raise DataError(f"--{name} {value}: {problem}")
-        place: Any = merged
-        for part in split_key(name):
-            # a component may be given an argument that its config leaves at the default
-            if not isinstance(place, dict) or ("_target_" in place and part not in place):
-                break
-            if part not in place:
-                near = difflib.get_close_matches(part, place, n=3)
-                hint = f" Did you mean {' or '.join(f'--{name.replace(part, key)}' for key in near)}?" if near else ""
-                raise DataError(f"--{name} is no key of {', '.join(files)}.{hint}")
-            place = place[part]
-
-
-def _misread(value: str) -> str | None:
-    """Why a value of the command line would not arrive as it reads, None where it does."""
-    words = {value}
-    if value[:1] in ("[", "{", "("):
-        # within brackets a quoted word is a text, and None arrives
-        words = set(re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", "", value))) - {"None"}
-    found = (MISREAD.get(word) or MISREAD.get(word.lower()) for word in words - {"False"})
-    return next(filter(None, found), None)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

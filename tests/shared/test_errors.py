@@ -61,6 +61,20 @@ def test_a_setting_that_is_refused_is_named_with_its_component(hook, capsys):
     assert "TypeError" in shown_by(hook, {**views, "view": 1}, capsys)
 
 
+def test_a_setting_that_an_expression_hands_on_is_refused_by_the_modules_name(hook, capsys):
+    made = {"_target_": "shared.data.MixupTable", "_mode_": "callable"}
+    shown = []
+    for ratio in ("-1", "'a'", "float('a')"):
+        parser = ConfigParser({"made": made, "part": f"$@made(4, ratio={ratio})"})
+        with pytest.raises(RuntimeError) as caught:
+            parser.get_parsed_content("part")
+        hook(caught.value)
+        shown.append(capsys.readouterr().err)
+    assert shown[0] == "\nError: shared.data.mixup: The mixup ratio must be 0 (none) or more, got -1.\n"
+    # what fails without being refused keeps its traceback
+    assert "Traceback" in shown[1] and "Traceback" in shown[2]
+
+
 def test_any_other_error_keeps_its_traceback(hook, capsys):
     try:
         raise ZeroDivisionError("in the program")

@@ -1,0 +1,277 @@
+"""What was given to a bundle beside its own configs, checked once, whatever the way in: a command, a file, a call.
+
+MONAI takes a misspelt key without a word, and hands a value of the wrong kind on to where it fails, or does not.
+Overrides are looked for where they have landed: in the merged configuration, beside the configs of the bundle.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+from monai.bundle.config_item import ConfigComponent
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from shared.errors import DataError
+from shared.evaluation.bundle_config import read_config, split_key
+from shared.override_values import COMPUTED, fault_of, show
+
+_INSTEAD = "put null into a small JSON file and list that last in --config_file."
+# values of the command line that arrive as something else, or not at all
+MISREAD = {
+    "false": "it would arrive as a text, which counts as true; write False.",
+    "null": f"it would arrive as a text; {_INSTEAD}",
+    "None": f"it would be ignored without a word; {_INSTEAD}",
+}
+_MONAI_IDS = {"imports", "initialize", "run", "finalize"}
+
+
+def check_overrides(workflows: Sequence[ConfigWorkflow], arguments: Sequence[str] | None = None) -> None:
+    """Refuse overrides that would do nothing or fail later, and read those that are meant well as they are meant.
+
+    A text for a device becomes one, a folder whose name is a number a text again, a tuple the list that is due.
+
+    Args:
+        workflows: the one being initialised, first; none: nothing is checked.
+        arguments: the command line; None: this process's. It says how a value was typed, where the way in is MONAI's
+            command.
+
+    Raises:
+        DataError: every key that neither the bundle's configs have nor anything refers to, with the nearest ones; every
+            value that is not of its key's kind; an expression or a reference that names nothing.
+    """
+    if not workflows:
+        return
+    parser, typed = workflows[0].parser, _typed(list(sys.argv if arguments is None else arguments))
+    places = [Path(str(parser.get_parsed_content("bundle_root")), "configs"), workflows[0].config_root_path]
+    folder = next((place for place in places if (place / "metadata.json").is_file()), places[1])
+    config = parser.config
+    own, others = _own_configs(folder, config)
+    ids = _MONAI_IDS | {workflows[0].init_id, workflows[0].run_id, workflows[0].final_id}
+    used = {ref for _, text in _texts(config) for ref in ReferenceResolver.match_refs_pattern(text)}
+    problems = [f"--{name} {value}: {fault}" for name, value in typed.items() if (fault := _misread(value))]
+    problems += _unknown_keys(config, own, others, used, ids)
+    if workflows[0].run_id not in parser:
+        lists = [key for key, value in config.items() if _is_run(value) and key not in used | _MONAI_IDS - {"run"}]
+        problems.append(f"--run_id {workflows[0].run_id} is none of {', '.join(lists)}.")
+    known = {*parser.globals, *dir(builtins)}
+    problems += [f"--{key} {text}: {fault}" for key, text in _texts(config, own)
+                 if (fault := _expression_fault(text, parser, known))]  # fmt: skip
+    changed: list[bool] = []
+    told = " ".join(problems)
+    for key, value, fault, better in _values(config, own, others.get("train.json", {}), typed):
+        if fault and f"--{key} " not in told:
+            problems.append(f"--{key} {show(value)}: {fault}")
+        changed.append(better)
+    if problems:
+        raise DataError(problems)
+    if any(changed):
+        parser.parse(reset=True)
+        parser.get_parsed_content("bundle_path")  # where the bundle lies is seen from within the workflow only
+
+
+def _own_configs(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the bundle's own configs say that are part of the merged one; and all of its configs by name."""
+    paths = sorted(folder.glob("*.json"), key=lambda path: (path.name != "train.json", path.name != "inference.json"))
+    configs = {path.name: _normal(read_config(path)) for path in paths}
+    own: dict[str, Any] = {}
+    for content in configs.values():
+        keys = {key: split_key(key.removeprefix("+")) for key in content}
+        if all(_found(config, parts) for parts in keys.values()):
+            for key, parts in keys.items():
+                _add(own, parts, content[key])
+    return own, configs
+
+
+def _normal(value: Any) -> Any:
+    """As MONAI has it by then: ``::`` for ``#`` in every text."""
+    if isinstance(value, dict):
+        return {key: _normal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_normal(part) for part in value]
+    return value.replace("#", "::") if isinstance(value, str) else value
+
+
+def _found(place: Any, parts: Sequence[str]) -> bool:
+    for part in parts:
+        if not isinstance(place, Mapping) or part not in place:
+            return False
+        place = place[part]
+    return True
+
+
+def _add(place: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    """Add what is not there yet: the first config, which the others are merged over, says of what kind a value is."""
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            return
+    there = place.get(parts[-1])
+    if isinstance(there, dict) and isinstance(value, dict) and there.get("_target_") == value.get("_target_"):
+        for key, inner in value.items():
+            _add(there, [key], inner)
+    elif parts[-1] not in place:
+        place[parts[-1]] = value
+
+
+def _unknown_keys(
+    config: Mapping[str, Any], own: Mapping[str, Any], others: Mapping[str, Any], used: set[str], ids: set[str]
+) -> Iterator[str]:
+    """A line for each key that the bundle's configs lack and nothing refers to."""
+    waiting = [("", config, own)]
+    for place, here, known in waiting:
+        for key, value in _items(here):
+            name = f"{place}{key}"
+            if key in known:
+                if isinstance(value, dict) and isinstance(known[key], dict) and _same_kind(value, known[key]):
+                    waiting.append((f"{name}#", value, known[key]))
+                continue
+            id = name.replace("#", "::")
+            if any(ref == id or ref.startswith(f"{id}::") for ref in used):
+                continue
+            if not place and (key in ids or _is_run(value)):
+                continue
+            accepted = _arguments(here) if "_target_" in here else []
+            if accepted is None or key in accepted:
+                continue
+            near = difflib.get_close_matches(key, {*known, *accepted}, n=3) or ([] if place else _deeper(key, own))
+            files = [
+                file for file, content in others.items() if not place and key in content and "imports" not in content
+            ]
+            hint = f" Did you mean {' or '.join(f'--{place}{each}' for each in near)}?" if near else ""
+            if files:
+                hint = f" It is one of {' and '.join(files)}: list that in --config_file, too."
+            yield f"--{name} is no key of this bundle's configs, and nothing refers to it.{hint}"
+
+
+def _deeper(key: str, own: Mapping[str, Any]) -> list[str]:
+    """Sections that have the key."""
+    return [f"{section}#{key}" for section, value in own.items() if isinstance(value, dict) and key in value]
+
+
+def _items(config: Mapping[str, Any], *left_out: str) -> list[tuple[str, Any]]:
+    """Keys and values, without those of MONAI's own (``_target_``), or without the named ones."""
+    return [(k, v) for k, v in config.items() if (k not in left_out if left_out else not k.startswith("_"))]
+
+
+def _same_kind(value: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    return value.get("_target_") == own.get("_target_")
+
+
+def _is_run(value: Any) -> bool:
+    """Whether it is a list of expressions, such as ``--run_id`` names."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each[:1] in "$@" for each in value)
+
+
+def _arguments(component: Mapping[str, Any]) -> list[str] | None:
+    """Names of the arguments that a component takes; None: any, or it is not known."""
+    target = component["_target_"]
+    found = locate(ConfigComponent(component).resolve_module_name()) if isinstance(target, str) else None
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return None
+    return [each.name for each in parameters]
+
+
+def _values(
+    config: dict[str, Any], own: Mapping[str, Any], train: Mapping[str, Any], typed: Mapping[str, str], place: str = ""
+) -> Iterator[tuple[str, Any, str | None, bool]]:
+    """Key, value, what is wrong with it, whether it was put right in place; of all that differ from the own configs."""
+    for key, value in _items(config):
+        name, default = f"{place}{key}", own.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            if _same_kind(value, default):
+                inner = train.get(key) if isinstance(train.get(key), dict) else {}
+                yield from _values(value, default, inner, typed, f"{name}#")
+            continue
+        if value == default and type(value) is type(default):
+            continue
+        fault, better = fault_of(name, value, _plain(default, own, train.get(key)), typed.get(name))
+        config[key] = better
+        yield name, value, fault, better is not value
+
+
+def _plain(default: Any, own: Mapping[str, Any], train: Any) -> Any:
+    """The value by whose kind another is measured: what a reference points to, what training says of a computed one."""
+    for each in (default, train):
+        place: Any = own
+        if isinstance(each, str) and re.fullmatch(r"@[\w:#]+", each):
+            for part in split_key(each[1:]):
+                place = place.get(part) if isinstance(place, dict) else None
+            each = place
+        if each is not None and not (isinstance(each, dict) and "_target_" in each) and str(each)[:1] not in "$@":
+            return each
+    return COMPUTED
+
+
+def _texts(value: Any, own: Any = None, place: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a configuration with their keys, without those that the own one has at the same place."""
+    if isinstance(value, Mapping):
+        for key, part in _items(value, "_desc_", "_meta_"):
+            mine = own.get(key) if isinstance(own, Mapping) else None
+            yield from _texts(part, mine, f"{place}#{key}" if place else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _texts(part, own[i] if isinstance(own, list) and i < len(own) else None, f"{place}#{i}")
+    elif isinstance(value, str) and value != own:
+        yield place, value
+
+
+def _expression_fault(text: str, parser: Any, known: set[str]) -> str | None:
+    """Why MONAI would not get a value from a text that begins with ``$`` or is a reference."""
+    if text[:1] not in ("$", "@"):
+        return None
+    plain = (
+        f"A text that begins so is written ./{text}" if text[0] == "$" else f"A text of that name is written ./{text}"
+    )
+    for ref in ReferenceResolver.match_refs_pattern(text):
+        if ref not in parser:
+            return f"it refers to @{ref}, which is no key here. {plain}"
+    if text[0] == "@" or text.startswith(("$import ", "$from ")):
+        return None
+    try:
+        tree = ast.parse(ReferenceResolver.id_matcher.sub("_", text[1:]).strip(), mode="eval")
+    except SyntaxError:
+        return f"a value that begins with $ is a Python expression, and this is none. {plain}"
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | {"_"}
+    for node in names:
+        if node.id not in bound | known:
+            return f"a value that begins with $ is a Python expression, and {node.id} is no name there. {plain}"
+    return None
+
+
+def _typed(arguments: Sequence[str]) -> dict[str, str]:
+    """Options of ``python -m monai.bundle run`` as they were typed, by one dash or two; none for other commands."""
+    if len(arguments) < 2 or arguments[1] not in ("run", "run_workflow") or "monai" not in arguments[0]:
+        return {}
+    given = {}
+    for i, argument in enumerate(arguments):
+        if re.match(r"--?[A-Za-z_]", argument):
+            name, equals, value = argument.lstrip("-").partition("=")
+            name = name.replace("-", "_").replace("::", "#")
+            given[name] = value if equals else next(iter(arguments[i + 1 : i + 2]), "")
+    return given
+
+
+def _misread(value: str) -> str | None:
+    """Why a value of the command line would not arrive as it reads, None where it does."""
+    words = {value}
+    if value[:1] in ("[", "{", "("):
+        # within brackets a quoted word is a text, and None arrives
+        words = set(re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", "", value))) - {"None"}
+    found = (MISREAD.get(word) or MISREAD.get(word.lower()) for word in words - {"False"})
+    return next(filter(None, found), None)

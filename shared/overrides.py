@@ -32,7 +32,7 @@ MISREAD = {
     "null": f"it would arrive as a text; {_INSTEAD}",
     "None": f"it would be ignored without a word; {_INSTEAD}",
 }
-_MONAI_IDS = {"imports", "initialize", "run", "finalize"}
+_MONAI_IDS = {"imports", "initialize", "run", "finalize", "save_execute_config"}
 
 
 def check_overrides(workflows: Sequence[ConfigWorkflow], arguments: Sequence[str] | None = None) -> None:

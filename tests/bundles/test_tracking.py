@@ -10,14 +10,17 @@ from monai.bundle import ConfigWorkflow
 import shared.tracking
 from shared.packaging.contents import find_bundles
 from tests.bundle_runs import ROOT, bundle_workflow, cause, small_settings
-from tests.tiny import write_case
+from tests.script_modules import load_script
 from tests.tiny_glioma import write_cohort
 from tests.tiny_patches import write_patch_data
 
+pytestmark = pytest.mark.slow
+
 SHORT = {
-    "ircl_mvi": {"num_modalities": 1, "roi#size": 16, "views": None, "val_interval": 1, "train#epochs": 2},
+    "ircl_mvi": {"roi#size": 32, "val_interval": 1, "train#epochs": 2, "pretrain#epochs": 1, "pretrain#max_epochs": 1},
     "glioma_idh": {"val_interval": 3, "train#epochs": 3, "contrast#epochs": 1, "nodes#epochs": 1, "edges#epochs": 1},
-    "sscl_crc": {"val_interval": 1, "size": 32, "train#size": 32, "pretrain#size": 32, "cache_size": 32},
+    "sscl_crc": {"fold": -1, "val_interval": 1}
+    | dict.fromkeys(["size", "train#size", "pretrain#size", "cache_size"], 32),
 }
 STAGES = {
     "ircl_mvi": ["pretrain", "train"],
@@ -27,19 +30,27 @@ STAGES = {
 
 
 def write_ircl(folder):
-    """Eight patients of noise, of whom two are the test set."""
-    cases = [write_case(folder, f"P{i}", label=i % 2, seed=i) for i in range(8)]
-    (folder / "datalist.json").write_text(json.dumps({"training": cases[:6], "testing": cases[6:]}))
+    """Six phantom patients to train on, four to test."""
+    counts = ["--patients", "6", "--test-patients", "4", "--folds", "2"]
+    load_script("make_phantom_cohort").main(["--output", str(folder), *counts])
     return folder
 
 
-DATA = {"ircl_mvi": write_ircl, "glioma_idh": write_cohort, "sscl_crc": write_patch_data}
+def write_sscl(folder):
+    """Noisy patches in two folds."""
+    content = write_patch_data(folder, training=8, testing=4, each=2)
+    for entry in content["training"]:
+        entry["fold"] = int(entry["patient"][1:]) // 2 % 2
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+DATA = {"ircl_mvi": write_ircl, "glioma_idh": write_cohort, "sscl_crc": write_sscl}
 
 
 def settings(name):
     """The bundle's tests' own small network, trained for less."""
-    found = {key: value for key, value in {**small_settings(name), **SHORT[name]}.items() if key != "views" or value}
-    return found
+    return {**small_settings(name), **SHORT[name]}
 
 
 @pytest.fixture(autouse=True)

@@ -98,8 +98,11 @@ def main(path):
                 for step in run["steps"]:
                     act(step)
                     report["done"].append(step[0])
-        except BaseException:
+        except BaseException as error:
             report["error"] = traceback.format_exc()[-3000:] + log.getvalue()[-1000:]
+            while error.__cause__ is not None:
+                error = error.__cause__
+            report["cause"] = str(error)
         used = sys.modules.get("shared")
         report["shared"] = used and used.__file__
         Path(run["report"]).write_text(json.dumps(report), encoding="utf-8")

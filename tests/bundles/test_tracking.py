@@ -19,8 +19,7 @@ pytestmark = pytest.mark.slow
 SHORT = {
     "ircl_mvi": {"roi#size": 32, "val_interval": 1, "train#epochs": 2, "pretrain#epochs": 1, "pretrain#max_epochs": 1},
     "glioma_idh": {"val_interval": 3, "train#epochs": 3, "contrast#epochs": 1, "nodes#epochs": 1, "edges#epochs": 1},
-    "sscl_crc": {"fold": -1, "val_interval": 1}
-    | dict.fromkeys(["size", "train#size", "pretrain#size", "cache_size"], 32),
+    "sscl_crc": {"val_interval": 1} | dict.fromkeys(["size", "train#size", "pretrain#size", "cache_size"], 32),
 }
 STAGES = {
     "ircl_mvi": ["pretrain", "train"],

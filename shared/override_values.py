@@ -120,7 +120,7 @@ def _list(key: str, value: Any, default: list, *, texts: bool) -> tuple[str | No
     parts = list(value) if isinstance(value, (list, tuple)) else None
     computed = [isinstance(part, (str, dict)) and (isinstance(part, dict) or _is_config(part)) for part in parts or ()]
     if parts is None or not all(
-        known or (isinstance(part, kinds) and not (isinstance(part, bool) and kind is not bool))
+        known or part is None or (isinstance(part, kinds) and not (isinstance(part, bool) and kind is not bool))
         for part, known in zip(parts, computed, strict=True)
     ):
         example = default or (["age"] if key == "covariates" else [value if isinstance(value, str) else "a"])

@@ -6,13 +6,13 @@ Overrides are looked for where they have landed: in the merged configuration, be
 
 from __future__ import annotations
 
-import ast
 import builtins
 import difflib
 import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -23,15 +23,9 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from shared.errors import DataError
 from shared.evaluation.bundle_config import read_config, split_key
+from shared.override_texts import expression_fault, misread, typed_options
 from shared.override_values import COMPUTED, fault_of, show
 
-_INSTEAD = "put null into a small JSON file and list that last in --config_file."
-# values of the command line that arrive as something else, or not at all
-MISREAD = {
-    "false": "it would arrive as a text, which counts as true; write False.",
-    "null": f"it would arrive as a text; {_INSTEAD}",
-    "None": f"it would be ignored without a word; {_INSTEAD}",
-}
 _MONAI_IDS = {"imports", "initialize", "run", "finalize", "save_execute_config"}
 
 
@@ -51,21 +45,21 @@ def check_overrides(workflows: Sequence[ConfigWorkflow], arguments: Sequence[str
     """
     if not workflows:
         return
-    parser, typed = workflows[0].parser, _typed(list(sys.argv if arguments is None else arguments))
+    parser, typed = workflows[0].parser, typed_options(list(sys.argv if arguments is None else arguments))
     places = [Path(str(parser.get_parsed_content("bundle_root")), "configs"), workflows[0].config_root_path]
     folder = next((place for place in places if (place / "metadata.json").is_file()), places[1])
     config = parser.config
     own, others = _own_configs(folder, config)
     ids = _MONAI_IDS | {workflows[0].init_id, workflows[0].run_id, workflows[0].final_id}
     used = {ref for _, text in _texts(config) for ref in ReferenceResolver.match_refs_pattern(text)}
-    problems = [f"--{name} {value}: {fault}" for name, value in typed.items() if (fault := _misread(value))]
+    problems = [f"--{name} {value}: {fault}" for name, value in typed.items() if (fault := misread(value))]
     problems += _unknown_keys(config, own, others, used, ids)
     if workflows[0].run_id not in parser:
         lists = [key for key, value in config.items() if _is_run(value) and key not in used | _MONAI_IDS - {"run"}]
         problems.append(f"--run_id {workflows[0].run_id} is none of {', '.join(lists)}.")
     known = {*parser.globals, *dir(builtins)}
     problems += [f"--{key} {text}: {fault}" for key, text in _texts(config, own)
-                 if (fault := _expression_fault(text, parser, known))]  # fmt: skip
+                 if (fault := expression_fault(text, parser, known))]  # fmt: skip
     changed: list[bool] = []
     told = " ".join(problems)
     for key, value, fault, better in _values(config, own, others.get("train.json", {}), typed):
@@ -82,8 +76,11 @@ def check_overrides(workflows: Sequence[ConfigWorkflow], arguments: Sequence[str
 def _own_configs(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What the bundle's own configs say that are part of the merged one; and all of its configs by name."""
     paths = sorted(folder.glob("*.json"), key=lambda path: (path.name != "train.json", path.name != "inference.json"))
-    configs = {path.name: _normal(read_config(path)) for path in paths}
     own: dict[str, Any] = {}
+    configs = {}
+    for path in paths:
+        with suppress(DataError):  # beside somebody's own configs other files may lie
+            configs[path.name] = _normal(read_config(path))
     for content in configs.values():
         keys = {key: split_key(key.removeprefix("+")) for key in content}
         if all(_found(config, parts) for parts in keys.values()):
@@ -227,51 +224,3 @@ def _texts(value: Any, own: Any = None, place: str = "") -> Iterator[tuple[str, 
             yield from _texts(part, own[i] if isinstance(own, list) and i < len(own) else None, f"{place}#{i}")
     elif isinstance(value, str) and value != own:
         yield place, value
-
-
-def _expression_fault(text: str, parser: Any, known: set[str]) -> str | None:
-    """Why MONAI would not get a value from a text that begins with ``$`` or is a reference."""
-    if text[:1] not in ("$", "@"):
-        return None
-    plain = (
-        f"A text that begins so is written ./{text}" if text[0] == "$" else f"A text of that name is written ./{text}"
-    )
-    for ref in ReferenceResolver.match_refs_pattern(text):
-        if ref not in parser:
-            return f"it refers to @{ref}, which is no key here. {plain}"
-    if text[0] == "@" or text.startswith(("$import ", "$from ")):
-        return None
-    try:
-        tree = ast.parse(ReferenceResolver.id_matcher.sub("_", text[1:]).strip(), mode="eval")
-    except SyntaxError:
-        return f"a value that begins with $ is a Python expression, and this is none. {plain}"
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | {"_"}
-    for node in names:
-        if node.id not in bound | known:
-            return f"a value that begins with $ is a Python expression, and {node.id} is no name there. {plain}"
-    return None
-
-
-def _typed(arguments: Sequence[str]) -> dict[str, str]:
-    """Options of ``python -m monai.bundle run`` as they were typed, by one dash or two; none for other commands."""
-    if len(arguments) < 2 or arguments[1] not in ("run", "run_workflow") or "monai" not in arguments[0]:
-        return {}
-    given = {}
-    for i, argument in enumerate(arguments):
-        if re.match(r"--?[A-Za-z_]", argument):
-            name, equals, value = argument.lstrip("-").partition("=")
-            name = name.replace("-", "_").replace("::", "#")
-            given[name] = value if equals else next(iter(arguments[i + 1 : i + 2]), "")
-    return given
-
-
-def _misread(value: str) -> str | None:
-    """Why a value of the command line would not arrive as it reads, None where it does."""
-    words = {value}
-    if value[:1] in ("[", "{", "("):
-        # within brackets a quoted word is a text, and None arrives
-        words = set(re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", "", value))) - {"None"}
-    found = (MISREAD.get(word) or MISREAD.get(word.lower()) for word in words - {"False"})
-    return next(filter(None, found), None)

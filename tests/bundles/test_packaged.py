@@ -64,21 +64,20 @@ def used(request, tmp_path_factory):
         explained = [*train, f"{root}/configs/explain.json"]
         meta, model = f"{root}/configs/metadata.json", f"{root}/models/model.pt"
         described = {"config_file": train, "meta_file": meta}
-        common = {"dataset_dir": data, **settings, **inside}
+        common = {"dataset_dir": data, **settings}
         export = {"config_file": infer, "meta_file": meta, "ckpt_file": model, "filepath": str(folder / out)}
         return {
             "train": ["run", {"config_file": train, **common}],
             "evaluate": ["run", {"run_id": "evaluate", "config_file": evaluate, **common}],
             "explain": ["run", {"run_id": "explain", "config_file": explained, **common, **quickly}],
-            "inference": ["run", {"config_file": infer, "dataset_dir": data, **quick, **inside}],
+            "inference": ["run", {"config_file": infer, "dataset_dir": data, **quick}],
             "export": ["ckpt_export", {"net_id": "network_def", **export, **inside}],
             "verify": [*verify, {"net_id": "network_def", **described, **network, **inside}][:2],
         }
 
     download = ["download", "--name", bundle.name, "--url", archive.as_uri(), "--bundle_dir", str(unpacked.parent)]
     from_outside = steps(str(unpacked), "outside.ts", bundle_root=str(unpacked))
-    args = {"bundle_root": str(unpacked)}
-    load = {"name": bundle.name, "bundle_dir": str(unpacked.parent), "workflow_type": "inference", "args_file": args}
+    load = {"name": bundle.name, "bundle_dir": str(unpacked.parent), "workflow_type": "inference"}
     from_inside = steps(".", "inside.ts")
     command = ["run", "--config_file", "configs/inference.json", "--dataset_dir", data]
     command += [word for key, value in quick.items() for word in (f"--{key}", str(value))]

@@ -124,6 +124,19 @@ def test_a_run_id_that_is_none_is_refused_with_those_that_are():
     assert refused(run_id="trian_run") == "--run_id trian_run is none of pretrain_run, biomarkers_run, train_run, run."
 
 
+def test_own_configs_may_lie_beside_other_files(tmp_path):
+    train = json.loads((ROOT / "bundles/ircl_mvi/configs/train.json").read_text())
+    root = str(ROOT / "bundles/ircl_mvi/models")  # where somebody wants the outputs; no bundle
+    (tmp_path / "mine.json").write_text(json.dumps(train | {"rate": 1}))
+    (tmp_path / "datalist.json").write_text("[1, 2]")
+    (tmp_path / "false.json").write_text('{"num_slices": 5}')
+    files = [str(tmp_path / "mine.json"), str(tmp_path / "false.json")]
+    parser = initialised(files, bundle_root=root, seed="$@rate").parser
+    assert [parser.get_parsed_content(key) for key in ("num_slices", "seed", "ckpt_dir")] == [5, 1, f"{root}/models"]
+    (problem,) = problems_of(lambda: initialised(files, bundle_root=root, sed=1))
+    assert problem.startswith("--sed is no key")
+
+
 def test_all_problems_come_at_once():
     lines = problems_of(lambda: initialised(configs("glioma_idh", "train"), epochs=1, in_channels="a", seed=1.5))
     assert [line.split()[0] for line in lines] == ["--epochs", "--seed", "--in_channels"]
@@ -253,6 +266,15 @@ def test_a_value_that_would_arrive_as_another_one_is_refused(words, message, mon
 
 
 def test_values_that_arrive_as_they_read_are_taken(monkeypatch):
-    words = ["--resume", "True", "--covariates", "['/data/null','false']", "--pretrain#vgg_weights", "[1,None]"]
+    words = [
+        "--run_id",
+        "train_run",
+        "--resume",
+        "True",
+        "--covariates",
+        "['/data/null','false']",
+        "--pretrain#vgg_weights",
+        "[1,None]",
+    ]
     (problem,) = typed(monkeypatch, *words, "--dataset_dir", "none")
     assert problem.startswith("none: no such dataset folder")

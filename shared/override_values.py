@@ -50,27 +50,30 @@ def fault_of(key: str, value: Any, default: Any, typed: str | None = None) -> tu
         (None, '20240501')
     """
     last = key.rpartition("#")[2]
-    if isinstance(value, str) and _is_config(value):
+    if (isinstance(value, dict) and "_target_" in value) or (isinstance(value, str) and _is_config(value)):
         return None, value
     kind = KINDS.get(key, type(default))
     if kind is PLACE or isinstance(default, str):
         return _text(key, value, default, typed)
     if kind is torch.device:
         return _device(value)
-    wrong = f"it must be {{}}, and is {_said(value)}. Write --{key} {{}}."
+
+    def wrong(rule: str, example: Any) -> str:
+        return f"it must be {rule}, and is {_said(value)}. Write --{key} {example}."
+
     if kind is bool:
         if isinstance(value, str) and value.lower() == "true":
             return None, True
-        return (None if isinstance(value, bool) else wrong.format("True or False", "True or False")), value
+        return (None if isinstance(value, bool) else wrong("True or False", "True or False")), value
     least = AT_LEAST.get(last)
     if kind is int or (least is not None and value is not None and not isinstance(value, (dict, list))):
         rule = "a whole number" + (f" of at least {least}" if least is not None else "")
         example = default if isinstance(default, int) else least
         sound = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
-        return (None if sound else wrong.format(rule, example)), value
+        return (None if sound else wrong(rule, example)), value
     if kind is float:
         sound = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return (None if sound else wrong.format("a number", default)), value
+        return (None if sound else wrong("a number", default)), value
     if kind is list or last in TEXTS:
         return _list(key, value, default if isinstance(default, list) else [], texts=last in TEXTS)
     if kind is dict and not isinstance(value, dict):

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -85,7 +86,7 @@ def _own_configs(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any
         keys = {key: split_key(key.removeprefix("+")) for key in content}
         if all(_found(config, parts) for parts in keys.values()):
             for key, parts in keys.items():
-                _add(own, parts, content[key])
+                _add(own, parts, content[key], config)
     return own, configs
 
 
@@ -106,18 +107,22 @@ def _found(place: Any, parts: Sequence[str]) -> bool:
     return True
 
 
-def _add(place: dict[str, Any], parts: Sequence[str], value: Any) -> None:
-    """Add what is not there yet: the first config, which the others are merged over, says of what kind a value is."""
+def _add(place: dict[str, Any], parts: Sequence[str], value: Any, merged: Any) -> None:
+    """Add what is not there yet: the first config, which others are merged over, says of what kind a value is.
+
+    Where a later config has put a component in a value's place, and that is the merged one's, the later says it.
+    """
     for part in parts[:-1]:
-        place = place.setdefault(part, {})
+        place, merged = place.setdefault(part, {}), merged.get(part)
         if not isinstance(place, dict):
             return
-    there = place.get(parts[-1])
-    if isinstance(there, dict) and isinstance(value, dict) and there.get("_target_") == value.get("_target_"):
-        for key, inner in value.items():
-            _add(there, [key], inner)
-    elif parts[-1] not in place:
-        place[parts[-1]] = value
+    key = parts[-1]
+    there, now = place.get(key), merged.get(key)
+    if _same_kind(there, value):
+        for each, inner in value.items():
+            _add(there, [each], inner, now if isinstance(now, dict) else {})
+    elif key not in place or (_same_kind(value, now) and not _same_kind(there, now)):
+        place[key] = deepcopy(value)
 
 
 def _unknown_keys(
@@ -129,7 +134,7 @@ def _unknown_keys(
         for key, value in _items(here):
             name = f"{place}{key}"
             if key in known:
-                if isinstance(value, dict) and isinstance(known[key], dict) and _same_kind(value, known[key]):
+                if _same_kind(value, known[key]):
                     waiting.append((f"{name}#", value, known[key]))
                 continue
             id = name.replace("#", "::")
@@ -160,8 +165,9 @@ def _items(config: Mapping[str, Any], *left_out: str) -> list[tuple[str, Any]]:
     return [(k, v) for k, v in config.items() if (k not in left_out if left_out else not k.startswith("_"))]
 
 
-def _same_kind(value: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    return value.get("_target_") == own.get("_target_")
+def _same_kind(one: Any, other: Any) -> bool:
+    """Whether both are plain dictionaries, or both the same component."""
+    return isinstance(one, dict) and isinstance(other, dict) and one.get("_target_") == other.get("_target_")
 
 
 def _is_run(value: Any) -> bool:

@@ -120,6 +120,15 @@ def test_what_somebodys_own_config_adds_is_taken_where_something_uses_it(tmp_pat
     assert problems_of(lambda: initialised([*configs("ircl_mvi", "train"), str(own)]))[0].startswith("--rate is no key")
 
 
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_what_evaluation_reads_from_the_model_is_checked_as_in_training(bundle):
+    place = {"ircl_mvi": "roi#size", "glioma_idh": "preparing#size", "sscl_crc": "views"}[bundle.name]
+    given = {place: "a", "network_def": {"_target_": "torch.nn.Identity"}}
+    assert refused("train", "evaluate", bundle=bundle.name, **given).startswith(
+        f"--{place} a: it must be a whole number"
+    )
+
+
 def test_a_run_id_that_is_none_is_refused_with_those_that_are():
     assert refused(run_id="trian_run") == "--run_id trian_run is none of pretrain_run, biomarkers_run, train_run, run."
 
@@ -227,8 +236,8 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
 
 
 def test_numbers_may_be_whole_where_others_are_due_and_null_where_texts_are():
-    values = {"train#learning_rate": 1, "roi#extent_mm": 87.5, "roi#normalise": None, "max_masks": None}
-    parser = initialised(configs("ircl_mvi", "train", "explain"), **values).parser
+    values = {"train#learning_rate": 1, "roi#extent_mm": 87.5, "roi#normalise": None, "pretrain#vgg_weights": None}
+    parser = initialised(configs("ircl_mvi", "train"), **values).parser
     assert [parser.get_parsed_content(key) for key in values] == [1, 87.5, None, None]
 
 

@@ -129,13 +129,16 @@ def _unknown_keys(
     config: Mapping[str, Any], own: Mapping[str, Any], others: Mapping[str, Any], used: set[str], ids: set[str]
 ) -> Iterator[str]:
     """A line for each key that the bundle's configs lack and nothing refers to."""
-    waiting = [("", config, own)]
-    for place, here, known in waiting:
+    waiting = [("", config, own, others.get("train.json", {}))]
+    for place, here, known, train in waiting:
         for key, value in _items(here):
             name = f"{place}{key}"
             if key in known:
                 if _same_kind(value, known[key]):
-                    waiting.append((f"{name}#", value, known[key]))
+                    inner = train.get(key)
+                    waiting.append((f"{name}#", value, known[key], inner if isinstance(inner, dict) else {}))
+                continue
+            if place and key in train:  # a setting of the trained model, to be compared with what is given
                 continue
             id = name.replace("#", "::")
             if any(ref == id or ref.startswith(f"{id}::") for ref in used):
@@ -145,7 +148,8 @@ def _unknown_keys(
             accepted = _arguments(here) if "_target_" in here else []
             if accepted is None or key in accepted:
                 continue
-            near = difflib.get_close_matches(key, {*known, *accepted}, n=3) or ([] if place else _deeper(key, own))
+            near = difflib.get_close_matches(key, {*known, *accepted, *(train if place else ())}, n=3)
+            near = near or ([] if place else _deeper(key, own))
             files = [
                 file for file, content in others.items() if not place and key in content and "imports" not in content
             ]

@@ -15,6 +15,8 @@ from torch import Tensor
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.fl.averaging import fed_avg
 from shared.fl.site import site_algo
+from shared.record import read_model, weights_digest
+from shared.settings import save_settings
 
 ONE_SITE = "one site's federation"
 
@@ -132,6 +134,10 @@ class Experiment:
             algos = [site_algo(name=site, **settings) for site, settings in members.items()]
             weights = fed_avg(algos, load_checkpoint(start), self.rounds)
         save_checkpoint(path, weights if self.stage == "train" else {"network": weights})
+        if self.stage == "train":
+            # the settings are those of any site; what it was trained on, each site keeps to itself
+            content = {key: value for key, value in read_model(folder / sites[0]).items() if key != "record"}
+            save_settings(folder, **content | {"weights": weights_digest(weights)})
         return folder
 
     def weights(self, folder: Path) -> dict[str, Tensor]:

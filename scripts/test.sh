@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Install into .venv, check style, run the tests: bash scripts/test.sh [pytest's arguments]
+# Plant small errors in a copy, see which the tests notice: bash scripts/test.sh --mutants [NAMES] [--jobs N]
 source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
 
-install requirements.txt requirements-dev.txt
+# the extras, too: what needs registration, FA or federation is tested, not skipped
+install requirements.txt requirements-dev.txt requirements-glioma.txt requirements-federated.txt
+if [ "${1:-}" = --mutants ]; then
+    exec "$VENV/bin/python" tests/mutants/run.py "${@:2}"
+fi
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
 # two processes of one thread each are faster than one of two threads; a module's tests share what they train

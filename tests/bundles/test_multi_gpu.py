@@ -65,10 +65,10 @@ def glioma(folder):
 
 # after K-means rounding may put an image between two biomarkers on the other side, which moves what follows
 NEAR = {"ircl_mvi": 1e-2, "sscl_crc": 2e-3, "glioma_idh": 2e-3}
-BUNDLES = {"ircl_mvi": ircl, "sscl_crc": sscl, "glioma_idh": glioma}
+BUNDLES = [("ircl_mvi", ircl), ("sscl_crc", sscl), ("glioma_idh", glioma)]
 
 
-@pytest.fixture(scope="module", params=BUNDLES.items(), ids=lambda pair: pair[0])
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda pair: pair[0])
 def runs(request, tmp_path_factory):
     """A bundle's training in one process, and in two that are stopped after an epoch of a stage and go on."""
     bundle, prepare = request.param
@@ -120,10 +120,9 @@ def test_the_gradient_is_that_of_one_process_with_the_whole_batch(runs):
             )
 
 
+@pytest.mark.parametrize("runs", BUNDLES[:1], ids=["ircl_mvi"], indirect=True)  # the one with a memory bank
 def test_the_memory_bank_is_the_same_in_all_processes(runs):
-    bundle, one, two, _ = runs
-    if bundle != "ircl_mvi":
-        pytest.skip("a bundle without a memory bank")
+    _, one, two, _ = runs
     alone, zero, other = first(one, 0), first(two, 0), first(two, 1)
     for key in ("embeddings", "inter_positives"):
         assert torch.equal(zero[key], other[key])

@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import EnsureTyped
 from torch.utils.data import DataLoader
 
 from shared.data import CaseDataset, collate_cases
@@ -93,3 +94,10 @@ def test_a_batch_has_labels_only_where_all_are_known(labels):
     assert "label" not in batch and batch["patient"] == ["a", "b"]
     del cases[0]["label"]
     assert "label" not in collate_cases(cases)
+
+
+def test_covariates_come_in_the_order_asked_for():
+    data = [{"patient": "P1", "image": lively_images(1)[0], "covariates": {"age": 50.0, "grade": 4.0, "sex": 1.0}}]
+    for names in (("grade", "age"), ("age", "sex", "grade"), ()):
+        cases = CaseDataset(data, EnsureTyped("image", track_meta=False), covariates=names, progress=False)
+        assert cases.stack("covariates").tolist() == [[data[0]["covariates"][name] for name in names]]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from shared.data.digests import Digests
-from shared.data.mni import Volume, load_template, mni_affine
+from shared.data.intensity import PERCENTILES
+from shared.data.mni import Volume, load_template, mni_affine, resample
 from shared.data.prepare import save_nifti
 from shared.data.prepare_glioma import (
     MARGIN_MM,
@@ -16,6 +17,8 @@ from shared.data.prepare_glioma import (
     PatientFiles,
     Steps,
     fingerprint,
+    patient_landmarks,
+    prepare_patient,
     quality,
     read_mask,
     read_patient,
@@ -178,3 +181,45 @@ def test_what_a_result_depends_on_changes_its_fingerprint(tmp_path, template):
         os.utime(place, ns=(10**18, 10**18))
     one, same, other = (mark(replace(STEPS, template=str(place))) for place in places)
     assert one == same != other
+
+
+def test_a_bright_tumour_moves_no_landmark():
+    plain = native()
+    dark, bright = (
+        Native(
+            {name: Volume(np.where(tumour(), value, v.array), v.affine) for name, v in plain.images.items()},
+            plain.mask,
+            plain.brain,
+        )
+        for value in (1.0, 5000.0)
+    )
+    found = patient_landmarks(bright)
+    assert found == patient_landmarks(dark)
+    healthy = plain.images["T1"].array[brain() & ~tumour()]
+    assert found["T1"] == pytest.approx(np.percentile(healthy, PERCENTILES).tolist())
+
+
+def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path, template, monkeypatch):
+    class Told(HeaderRegistration):
+        def rigid(self, fixed, moving):
+            return "to the patient"
+
+        def to_template(self, where, moving, metric_mask):
+            return "to the template"
+
+        def apply(self, warps, moving, fixed, *, nearest=False):
+            self.calls.append(list(warps))
+            return resample(moving, fixed.array.shape, fixed.affine, nearest=nearest)
+
+    tools = Told()
+    maps = Volume(brain().astype(np.float32) * 0.5, native_affine())
+    monkeypatch.setattr("shared.data.prepare_glioma.load_tools", lambda steps: tools)
+    monkeypatch.setattr("shared.data.diffusion.fractional_anisotropy", lambda *files: (maps, maps))
+    monkeypatch.setattr("shared.visualize.registration_picture", lambda *args, **kwargs: None)
+    write_patient(tmp_path, "P1")
+    dwi = [tmp_path / name for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec")]
+    for path in dwi:
+        path.write_bytes(b"0")
+    steps = Steps(n4=False, histogram=False, smoothing=0.0, template=str(template))
+    prepare_patient(files_of(tmp_path, dwi=tuple(dwi)), steps, tmp_path / "out", None)
+    assert tools.calls[-1] == ["to the patient", "to the template"]

@@ -151,3 +151,30 @@ def test_a_sheared_affine_is_refused():
     tools = choose_registration("sitk-affine")
     with pytest.raises(DataError, match="not at right angles"):
         tools.n4(Volume(stripped(), affine), brain())
+
+
+def turn_and_shift(method, tools, folder):
+    """A quarter turn about the vertical axis and a shift: unlike two shifts, their order matters."""
+    turn, shift = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [16.0, 0.0, 0.0]
+    if method == "sitk-affine":
+        one, two = tools.sitk.AffineTransform(3), tools.sitk.TranslationTransform(3, shift)
+        one.SetMatrix(np.ravel(turn).tolist())
+        return one, two
+    files = []
+    for name, matrix, offset in (("one", turn, [0.0] * 3), ("two", np.eye(3).tolist(), shift)):
+        made = tools.ants.new_ants_transform(transform_type="AffineTransform", dimension=3, precision="float")
+        made.set_parameters([*np.ravel(matrix).tolist(), *offset])
+        files.append([str(folder / f"{name}.mat")])
+        tools.ants.write_transform(made, files[-1][0])
+    return files
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_a_turn_and_a_shift_are_applied_in_the_order_they_were_made(method, tmp_path):
+    tools, fixed = choose_registration(method), lumpy()
+    one, two = turn_and_shift(method, tools, tmp_path)
+    step_by_step = tools.apply([two], tools.apply([one], fixed, fixed), fixed).array
+    together = tools.apply([one, two], fixed, fixed).array
+    other_way = tools.apply([one], tools.apply([two], fixed, fixed), fixed).array
+    assert np.corrcoef(together.ravel(), step_by_step.ravel())[0, 1] > 0.98
+    assert np.corrcoef(together.ravel(), other_way.ravel())[0, 1] < 0.9

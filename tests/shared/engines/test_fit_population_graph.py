@@ -125,3 +125,32 @@ def test_the_graph_is_reported_and_a_dense_one_warned_of(parts, caplog):
 def test_refuses_labels(labels, message):
     with pytest.raises(DataError, match=message):
         fit_population_graph(PopulationGraphClassifier(3), torch.rand(20, 3), labels)
+
+
+def test_the_learning_rate_decays(parts):
+    """To next to nothing after two epochs: what follows moves no weight."""
+    nodes, edges, labels = parts[0]
+    found = []
+    for epochs in (2, 6):
+        torch.manual_seed(0)
+        net = PopulationGraphClassifier(WIDTH, edge_features=12, hidden=(4,), dropout=0.0)
+        start = net.members[0].head.weight.detach().clone()
+        fit_population_graph(net, nodes, labels, edges=edges, epochs=epochs, decay=1e-9, decay_every=2)
+        found.append(net.members[0].head.weight.detach())
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+    assert (found[0] - start).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [None, 40])
+def test_the_graph_is_trained_with_its_covariates(parts, batch_size):
+    nodes, edges, labels = parts[0]
+    known = labels[:, None] + 0.8 * torch.randn(len(labels), 1, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(0)
+    net = PopulationGraphClassifier(WIDTH, edge_features=12, hidden=(4,), num_covariates=1)
+    begun = PopulationGraphClassifier(WIDTH, edge_features=12, hidden=(4,), num_covariates=1)
+    begun.set_bank(nodes, edges, known)
+    begun.fit_covariates(known, labels)
+    options = {"epochs": 5, "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": batch_size}
+    fit_population_graph(net, nodes, labels, edges=edges, covariates=known, **options)
+    moved = net.members[0].head.weight[:, -1] - begun.members[0].head.weight[:, -1]
+    assert moved.abs().item() > 1e-4, "what is not seen has no gradient"

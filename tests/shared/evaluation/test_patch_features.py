@@ -83,3 +83,14 @@ def test_other_arrays_are_refused():
     for image in (np.zeros((3, 32, 32)), np.zeros((32, 32, 3), np.uint8), np.zeros((3, 8, 8), np.uint8)):
         with pytest.raises(DataError, match=r"uint8 patches \[3, H, W\] of 16 pixels or more; got"):
             patch_features(image)
+
+
+def test_a_plain_colour_is_told_channel_by_channel():
+    found = patch_features(np.broadcast_to(np.array([200, 120, 40], np.uint8)[:, None, None], (3, 32, 32)).copy())
+    for name, value in (("red", 200), ("green", 120), ("blue", 40)):
+        assert found[f"{name}_mean"] == found[f"{name}_p5"] == found[f"{name}_p95"] == value
+        assert found[f"{name}_sd"] == found[f"{name}_skewness"] == 0
+    assert found["value_mean"] == pytest.approx(200 / 255) and found["saturation_mean"] == pytest.approx(160 / 200)
+    hue = 2 * np.pi * (120 - 40) / 160 / 6  # between red and yellow
+    assert np.arctan2(found["hue_sin"], found["hue_cos"]) == pytest.approx(hue)
+    assert found["glcm1_energy"] == 1 and found["glcm1_contrast"] == 0

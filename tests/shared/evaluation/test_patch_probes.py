@@ -148,3 +148,13 @@ def test_measured_features_are_kept_in_a_table(tmp_path, monkeypatch):
     assert len(set(pixel_digests(images))) == 3 and patch_probes.pixel_digests(images[:1].clone()) == pixel_digests(
         images[:1]
     )
+
+
+def test_the_unit_of_a_feature_changes_no_probe():
+    random = np.random.default_rng(0)
+    labels, patients = np.arange(48) % 2, [f"P{k // 2 // 2}" for k in range(48)]
+    features = random.normal(size=(48, 4)) + labels[:, None] * np.array([1.0, 0, 0.5, 0])
+    units = np.array([1e4, 1e-4, 1.0, 30.0])
+    one, other = (fit_probe(x, labels, patients) for x in (features, features * units))
+    found = other.predict_proba(features * units)
+    np.testing.assert_allclose(found, one.predict_proba(features), atol=1e-3)

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,3 +107,28 @@ def test_report_has_every_comparison_and_says_what_edges_add(tmp_path):
     assert [d["minus"] for d in differences[::3]] == ["gat_no_edges", "gat_random_edges", "logistic"]
     assert float(differences[0]["value"]) > 0.2 and float(differences[0]["low"]) > 0
     assert (tmp_path / "comparison.md").read_text() == text and (tmp_path / "roc.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("model", ["logistic", "logistic_tuned", "svm", "mlp"])
+def test_the_unit_of_a_feature_changes_no_control(model):
+    """In mm or in km: controls are fitted to standardised features."""
+    plain, other, train, test = table(), table(), np.arange(40), np.arange(40, 60)
+    other.features[:, 0] *= 1e4
+    other.features[:, 3] *= 1e-4
+    wanted = predict_fold(Cohort(plain), Method("x", model), train, test)
+    np.testing.assert_allclose(predict_fold(Cohort(other), Method("x", model), train, test), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("model", ["gat", "logistic"])
+def test_a_fold_learns_from_its_own_training_rows(model):
+    """Whichever rows they are, and in whichever order of the table."""
+    plain, order = table(), np.random.default_rng(5).permutation(60)
+    parts = {name: getattr(plain, name)[order] for name in ("features", "labels", "covariates", "grade")}
+    moved = replace(plain, patients=tuple(plain.patients[k] for k in order), **parts)
+    where = np.argsort(order)
+    train, test = np.arange(20, 60), np.arange(20)
+    options = {"training": {"epochs": 3}}
+    wanted = predict_fold(Cohort(plain), Method("x", model), train, test, **options)
+    found = predict_fold(Cohort(moved), Method("x", model), where[train], where[test], **options)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert roc_auc_score(plain.labels[test], wanted) > 0.8 or model == "gat"

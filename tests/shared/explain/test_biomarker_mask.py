@@ -296,3 +296,27 @@ def test_unknown_filling_is_refused():
         BiomarkerMask(fill="black")
     with pytest.raises(ValueError, match="blur=0"):
         BiomarkerMask(blur=0)
+
+
+def test_contrast_is_added_and_what_the_rest_still_shows_is_punished():
+    """The objective by its formula: cross-entropies of the shown and of the hidden part, the latter at most 5."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(9, 3, generator=generator, dtype=torch.float64)
+
+    class Linear(nn.Module):
+        def forward(self, x):
+            return functional.normalize(x.flatten(1) @ weight, dim=1)
+
+    image = torch.rand(2, 1, 3, 3, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, 1, 3, 3, generator=generator, dtype=torch.float64)
+    rivals = functional.normalize(torch.randn(2, 4, 3, generator=generator, dtype=torch.float64), dim=2)
+    own, target = torch.tensor([1, 3]), rivals[torch.arange(2), torch.tensor([1, 3])]
+    settings = {"distance_weight": 0.0, "kl_weight": 0.0, "contrast": 0.7, "removal": 2.0, "temperature": 0.2}
+    found = BiomarkerMask(**settings)._objective(Linear(), image, 0 * image, mask, target, rivals, own)
+    for k in range(2):
+        surprise = []
+        for part in (mask[k] * image[k], (1 - mask[k]) * image[k]):
+            z = part.flatten() @ weight
+            scores = (rivals[k] @ (z / z.norm()) / 0.2).tolist()
+            surprise.append(math.log(sum(math.exp(s) for s in scores)) - scores[own[k]])
+        assert found[k].item() == pytest.approx(0.7 * surprise[0] - 2.0 * min(surprise[1], 5.0))

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from shared.errors import DataError
 from shared.explain import (
+    centred_box_map,
     centred_gaussian_map,
     darkness_map,
     localisation_scores,
@@ -98,3 +99,11 @@ def test_errors_say_what_arrived():
         darkness_map(np.pad(255 * images, ((0, 0), (0, 0), (1, 1), (1, 1))).round(-1))
     with pytest.raises(ValueError, match="sigma must be positive, got 0"):
         centred_gaussian_map((1, 1, 4, 4), sigma=0)
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.25, 10), (0.09, 6), (1.0, 20)])
+def test_the_centred_box_has_the_share_of_the_area(share, side):
+    box = centred_box_map((2, 1, 20, 40), share=share)
+    assert box.mean() == pytest.approx(share) and set(np.unique(box)) <= {0, 1}
+    rows, columns = np.nonzero(box[1, 0])
+    assert (rows.min() + rows.max(), columns.min() + columns.max()) == (19, 39) and np.ptp(rows) + 1 == side

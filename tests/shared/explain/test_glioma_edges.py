@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from shared.explain import explain_edges
+from shared.explain.glioma_edges import _worth
 from shared.networks.brain_encoder import BrainEncoder, TractGATConv
 
 
@@ -127,3 +128,15 @@ def test_a_sure_answer_keeps_the_edges_that_carry_it(mode):
         found = explain_edges(logit, nodes, pairs, epochs=200, learning_rate=0.1, edge_size=0.05, edge_entropy=0.1)
     assert found.kept.tolist() == [True, True, False, False, False]
     assert found.probability["all"] == pytest.approx(float(torch.sigmoid(logit(None))[0]))
+
+
+def test_as_many_tracts_drawn_at_random_are_worth_as_much_where_only_their_number_counts():
+    def logit(mask):
+        return (torch.ones(7) if mask is None else mask).sum().view(1) - 3
+
+    kept = torch.tensor([True, False, False, True, False, False, False])
+    found = _worth(logit, kept, draws=3, seed=0)
+    expected = {name: torch.tensor(float(count - 3)).sigmoid() for name, count in (("kept", 2), ("removed", 5))}
+    assert found["all"] == pytest.approx(float(torch.tensor(4.0).sigmoid()))
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value)) and found[f"random_{name}"] == pytest.approx(float(value))

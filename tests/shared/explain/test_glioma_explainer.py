@@ -17,9 +17,11 @@ from shared.explain import (
     GliomaExplainer,
     write_explanation,
 )
+from shared.explain.glioma import _at_points
 from shared.explain.glioma_files import title_of
 from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
 from shared.explain.glioma_volumes import uncrop
+from shared.networks.glioma import GliomaOutput
 from shared.networks.population_edges import graph_inputs
 from shared.networks.population_graph import PopulationGraphClassifier
 from shared.transforms.tumour_crop import crop_volume
@@ -356,3 +358,40 @@ def test_ply_can_be_read_back(found, case, atlas, tmp_path):
     np.testing.assert_allclose(table[:, :3], case["points"] + case["centroid"], atol=1e-3)
     np.testing.assert_allclose(table[:, 6], found.point_attention, rtol=1e-4)
     assert table[:, 3:6].max() > 200 and f"element vertex {len(table)}" in lines
+
+
+def test_the_map_is_read_at_the_points_own_voxels():
+    """A map that grows along each axis by another step, read at points given in mm about the centre."""
+    x, y, z = np.meshgrid(*[np.arange(SIZE, dtype=np.float32)] * 3, indexing="ij")
+    points = torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, -6.0, 0.0], [0.0, 0.0, 5.0]])
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    found = _at_points(x + 100 * y + 10000 * z, points, torch.tensor([7.0, 8.0, 6.0]), affine)
+    middle = 7 + 100 * 8 + 10000 * 6
+    np.testing.assert_allclose(found, [middle, middle + 2, middle - 300, middle + 25000], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("predicted", "sign"), [(1, 1), (0, -1)])
+def test_integrated_gradients_of_a_square_are_exact_at_the_middle_of_their_steps(atlas, predicted, sign):
+    """Of f = sum x^2 a voxel's share is x^2 - b^2, b its sequence's mean over what is not empty: with any steps."""
+
+    class Squares(torch.nn.Module):
+        def forward(self, x):
+            return x.square().sum(dim=(1, 2, 3, 4))[:, None]
+
+    class Sum(torch.nn.Module):
+        def forward(self, output, case):
+            return output.u_image.sum(dim=1)
+
+    net = tiny_network(atlas, encoders=("image",))
+    net.image_encoder = Squares()
+    image = torch.randn(1, 2, 5, 5, 5, generator=torch.Generator().manual_seed(0)) + 2
+    image[:, :, 0] = 0
+    image[:, 1, 3] = 0
+    mean = [float(channel[channel != 0].double().mean()) for channel in image[0]]
+    expected = sum(
+        torch.where(channel != 0, channel.double() ** 2 - b**2, 0.0) for channel, b in zip(image[0], mean, strict=True)
+    )
+    for steps in (1, 3):
+        explainer = GliomaExplainer(net, Sum(), steps=steps)
+        found = explainer._contribution({}, image, GliomaOutput(u_image=torch.zeros(1, 1)), predicted)
+        np.testing.assert_allclose(found, sign * expected.numpy(), atol=1e-4)

@@ -11,6 +11,7 @@ from shared.explain import (
     localisation_scores,
     pointing_game,
     random_map,
+    scores_beside_controls,
 )
 
 
@@ -107,3 +108,16 @@ def test_a_volume_scores_as_its_unrolled_picture():
     for name, expected in localisation_scores(flat[0], flat[1], region=flat[2]).items():
         np.testing.assert_allclose(volume[name], expected, err_msg=name)
     assert pointing_game(maps, truth, tolerance=9.0).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_maps_and_controls_are_scored_on_one_scale():
+    """A map from 0.1 to 0.3 and an image that is dark where the truth is: both find it all at half of their range."""
+    truth = np.zeros((1, 1, 12, 12), bool)
+    truth[..., 3:8, 4:10] = True
+    image = np.where(truth, 0.5, 0.7).repeat(3, axis=1).astype(np.float32)
+    found = scores_beside_controls(0.1 + 0.2 * truth, truth, images=image)
+    for name in ("Grad-CAM", "darkness"):
+        assert found[name]["iou"] == 1 and found[name]["box_iou"] == 1 and found[name]["energy_inside"] == 1, name
+        assert found[name]["all_zero"] == 0
+    flat = scores_beside_controls(np.zeros(truth.shape), truth)
+    assert flat["Grad-CAM"]["all_zero"] == 1 and flat["Grad-CAM"]["iou"] == 0

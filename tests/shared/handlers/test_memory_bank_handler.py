@@ -181,3 +181,26 @@ def test_the_checkpoint_does_not_know_how_many_images_there_were(tmp_path):
     other = StageOne(tmp_path / "other", ratio=3)
     assert len(other.rows) == 32 and not other.loss.state_dict()
     other.network.load_state_dict(state)
+
+
+def test_a_stage_interrupted_between_two_updates_goes_on_with_the_positives_of_the_last(tmp_path):
+    settings = {"epochs": 5, "update_every": 4}  # positives are found in epochs 1 and 5
+    whole, seen = StageOne(tmp_path / "whole", **settings), {}
+    whole.on(Events.EPOCH_STARTED(once=3), lambda engine: seen.update(positives=whole.loss.inter_positives.clone()))
+    whole.on(Events.EPOCH_COMPLETED(once=3), lambda engine: seen.update(bank=whole.bank.embeddings.clone()))
+    whole.trainer.run()
+    assert (seen["positives"] >= 0).any()
+    stopped = StageOne(tmp_path / "parts", **settings)
+
+    def press(engine):
+        raise KeyboardInterrupt
+
+    stopped.on(Events.ITERATION_COMPLETED(once=10), press)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.trainer.run()
+    again, found = StageOne(tmp_path / "parts", seed=9, resume=True, **settings), {}
+    again.on(Events.EPOCH_STARTED(once=3), lambda engine: found.update(positives=again.loss.inter_positives.clone()))
+    again.on(Events.EPOCH_COMPLETED(once=3), lambda engine: found.update(bank=again.bank.embeddings.clone()))
+    again.trainer.run()
+    assert torch.equal(found["positives"], seen["positives"]) and torch.equal(found["bank"], seen["bank"])
+    assert again.log.history == whole.log.history

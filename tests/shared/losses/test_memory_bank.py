@@ -451,3 +451,11 @@ def test_cuda_equals_cpu():
         expected.backward(), value.backward()
         torch.testing.assert_close(value.cpu(), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(device.grad.cpu(), here.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_momentum_is_the_share_of_the_old_row():
+    bank = make_bank(6, momentum=0.9)
+    before, z = bank.embeddings.clone(), normalize(torch.ones(1, 8), dim=1)
+    bank.update(torch.tensor([4]), z)
+    expected = normalize(0.9 * before[4].double() + 0.1 * z[0].double(), dim=0)
+    torch.testing.assert_close(bank.embeddings[4].double(), expected, atol=1e-6, rtol=0)

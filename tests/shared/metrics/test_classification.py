@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 
 from shared.errors import DataError
 from shared.metrics import classification_metrics, paired_difference
+from shared.metrics.classification import drawn_weights
 from tests.references.ircl_explain import auc_by_pairs
 
 NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
@@ -207,3 +208,25 @@ def test_errors_say_what_arrived():
         paired_difference([0, 1], [0.1, 0.2], [0.1, 0.2], "R2")
     with pytest.raises(DataError, match="One group per row is needed, got 1 for 2"):
         classification_metrics([0, 1], [0.1, 0.2], groups=["a"])
+
+
+def test_p_is_two_sided_and_counts_the_measured_difference():
+    """Always right against always wrong: no drawn difference lies on the other side, p = 2 (1 + 0) / (B + 1)."""
+    labels = np.array([0, 1] * 6)
+    right = np.where(labels, 0.9, 0.1)
+    for first, other in ((right, 1 - right), (1 - right, right)):
+        for bootstrap in (99, 399):
+            found = paired_difference(labels, first, other, bootstrap=bootstrap)
+            assert found["p"] == pytest.approx(2 / (bootstrap + 1))
+    assert paired_difference(labels, right, right, bootstrap=99)["p"] == 1
+    # of as many drawn differences on the other side as there are
+    noise = np.random.default_rng(3).uniform(0, 0.6, 12)
+    better = np.clip(right * 0.4 + noise, 0, 1)
+    found = paired_difference(labels, right, better, "ACC", bootstrap=499)
+    drawn = [
+        (np.average((right >= 0.5) == labels, weights=w) - np.average((better >= 0.5) == labels, weights=w))
+        for block in drawn_weights(labels == 1, None, 499, 0)
+        for w in block
+    ]
+    sides = min(sum(d <= 1e-12 for d in drawn), sum(d >= -1e-12 for d in drawn))
+    assert found["p"] == pytest.approx(min(1, 2 * (1 + sides) / 500)) and 0 < sides < 499

@@ -123,3 +123,23 @@ def test_a_prediction_does_not_depend_on_its_batch():
     x = torch.rand(5, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(net(x)[2:3], net(x[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_that_takes_the_mean_away_itself_equals_one_of_centred_images(tmp_path):
+    torch.manual_seed(0)
+    mean = (0.5, 0.4, 0.3)
+    plain, centring = PatchEncoder(**SMALL).eval(), PatchEncoder(**SMALL, input_mean=mean).eval()
+    centring.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = plain(image - torch.tensor(mean)[:, None, None])
+        torch.testing.assert_close(centring(image), expected)
+        assert not torch.allclose(plain(image), expected, atol=1e-3)
+        # weights of ImageNet see the same standardised image, whether the encoder takes a mean away or not
+        _imagenet_like(tmp_path / "imagenet.pth", plain)
+        for encoder in (plain, centring):
+            load_imagenet_weights(encoder, tmp_path / "imagenet.pth")
+        inner = (..., slice(2, -2), slice(2, -2))  # at the edge the padding is another one
+        first = plain.bn1(plain.conv1(image))[inner]
+        second = centring.bn1(centring.conv1(image - centring.input_mean))[inner]
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)

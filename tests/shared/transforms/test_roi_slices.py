@@ -9,6 +9,7 @@ import torch
 
 from shared.errors import DataError
 from shared.transforms import LoadCased, ROISlicesd, labels_to_images, masks_to_volume, source_slices
+from shared.transforms.roi_slices import radiological
 from tests.tiny import affine_of, ball, save, texture, write_case
 
 SHAPE = (24, 20, 7)
@@ -585,3 +586,61 @@ def test_values_below_zero_are_not_scaled_by_the_organ(tmp_path, shift):
     with pytest.raises(DataError, match=r"P1: modality 0 has values below 0.*--roi#normalise roi"):
         one_to_one(case, normalise="organ")
     assert one_to_one(case, normalise="roi")["image"].max() == 1
+
+
+# --- what is averaged, stretched and mirrored ---------------------------------------------------------------------
+
+
+def test_a_larger_region_is_averaged_and_not_sampled(tmp_path):
+    """Rows of 0 and 100 in turn: halved, each pixel is a weighted mean of both, nowhere one of them."""
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[4:20, 2:18, 2:5] = True
+    rows = np.where(np.arange(SHAPE[0]) % 2, 100.0, 0.0)[:, None, None] * np.ones(SHAPE)
+    rows[0, 0] += 1e-3  # no constant slice
+    case = write_case(tmp_path, mask=mask)
+    save(case["image"][0], rows.astype(np.float32))
+    image = cut(case, 3, size=8, roi="fixed_mm", extent_mm=16)["image"]
+    # a triangle of two pixels' half width at every second pixel: weights 1 3 3 1 of eight
+    inner = image[:, 1:-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=1e-5, rtol=0)
+
+
+def test_a_pixel_of_the_planted_map_is_what_most_of_it_is(tmp_path):
+    case = write_case(tmp_path, mask=ball(radius=8, centre=(12, 10, 3)))
+    codes = np.zeros(SHAPE, np.uint8)
+    codes[2:22, :, 3] = 1
+    codes[2:22:4, :, 3] = 2  # one row of four: too little for a pixel of four
+    save(tmp_path / "planted.nii.gz", codes)
+    geometry = cut(case, 1, size=5, roi="fixed_mm", extent_mm=20)["geometry"]
+    assert geometry["slices"] == [3] and geometry["window"] == (2, 22, 0, 20)
+    assert labels_to_images(tmp_path / "planted.nii.gz", geometry, 5).unique().tolist() == [1]
+
+
+def test_a_mask_goes_back_by_the_edges_of_its_pixels(tmp_path):
+    """A ramp of 8 pixels on 16 voxels: voxel i has the value of place (i + 1/2) / 2 - 1/2, ends held."""
+    case = write_case(tmp_path, mask=ball(radius=7, centre=(12, 10, 3)))
+    geometry = cut(case, 1, size=8, roi="fixed_mm", extent_mm=16)["geometry"]
+    r0, r1, c0, c1 = geometry["window"]
+    assert (r1 - r0, c1 - c0) == (16, 16)
+    ramp = torch.arange(8.0)[:, None].expand(8, 8)[None]
+    volume = masks_to_volume(ramp, geometry).get_fdata()
+    expected = ((np.arange(16) + 0.5) / 2 - 0.5).clip(0, 7)
+    np.testing.assert_allclose(volume[r0:r1, c0 + 8, 3], expected, atol=1e-5)
+    assert not volume[:r0].any() and not volume[..., :3].any()
+
+
+def test_pictures_show_the_patients_right_on_the_left_and_the_front_above():
+    image = torch.zeros(1, 4, 6)
+    image[0, 3, 5] = 1.0  # of RAS: the right end, the front
+    image[0, 0, 5] = 0.5  # the left end, the front
+    shown = radiological(image)
+    assert shown.shape == (1, 6, 4) and shown[0, 0, 0] == 1.0 and shown[0, 0, 3] == 0.5
+
+
+def test_a_pixel_of_the_mask_is_what_most_of_it_is(tmp_path):
+    """Three rows of four are tumour: so is every pixel of four rows, whichever two lie at its middle."""
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[4:20, 2:18, 2:5] = True
+    mask[6:20:4] = False
+    out = cut(write_case(tmp_path, mask=mask), 3, size=4, roi="fixed_mm", extent_mm=16)
+    assert out["geometry"]["window"] == (4, 20, 2, 18) and out["mask"].all()

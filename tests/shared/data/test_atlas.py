@@ -228,3 +228,14 @@ def test_names_are_given_by_label_too():
         *(f"region {label}" for label in (2002, 2101, 2102)),
         "deep",
     ]
+
+
+def test_a_volume_of_one_tract_is_that_tract():
+    atlas = tiny_atlas()
+    for edge in range(atlas.num_tracts):
+        values = np.zeros(atlas.num_tracts)
+        values[edge] = 3.0
+        voxels, probabilities = atlas.tract(edge)
+        expected = np.zeros(atlas.regions.size)
+        expected[voxels] = 3.0 * probabilities
+        np.testing.assert_allclose(atlas.volume(values).ravel(), expected, rtol=1e-6)

@@ -592,28 +592,27 @@ def test_values_below_zero_are_not_scaled_by_the_organ(tmp_path, shift):
 
 
 def test_a_larger_region_is_averaged_and_not_sampled(tmp_path):
-    """Rows of 0 and 100 in turn: halved, each pixel is a weighted mean of both, nowhere one of them."""
+    """Every fourth row is bright: each pixel of four rows is so to a quarter, whichever lie at its middle."""
     mask = np.zeros(SHAPE, dtype=bool)
     mask[4:20, 2:18, 2:5] = True
-    rows = np.where(np.arange(SHAPE[0]) % 2, 100.0, 0.0)[:, None, None] * np.ones(SHAPE)
-    rows[0, 0] += 1e-3  # no constant slice
+    rows = np.where(np.arange(SHAPE[0]) % 4 == 0, 100.0, 0.0)[:, None, None] * np.ones(SHAPE)
     case = write_case(tmp_path, mask=mask)
     save(case["image"][0], rows.astype(np.float32))
-    image = cut(case, 3, size=8, roi="fixed_mm", extent_mm=16)["image"]
-    # a triangle of two pixels' half width at every second pixel: weights 1 3 3 1 of eight
+    image = cut(case, 3, size=4, roi="fixed_mm", extent_mm=16)["image"]
+    # a triangle of four rows' half width: weights 1 3 5 7 7 5 3 1 of 32, the bright ones 5 and 3
     inner = image[:, 1:-1]
-    torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.25), atol=1e-5, rtol=0)
 
 
 def test_a_pixel_of_the_planted_map_is_what_most_of_it_is(tmp_path):
     case = write_case(tmp_path, mask=ball(radius=8, centre=(12, 10, 3)))
     codes = np.zeros(SHAPE, np.uint8)
-    codes[2:22, :, 3] = 1
-    codes[2:22:4, :, 3] = 2  # one row of four: too little for a pixel of four
+    codes[2:22, :, 3] = 2
+    codes[3:22:4, :, 3] = 1  # one row of four, near the middle: too little for a pixel of four
     save(tmp_path / "planted.nii.gz", codes)
     geometry = cut(case, 1, size=5, roi="fixed_mm", extent_mm=20)["geometry"]
     assert geometry["slices"] == [3] and geometry["window"] == (2, 22, 0, 20)
-    assert labels_to_images(tmp_path / "planted.nii.gz", geometry, 5).unique().tolist() == [1]
+    assert labels_to_images(tmp_path / "planted.nii.gz", geometry, 5).unique().tolist() == [2]
 
 
 def test_a_mask_goes_back_by_the_edges_of_its_pixels(tmp_path):

@@ -221,5 +221,5 @@ def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path,
     for path in dwi:
         path.write_bytes(b"0")
     steps = Steps(n4=False, histogram=False, smoothing=0.0, template=str(template))
-    prepare_patient(files_of(tmp_path, dwi=tuple(dwi)), steps, tmp_path / "out", None)
+    prepare_patient(files_of(tmp_path, dwi=tuple(dwi)), steps, tmp_path / "out", None, mark="x")
     assert tools.calls[-1] == ["to the patient", "to the template"]

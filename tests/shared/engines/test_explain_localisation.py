@@ -29,7 +29,7 @@ def scores(case, masks, visible, folder):
     images = [{"modality": name, "slice": i} for name, i in zip(modalities, SLICES * 2, strict=True)]
     result = {"patient": "P1", "images": images, "masks": SimpleNamespace(mask=torch.as_tensor(masks).float())}
     stage = ExplainStage(None, [], checkpoint=folder / "model.pt", output_dir=folder, planted_visible=visible)
-    return [row for row in stage._localise(case, result) if row["map"] == "mask"]
+    return [row for row in stage._localise(case, result, 0) if row["map"] == "mask"]
 
 
 def test_each_image_is_scored_against_its_own_slice_and_what_its_modality_shows(case, tmp_path):

@@ -140,7 +140,8 @@ def test_a_mask_outside_the_brain_and_another_grid_are_refused(atlas, entries, t
 
 
 def test_a_brain_that_is_all_tumour_or_flat_outside_is_refused(atlas, entries, tmp_path):
-    whole = np.ones(SHAPE, np.uint8)
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[1:-1, 1:-1, 1:-1] = 1  # the margin about it holds the rest
     nib.save(nib.Nifti1Image(whole, AFFINE), tmp_path / "mask.nii.gz")
     with pytest.raises(DataError, match=r"P0: outside the tumour 0 of \d+ voxels of the brain are left to standardise"):
         LoadGliomad(atlas)({**entries[0], "mask": str(tmp_path / "mask.nii.gz")})

@@ -9,6 +9,7 @@ from shared.data import GliomaCases, GliomaRows, collate_glioma
 from shared.data.atlas import TractAtlas
 from shared.errors import DataError
 from shared.transforms import LoadGliomad, PrepareGliomad, TractSampler
+from shared.transforms.glioma_cases import standardised
 from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 from tests.tiny_glioma import write_case
 
@@ -145,3 +146,14 @@ def test_a_brain_that_is_all_tumour_or_flat_outside_is_refused(atlas, entries, t
     nib.save(nib.Nifti1Image(whole, AFFINE), tmp_path / "mask.nii.gz")
     with pytest.raises(DataError, match=r"P0: outside the tumour 0 of \d+ voxels of the brain are left to standardise"):
         LoadGliomad(atlas)({**entries[0], "mask": str(tmp_path / "mask.nii.gz")})
+
+
+def test_the_background_counts_for_neither_mean_nor_spread():
+    volume = np.zeros((2, 3, 4), np.float32)
+    volume[0, :, :2] = [[10, 20], [30, 40], [50, 500]]
+    healthy = volume < 100  # the background is healthy, too, and no brain
+    values = np.array([10.0, 20, 30, 40, 50])
+    found = standardised(volume, healthy, "P1")
+    expected = np.where(volume != 0, (volume - values.mean()) / values.std(), 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not found[1].any() and found[0, 2, 1] > 30

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import simplejpeg
 from PIL import Image
 
 # What libjpeg warns of where pixels are not those that were stored; its other warnings are of harmless headers.
@@ -24,6 +23,8 @@ def jpeg_damage(content: bytes) -> str | None:
         >>> jpeg_damage(content), jpeg_damage(content[:1500] + bytes(2000))
         (None, 'Premature end of JPEG file')
     """
+    import simplejpeg  # here: bundles without patches do not ask for it
+
     try:
         # at an eighth of the size and without colour: all codes are read, hardly anything is computed
         simplejpeg.decode_jpeg(content, colorspace="GRAY", fastdct=True, fastupsample=True, min_height=1, min_width=1)

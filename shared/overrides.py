@@ -145,6 +145,8 @@ def _unknown_keys(
                 continue
             if not place and (key in ids or _is_run(value)):
                 continue
+            if not place and any(key in content and content[key] == value for content in others.values()):
+                continue  # of a config whose other keys a later one has replaced
             accepted = _arguments(here) if "_target_" in here else []
             if accepted is None or key in accepted:
                 continue

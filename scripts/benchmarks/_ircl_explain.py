@@ -17,7 +17,8 @@ def masks(*, device: Any, tiny: bool = False, paper_size: bool = False) -> list[
     """Masks of Eq. 10 for the images of one patient, with the settings of ``explain.json``."""
     import torch
 
-    config = settings(*overlays(paper_size), "explain")
+    config = settings(*overlays(paper_size))  # explain.json whole would take the network of a trained model
+    config["mask"] = settings("explain")["mask"]
     if tiny:
         config["mask#steps"] = 4
     mask, size = config.get_parsed_content("mask"), config["roi#size"]

@@ -137,10 +137,17 @@ def test_a_missing_file_is_named(tmp_path):
         PerceptualReconstructionLoss(tmp_path / "nowhere.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 half a download"])
-def test_a_file_that_is_no_state_dict_is_named(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"keys features\.0\.weight.*vgg\.pth cannot be read as one"),
+        (b"PK\x03\x04 half a download", r"keys features\.0\.weight.*vgg\.pth cannot be read as one"),
+        (b"<html>not found</html>", r"vgg\.pth is a web page \(HTML\)"),
+    ],
+)
+def test_a_file_that_is_no_state_dict_is_named(tmp_path, content, message):
     (tmp_path / "vgg.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"keys features\.0\.weight.*vgg\.pth cannot be read as one"):
+    with pytest.raises(CheckpointError, match=message):
         PerceptualReconstructionLoss(tmp_path / "vgg.pth")
 
 

@@ -61,3 +61,28 @@ def test_a_model_json_with_unknown_settings_is_of_another_version(tmp_path, conf
     save_settings(tmp_path, network={**TINY, "num_queries": 5})
     with pytest.raises(CheckpointError, match=r"model.json is damaged or of another version .*num_queries"):
         trained_network(IRCLClassifier, tmp_path, config)
+
+
+def test_speed_is_the_machines_and_no_setting_of_the_model(tmp_path, config):
+    def network(width, bf16=False):
+        return width, bf16
+
+    save_settings(tmp_path, network={"width": 3, "bf16": True})
+    assert trained_network(network, tmp_path, config, bf16=False) == (3, False)
+
+
+def test_model_json_may_name_networks_and_nothing_else(tmp_path, config):
+    save_settings(
+        tmp_path,
+        network={
+            "class": "monai.networks.nets.Classifier",
+            "in_shape": [1, 8, 8],
+            "classes": 2,
+            "channels": [2],
+            "strides": [2],
+        },
+    )
+    assert type(trained_network(IRCLClassifier, tmp_path, config)).__name__ == "Classifier"
+    save_settings(tmp_path, network={"class": "os.system", "command": "true"})
+    with pytest.raises(CheckpointError, match=r"'os\.system', which is none of MONAI's"):
+        trained_network(IRCLClassifier, tmp_path, config)

@@ -114,7 +114,7 @@ def test_mlflow_has_an_evaluations_own_figure_in_a_run_of_its_own(tracked):
     assert history == {"AUC": [(1, pytest.approx(auc["value"] if isinstance(auc, dict) else auc))]}
 
 
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("name", ["sscl_crc"])  # the others' files are compared with their stages below
 def test_tensorboards_file_gives_the_curves_of_every_stage(name, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -50,6 +50,8 @@ def test_the_network_is_as_described_and_exports_agree(bundle, tmp_path):
 @pytest.mark.slow
 @each_bundle
 def test_the_command_verifies_a_bundle_on_phantoms(bundle, capsys):
-    assert main([bundle.name, "--config", "cpu", "--no-schema"]) == 0, capsys.readouterr().out
+    # networks and exports of all are looked at above; here the command makes those of the smallest
+    quick = [] if bundle.name == "sscl_crc" else ["--quick"]
+    assert main([bundle.name, "--config", "cpu", "--no-schema", *quick]) == 0, capsys.readouterr().out
     found = capsys.readouterr().out
     assert found.count("built on data") == 3 and " 0 failed" in found

@@ -71,23 +71,33 @@ class ModelCheck:
 
     def _refuse_seen(self) -> None:
         content = read_split(self.ckpt_dir)
-        if not content:
+        names = {str(case["patient"]) for case in self.cases}
+        if not content.get("images"):
+            # glioma_idh's former versions wrote the names by part
+            parts = [part for key, part in content.items() if key not in ("validation", "testing", "cohort")]
+            if again := sorted(names & {str(name) for part in parts if isinstance(part, list) for name in part}):
+                raise DataError(
+                    f"{len(again)} of the {len(names)} patients to evaluate trained this model by name "
+                    f"({', '.join(again[:5])}): their figures would say nothing about new patients. Give the "
+                    "training's own --fold, --seed and datalist, other patients, or --split training to look at them "
+                    "knowingly."
+                )
             logger.warning(
-                "%s is not there (packaged models come without it): whether the model was trained on these patients "
-                "cannot be checked.",
+                "%s does not say on whose images the model was trained (packaged models come without it): whether it "
+                "was trained on these patients cannot be checked.",
                 self.ckpt_dir / SPLIT_FILE,
             )
             return
         seen = self.seen()
         if seen:
-            names = ", ".join(f"{now} (then {then})" if now != then else now for now, then in list(seen.items())[:5])
+            told = ", ".join(f"{now} (then {then})" if now != then else now for now, then in list(seen.items())[:5])
             raise DataError(
-                f"{len(seen)} of the {self._count()} patients to evaluate trained this model ({names}): their figures "
+                f"{len(seen)} of the {self._count()} patients to evaluate trained this model ({told}): their figures "
                 "would say nothing about new patients. Give the training's own --fold, --seed and datalist, other "
                 "patients, or --split training to look at them knowingly."
             )
         known = {name for stage in content.get("images", {}).values() for name in stage}
-        again = sorted(known & {str(case["patient"]) for case in self.cases})
+        again = sorted(known & names)
         if again and self.cohort and self.cohort == content.get("cohort"):
             raise DataError(
                 f"{len(again)} of the {self._count()} patients to evaluate trained this model by name "
@@ -116,7 +126,7 @@ class ModelCheck:
 
     def known(self) -> bool:
         """Whether it is known here who was trained on."""
-        return bool(read_split(self.ckpt_dir))
+        return bool(read_split(self.ckpt_dir).get("images"))
 
     def _count(self) -> int:
         return len({str(case["patient"]) for case in self.cases})

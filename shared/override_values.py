@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import os
 from typing import Any
 
 import torch
@@ -69,6 +71,7 @@ def fault_of(key: str, value: Any, default: Any, typed: str | None = None) -> tu
     if kind is int or (least is not None and value is not None and not isinstance(value, (dict, list))):
         rule = "a whole number" + (f" of at least {least}" if least is not None else "")
         example = default if isinstance(default, int) else least
+        value = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
         sound = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
         return (None if sound else wrong(rule, example)), value
     if kind is float:
@@ -87,6 +90,7 @@ def fault_of(key: str, value: Any, default: Any, typed: str | None = None) -> tu
 def _text(key: str, value: Any, default: Any, typed: str | None) -> tuple[str | None, Any]:
     """Texts; what the command line made of a folder called 20240501 is a text again."""
     rule = "a text" if isinstance(default, str) else PLACE
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value) if typed is None else typed
     if value is None and rule == "a text":

@@ -14,11 +14,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.data.digests import CACHE, Digests
+from shared.data.digests import Digests, sha256
 from shared.errors import CheckpointError
 from shared.io import write_json
 from shared.locks import lock_folder, release_folder
@@ -33,14 +33,15 @@ _EPOCHS = {"epochs", "max_epochs", "finetune_epochs"}  # a stage that has not en
 _SILENT = {"_desc_", "_requires_", "_mode_", "save_interval", "print_lr", "iteration_log", "num_workers", "name"}
 # around a component of the same training in one process
 _WRAPPERS = {"DistributedDataParallel", "share_batches", "share_cases", "sync_batch_norm", "rank_device"}
-_OF_A_CASE = ("label", "covariates", "part", "votes", "tumour_labels", "trust_affines")
+_OF_A_CASE = ("label", "covariates", "part", "votes")
+_OF_ITS_FILES = ("tumour_labels", "trust_affines")  # how they are read
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 logger = logging.getLogger(__name__)
 
 
 def plain_settings(
-    config: Mapping[str, Any], root: str, unused: Iterable[str] = ()
+    config: Mapping[str, Any], root: str, unused: Iterable[str] = (), digest: Callable[[Path], str] = sha256
 ) -> tuple[dict[str, Any], dict[str, int], set[str]]:
     """Every plain value that an entry of a configuration depends on.
 
@@ -48,6 +49,7 @@ def plain_settings(
         config: the merged configuration, as MONAI's parser holds it.
         root: id of the entry, such as ``"train#trainer"``; its references are followed.
         unused: ids that are referred to and play no part.
+        digest: of a file that a value names.
 
     Returns:
         values by id; the numbers of epochs, apart; all ids visited.
@@ -92,9 +94,13 @@ def plain_settings(
         elif last in _EPOCHS:
             epochs[key] = node
         else:
-            # of a file its name alone: a record is handed on
-            plain = Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
-            values[key] = plain if plain is None or isinstance(plain, bool | int | float | str) else str(plain)
+            # of a file what is in it, wherever it lies; a record is handed on, and tells no folders
+            path = Path(node) if isinstance(node, str) and ("/" in node or "." in node) else None
+            if path is not None and path.is_file():
+                node = f"a file of sha256 {digest(path)}"
+            elif path is not None and path.is_absolute():
+                node = path.name
+            values[key] = node if node is None or isinstance(node, bool | int | float | str) else str(node)
 
     while waiting:
         key = waiting.pop()
@@ -146,13 +152,15 @@ class TrainingRecord:
 
     Args:
         ckpt_dir: folder of the checkpoints.
-        datalist: the checked datalist; its ``training`` (and ``pretraining``) cases are digested.
+        datalist: the checked datalist; the cases that a stage is trained on are digested.
         stages: sections of the configuration in the order of their training; the last one's checkpoint is ``model.pt``,
             the others' ``<stage>.pt``.
         dataset_dir: where digests of files are kept, so that nothing is read twice.
         atlas: its digest is part of the record; None: there is none.
         parts: which patients a stage is trained on, by part; None: all of them.
         unused: by stage, ids that its section refers to and its weights do not depend on; all others count.
+        label_free: stages whose weights depend on no label and no covariate; of these, images and masks are digested
+            alone, of the datalist's ``pretraining`` part where it has one.
         config: the configuration; None: the one that is being built.
 
     Raises:
@@ -170,13 +178,14 @@ class TrainingRecord:
         atlas: Any = None,
         parts: Mapping[str, Sequence[str]] | None = None,
         unused: Mapping[str, Sequence[str]] | None = None,
+        label_free: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ):
         self.ckpt_dir, self.datalist, self.stages = Path(ckpt_dir), datalist, list(stages)
-        self.atlas, self.parts, self.unused = atlas, parts, dict(unused or {})
+        self.atlas, self.parts, self.unused, self.label_free = atlas, parts, dict(unused or {}), tuple(label_free)
         self.config = dict(building_config() if config is None else config)
         self.digests = Digests(cache_folder(dataset_dir))
-        self._data: dict[str, str] | None = None
+        self._data: dict[tuple[str, bool], dict[str, str]] = {}
         self._inherited: dict[str, Any] = {}
 
     def path(self, stage: str) -> Path:
@@ -196,7 +205,7 @@ class TrainingRecord:
             "settings": values,
             "epochs": epochs,
             "classes": list(self.datalist.classes),
-            "data": self.data(),
+            "data": self.data(stage),
             "parents": {
                 other: self.digests(self.path(other)) for other in self.parents(stage) if self.path(other).is_file()
             },
@@ -218,24 +227,22 @@ class TrainingRecord:
     def _settings(self, stage: str) -> tuple[dict[str, Any], dict[str, int], set[str]]:
         section = self.config.get(stage) or {}
         root = f"{stage}#{'trainer' if 'trainer' in section else 'stage'}"
-        return plain_settings(self.config, root, self.unused.get(stage, ()))
+        return plain_settings(self.config, root, self.unused.get(stage, ()), self.digests)
 
-    def data(self) -> dict[str, str]:
-        """Digests of the training part: of files, labels and covariates, without names."""
-        if self._data is None:
-            cases = {"training": self.datalist.training}
-            if (more := getattr(self.datalist, "pretraining", None)) is not None:
-                cases["pretraining"] = more
-            self._data = {}
-            for part, listed in cases.items():
-                rows = [
-                    [*(self.digests(path) for path in case_files(case)), *(case.get(key) for key in _OF_A_CASE)]
-                    for case in listed
-                ]
-                text = json.dumps(sorted(rows, key=str), sort_keys=True, default=str)
-                self._data[part] = hashlib.sha256(text.encode()).hexdigest()
+    def data(self, stage: str) -> dict[str, str]:
+        """Digest of the part that a stage is trained on: of files and, where it sees them, labels and covariates."""
+        free = stage in self.label_free
+        part = "pretraining" if free and hasattr(self.datalist, "pretraining") else "training"
+        if (part, free) not in self._data:
+            keys = _OF_ITS_FILES if free else _OF_A_CASE + _OF_ITS_FILES
+            rows = [
+                [*(self.digests(path) for path in case_files(case)), *(case.get(key) for key in keys)]
+                for case in getattr(self.datalist, part)
+            ]
+            text = json.dumps(sorted(rows, key=str), sort_keys=True, default=str)
+            self._data[part, free] = {part: hashlib.sha256(text.encode()).hexdigest()}
             self.digests.save()
-        return self._data
+        return self._data[part, free]
 
     def begin(self, stage: str, stored: Mapping[str, Any] | None, *, finished: bool, going_on: bool) -> None:
         """Before a stage is skipped, goes on or starts anew.
@@ -254,8 +261,10 @@ class TrainingRecord:
         if going_on:
             where = self.path(stage) if finished else Path(f"{self.path(stage)}.resume")
             if stored is None:
+                # whom and what it was trained on is not known, so nothing is written down as if it were
                 logger.warning("%s holds no record of its training (an older version): it is taken as it is.", where)
-            elif problems := self.differences(stored, self.of(stage), epochs=finished):
+                return
+            if problems := self.differences(stored, self.of(stage), epochs=finished):
                 raise CheckpointError(
                     f"{where} was trained otherwise than is asked for now, so it cannot be "
                     f"{'kept' if finished else 'gone on with'}: {'; '.join(problems)}. Give the settings and data it "
@@ -264,12 +273,11 @@ class TrainingRecord:
         else:
             self._check_parents(stage)
             self._remove(stage)
-        self._write_split(stage)
+        self._write_split(stage, anew=not going_on)
 
-    def end(self, stage: str) -> None:
-        """After a stage: the last one gives the folder back to other processes."""
-        if stage == self.stages[-1]:
-            release_folder(self.ckpt_dir)
+    def end(self) -> None:
+        """After a stage: the folder is given back to other processes."""
+        release_folder(self.ckpt_dir)
 
     def differences(self, stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
         """What differs between two records, as ``key was A, is now B``."""
@@ -326,9 +334,9 @@ class TrainingRecord:
         folder = Path(path).resolve().parent
         if folder != self.ckpt_dir.resolve():
             self._inherited = {f"{folder.name}/{k}": v for k, v in read_split(folder).get("images", {}).items()}
-            self._write_split(self.stages[-1])
+            self._write_split(self.stages[-1], anew=True)
 
-    def _write_split(self, stage: str) -> None:
+    def _write_split(self, stage: str, *, anew: bool) -> None:
         """Add whom the stage is trained on to ``split.json``; stages that have no part in the model leave it."""
         kept = {*self.parents(stage), stage} if stage == self.stages[-1] else set(self.stages)
         for other in reversed(self.stages):
@@ -342,7 +350,12 @@ class TrainingRecord:
             **({} if self.parts is None else self.parts),
             "cohort": str(getattr(self.datalist, "name", "")),
             "images": {
-                **{name: found for name, found in before.get("images", {}).items() if name in kept},
+                # of checkpoints in other folders until the stage that started from one starts anew
+                **{
+                    name: found
+                    for name, found in before.get("images", {}).items()
+                    if name in kept or ("/" in name and not (anew and stage == self.stages[-1]))
+                },
                 stage: {name: sorted(set(found)) for name, found in images.items()},
                 **self._inherited,
             },
@@ -425,8 +438,7 @@ def cache_folder(dataset_dir: str | os.PathLike | None) -> Path | None:
     """The folder for the cache of digests, where it can be written to."""
     if dataset_dir is None or not Path(dataset_dir).is_dir():
         return None
-    cache = Path(dataset_dir) / CACHE
-    return Path(dataset_dir) if os.access(cache if cache.exists() else dataset_dir, os.W_OK) else None
+    return Path(dataset_dir) if os.access(dataset_dir, os.W_OK) else None
 
 
 def _shown(values: Mapping[str, Any], key: str, limit: int = 60) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -70,7 +71,10 @@ def trained_network(
         settings = dict(trained_settings(ckpt_dir, train_config, "network"))
         kind = _network_class(settings.pop("class"), path) if "class" in settings else network
         switches = {key: value for key, value in overrides.items() if key in SWITCHES}
-        others = {key: value for key, value in overrides.items() if key not in SWITCHES}
+        # what the class takes and does not keep, such as frozen layers, is of the training alone
+        taken = _passing(network)
+        known = {key for key in overrides if key in settings or key not in taken}
+        others = {key: value for key, value in overrides.items() if key in known - set(SWITCHES)}
         refuse_others(path, {"network_def": settings}, {"network_def": others})
         try:
             return kind(**{**settings, **(switches if kind is network else {})})
@@ -113,6 +117,14 @@ def _differences(prefix: str, trained: Mapping[str, Any], used: Mapping[str, Any
         elif json.loads(json.dumps(now, default=str)) != before:
             found.append((prefix + key, before, now))
     return sorted(found, key=lambda item: item[0])
+
+
+def _passing(network: Callable[..., nn.Module]) -> set[str]:
+    """Names of the arguments that a network takes."""
+    try:
+        return set(inspect.signature(network).parameters)
+    except (TypeError, ValueError):
+        return set()
 
 
 def _network_class(name: str, path: Path) -> Callable[..., nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from shared.io import write_json
@@ -67,6 +68,7 @@ class Digests:
         return entry[3]
 
     def save(self) -> None:
-        """Write the cache."""
+        """Write the cache, where there is room for it: without it files are only read again."""
         if self.path is not None:
-            write_json(self.path, self.known)
+            with suppress(OSError):
+                write_json(self.path, self.known)

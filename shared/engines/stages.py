@@ -120,6 +120,8 @@ class BiomarkerStage:
         content = {"encoder": self.network.encoder.state_dict(), "biomarkers": self.network.biomarkers.cpu()}
         content |= {} if self.record is None else {"record": self.record.of(self.record.stage_of(self.checkpoint))}
         save_checkpoint(self.checkpoint, content)
+        if self.record is not None:
+            self.record.end()
 
     def _describe(self, z: Tensor, found: Any, modality: Tensor) -> None:
         from shared.biomarkers import biomarker_table, flat_rows, same_patient_neighbour_rate

@@ -15,7 +15,8 @@ from torch import Tensor
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.fl.averaging import fed_avg
 from shared.fl.site import site_algo
-from shared.record import read_model, weights_digest
+from shared.io import write_json
+from shared.record import SPLIT_FILE, read_model, read_split, weights_digest
 from shared.settings import save_settings
 
 ONE_SITE = "one site's federation"
@@ -133,11 +134,14 @@ class Experiment:
         else:
             algos = [site_algo(name=site, **settings) for site, settings in members.items()]
             weights = fed_avg(algos, load_checkpoint(start), self.rounds)
-        save_checkpoint(path, weights if self.stage == "train" else {"network": weights})
         if self.stage == "train":
-            # the settings are those of any site; what it was trained on, each site keeps to itself
+            # the settings are those of any site; whom it was trained on is known where the sites' folders lie together
             content = {key: value for key, value in read_model(folder / sites[0]).items() if key != "record"}
             save_settings(folder, **content | {"weights": weights_digest(weights)})
+            images = {f"{site}/{stage}": found for site in sites
+                      for stage, found in read_split(folder / site).get("images", {}).items()}  # fmt: skip
+            write_json(folder / SPLIT_FILE, {"cohort": "", "images": images})
+        save_checkpoint(path, weights if self.stage == "train" else {"network": weights})
         return folder
 
     def weights(self, folder: Path) -> dict[str, Tensor]:

@@ -97,6 +97,11 @@ class StageCheckpoint:
             state: Any = None
             if finished and self.bare:
                 state = read_model(self.path.parent)
+                if not state:
+                    raise CheckpointError(
+                        f"{self.path} is there, and no {MODEL_FILE} beside it says what it was trained with: copy it "
+                        "from the training's folder, or train anew with --resume False."
+                    )
             elif finished or begun:
                 state = load_checkpoint(self.path if finished else self.partial)
             stored = state.get("record") if isinstance(state, dict) else None
@@ -125,6 +130,11 @@ class StageCheckpoint:
             raise CheckpointError(
                 f"{self.partial} was written by {len(kept)} processes, and {world_size()} would go on with it: start "
                 f"{len(kept)}, or train this stage anew (--resume False)."
+            )
+        if state["epoch"] > (engine.state.max_epochs or state["epoch"]):
+            raise CheckpointError(
+                f"{self.partial} holds {state['epoch']} epochs, and {engine.state.max_epochs} are asked for: give at "
+                "least as many, or train this stage anew (--resume False)."
             )
         drawn = kept[rank()]
         for name, part in self.state.items():
@@ -181,7 +191,7 @@ class StageCheckpoint:
         if not self.done:
             self._write()
         if self.record is not None:
-            self.record.end(self.record.stage_of(self.path))
+            self.record.end()
 
     def _write(self) -> None:
         weights = self.network.state_dict()

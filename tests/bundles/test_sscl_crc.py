@@ -223,3 +223,20 @@ def test_reversed_classes_and_patients_of_the_training_are_not_evaluated(trained
         with pytest.raises(Exception) as raised:
             workflow("train", "cpu", "evaluate", data=patches, out=trained, **(given | change)).run()
         assert words in str(cause(raised.value))
+
+
+def test_fewer_labels_are_trained_on_from_the_same_pretraining(trained, patches, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    content = json.loads((patches / "datalist.json").read_text())
+    by_class = ([e for e in content["training"] if e["fold"] != 0 and e["label"] == label] for label in (0, 1))
+    half = [entry for entries in by_class for entry in entries[2:]]
+    content["training"] = [entry for entry in content["training"] if entry not in half]
+    content["unlabelled"] = [
+        *content.get("unlabelled", []),
+        *({k: v for k, v in e.items() if k not in ("label", "fold")} for e in half),
+    ]
+    (tmp_path / "fewer.json").write_text(json.dumps(content))
+    options = SMALL | {"datalist_file": str(tmp_path / "fewer.json"), "run_id": "train_run"}
+    workflow("train", "cpu", data=patches, out=tmp_path, **options).run()
+    first, again = (json.loads((out / "models/model.json").read_text()) for out in (trained, tmp_path))
+    assert first["weights"] != again["weights"] and first["record"]["parents"] == again["record"]["parents"]

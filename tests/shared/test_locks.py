@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import locks
 from shared.errors import CheckpointError
 from shared.locks import LOCK_FILE, lock_folder, release_folder
 
@@ -48,3 +49,31 @@ def test_a_process_that_ends_leaves_no_file(holder, tmp_path, caplog):
     lock_folder(tmp_path)
     release_folder(tmp_path)
     assert "taken over" not in caplog.text
+
+
+def test_a_file_system_without_locks_lets_train_and_says_so(tmp_path, caplog, monkeypatch):
+    def nothing(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", nothing)
+    lock_folder(tmp_path)
+    release_folder(tmp_path)
+    assert "cannot be locked" in caplog.text
+
+
+def test_a_file_that_its_holder_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, calls = fcntl.flock, []
+
+    def removed_once(file, how):
+        flock(file, how)
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / LOCK_FILE).unlink()
+
+    monkeypatch.setattr("fcntl.flock", removed_once)
+    lock_folder(tmp_path)
+    assert len(calls) == 2 and (tmp_path / LOCK_FILE).read_text().startswith(f"process {os.getpid()}")
+    release_folder(tmp_path)
+    assert tmp_path.resolve() / LOCK_FILE not in locks._held

@@ -70,3 +70,12 @@ def test_a_model_without_model_json_is_not_guessed_at(model):
     (model / "model.json").unlink()
     with pytest.raises(CheckpointError, match=r"model\.json is missing"):
         ModelCheck(model).run()
+
+
+def test_a_split_of_an_older_version_is_asked_by_name_and_knows_no_images(model, tmp_path, caplog):
+    (model / "split.json").write_text(json.dumps({"contrastive": ["P1"], "population": ["P2"], "testing": ["X"]}))
+    with pytest.raises(DataError, match=r"1 of the 2 patients to evaluate trained this model by name \(P2\)"):
+        ModelCheck(model, cases=[case(tmp_path, "P2"), case(tmp_path, "X")], split="testing").run()
+    check = ModelCheck(model, cases=[case(tmp_path, "X")], split="testing")
+    check.run()
+    assert "cannot be checked" in caplog.text and not check.known()

@@ -68,9 +68,10 @@ def datalist(tmp_path):
 
 @pytest.fixture
 def make(tmp_path, datalist):
-    def record(config=CONFIG, **changes):
+    def record(config=CONFIG, label_free=(), **changes):
         listed = SimpleNamespace(**{**vars(datalist), **changes})
-        return TrainingRecord(tmp_path / "models", listed, stages=["one", "two", "train"], config=config)
+        stages = ["one", "two", "train"]
+        return TrainingRecord(tmp_path / "models", listed, stages=stages, config=config, label_free=label_free)
 
     return record
 
@@ -164,6 +165,53 @@ def test_a_half_finished_stage_may_have_more_epochs_and_nothing_else(make):
         CheckpointError, match=r"one\.pt\.resume was trained otherwise .* one#rate was 0\.1, is now 0\.2"
     ):
         make(config=changed("one#rate", 0.2)).begin("one", half, finished=False, going_on=True)
+
+
+def test_a_stage_without_labels_goes_on_under_other_labels_and_not_under_other_images(make, datalist, tmp_path):
+    datalist.pretraining = [*datalist.training, case(tmp_path, "free", b"free")]
+    first = make(label_free=["one"])
+    finish(first, "one")
+    datalist.training[0]["label"] = 0  # corrected, shuffled, or taken away for fewer labels
+    datalist.pretraining = datalist.training = [*datalist.training[1:], datalist.training[0], datalist.pretraining[-1]]
+    again = make(label_free=["one"])
+    again.begin("one", stored(again, "one"), finished=True, going_on=True)
+    again.begin("train", None, finished=False, going_on=False)
+    datalist.pretraining = datalist.training[:-1]
+    fewer = make(label_free=["one"])
+    with pytest.raises(CheckpointError, match=r"the pretraining part .* is another one"):
+        fewer.begin("one", stored(fewer, "one"), finished=True, going_on=True)
+
+
+def test_a_file_that_a_setting_names_counts_by_what_is_in_it(tmp_path, monkeypatch):
+    for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.pt").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+
+    def value(path):
+        return plain_settings({"train": {"trainer": {"weights": path}}}, "train#trainer")[0]["train#trainer#weights"]
+
+    assert value(str(tmp_path / "a/w.pt")) == value("b/w.pt") != value("c/w.pt")
+    assert str(tmp_path) not in value(str(tmp_path / "a/w.pt")) and value("/gone/w.pt") == "w.pt"
+
+
+def test_whom_another_folders_checkpoint_saw_stays_known_when_the_training_goes_on(make, tmp_path):
+    other = tmp_path / "other/models"
+    other.mkdir(parents=True)
+    (other / "split.json").write_text(json.dumps({"images": {"one": {"far": ["d1"]}}}))
+    record = make()
+    finish(record, "train")
+    record.inherit(other / "one.pt")
+    make().begin("train", stored(record, "train"), finished=True, going_on=True)
+    assert read_split(record.ckpt_dir)["images"]["models/one"] == {"far": ["d1"]}
+    make().begin("train", None, finished=False, going_on=False)
+    assert "models/one" not in read_split(record.ckpt_dir)["images"]
+
+
+def test_nothing_is_written_down_of_a_checkpoint_without_a_record(make):
+    record = make()
+    record.begin("train", None, finished=True, going_on=True)
+    assert read_split(record.ckpt_dir) == {}
 
 
 @pytest.mark.parametrize("what", ["pixels", "label", "patient"])

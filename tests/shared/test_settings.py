@@ -86,3 +86,13 @@ def test_model_json_may_name_networks_and_nothing_else(tmp_path, config):
     save_settings(tmp_path, network={"class": "os.system", "command": "true"})
     with pytest.raises(CheckpointError, match=r"'os\.system', which is none of MONAI's"):
         trained_network(IRCLClassifier, tmp_path, config)
+
+
+def test_what_is_of_the_training_alone_is_no_setting_of_the_model(tmp_path, config):
+    def network(width, freeze=False):
+        return width
+
+    save_settings(tmp_path, network={"width": 3})
+    assert trained_network(network, tmp_path, config, freeze=True) == 3
+    with pytest.raises(CheckpointError, match="network_def#depth is 2, the model was trained with"):
+        trained_network(network, tmp_path, config, depth=2)

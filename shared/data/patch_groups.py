@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from shared.data.names import nfc
 from shared.errors import DataError
 
 NO_GROUPS = "none"
@@ -17,6 +18,7 @@ FIRST_DASH = "file name up to the first '-'"
 # Names of public data sets whose patient is no beginning of the name, or a longer one.
 KNOWN = (r"^SOB_[BM]_\w+-(\d+-\w+)-\d+-\d+", r"^(TCGA-\w+-\w+)-")
 _MOST = 6  # beginnings of names that are tried
+_MOST_WORDS = 16  # of names like DICOM's identifiers
 
 
 def group_of(path: PurePath, pattern: str | None = None, folders: Sequence[str] = ()) -> str | None:
@@ -35,6 +37,8 @@ def group_of(path: PurePath, pattern: str | None = None, folders: Sequence[str] 
         >>> group_of(name), group_of(name, r"^\\w+-(\\d)"), group_of(name, "^([^/]+)/"), group_of(name, "none")
         ('GT2012154', '1', 'Polyp', 'Polyp/image/GT2012154-1-400-001')
     """
+    # one patient whatever system wrote the names
+    path, folders = PurePath(nfc(path.as_posix())), [nfc(name) for name in folders]
     alone = path.with_suffix("").as_posix()
     if pattern == NO_GROUPS:
         return alone
@@ -44,7 +48,7 @@ def group_of(path: PurePath, pattern: str | None = None, folders: Sequence[str] 
         prefix, dash, _ = path.name.partition("-")
         return prefix if dash and prefix.strip() else alone
     texts = [path.as_posix()] if "/" in pattern else [path.name, path.stem]
-    match = next((found for text in texts if (found := re.search(pattern, text))), None)
+    match = next((found for text in texts if (found := re.search(nfc(pattern), text))), None)
     name = "" if match is None else (match.group(1) if match.re.groups else match.group()) or ""
     return name.strip() or None
 
@@ -114,6 +118,23 @@ def _pattern(separators: str, count: int) -> str:
     return f"^{word}" if count == 1 else f"^{word}(?:[{separators}]{word}){{0,{count - 1}}}"
 
 
+WORD, RUN = r"[^\W_]+", r"(?:\d+|[^\W\d_]+)"  # between signs of any kind; of digits or letters alone
+
+
+def _beginnings(stems: Sequence[str], word: str) -> list[str]:
+    """Patterns of the first words of names, up to the last but one."""
+    gap = r"[\W_]+" if word == WORD else r"[\W_]*"
+    words = max((len(re.findall(word, stem)) for stem in stems), default=1)
+    counts = range(1, min(words, _MOST_WORDS + 1))
+    return [f"^{word}" if count == 1 else f"^{word}(?:{gap}{word}){{{count - 1}}}" for count in counts]
+
+
+def _of_one_form(stems: Sequence[str]) -> bool:
+    """Whether most names have letters and digits in the same order, as numbers written into a name have, not hashes."""
+    forms = Counter(re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "1", stem)) for stem in stems)
+    return bool(forms) and max(forms.values()) >= len(stems) / 2
+
+
 def suggestions(paths: Sequence[PurePath], folders: Sequence[Sequence[str]], kinds: Sequence[Hashable]) -> list[Choice]:
     """Ways to group that folders or shared beginnings of names suggest, no two of them with the same outcome.
 
@@ -130,13 +151,25 @@ def suggestions(paths: Sequence[PurePath], folders: Sequence[Sequence[str]], kin
         >>> [choice.option for choice in suggestions(names, [()] * 6, [0] * 6)]
         ['^[^_.]+']
     """
-    stems = [path.stem for path in paths]
+    stems = [nfc(path.stem) for path in paths]
     separators = "".join(sign for sign in "_ -" if any(sign in stem for stem in stems))
     words = max((len(re.split(f"[{re.escape(separators)}]", stem)) for stem in stems), default=1) if separators else 1
     options = [pattern for pattern in KNOWN if all(re.search(pattern, stem) for stem in stems)]
     options += [BY_FOLDER, BY_LAST_FOLDER] * any(folders) + [
         _pattern(separators, count) for count in range(1, min(words, _MOST + 1))
     ]
+    found = _fitting(options, paths, folders, kinds)
+    if not found:  # names that other signs divide, or nothing
+        found = _fitting(_beginnings(stems, WORD), paths, folders, kinds)
+    if not found and _of_one_form(stems):
+        found = _fitting(_beginnings(stems, RUN), paths, folders, kinds)
+    return found
+
+
+def _fitting(
+    options: Sequence[str], paths: Sequence[PurePath], folders: Sequence[Sequence[str]], kinds: Sequence[Hashable]
+) -> list[Choice]:
+    """The options that join images, and say more than the classes and parts do."""
     found: list[Choice] = []
     for option in options:
         own = [group_of(path, option, inner) for path, inner in zip(paths, folders, strict=True)]

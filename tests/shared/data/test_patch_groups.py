@@ -1,5 +1,7 @@
 """Which patches belong to one patient or slide, and when that has to be asked."""
 
+import hashlib
+import unicodedata
 from pathlib import PurePath
 
 import pytest
@@ -96,6 +98,36 @@ def test_beginnings_of_names_that_many_share_are_asked_for_and_what_is_offered_c
     assert resolve_groups(paths, offered[0].option)[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("S{s}.{n}.png", "S{s}"),
+        ("S{s}#{n}.png", "S{s}"),
+        ("S{s}({n}).png", "S{s}"),
+        ("S{s},{n}.png", "S{s}"),
+        ("S{s}x1{n}y3.png", "S{s}"),
+        ("1.2.840.113619.2.55.3.{s}.{n}.png", "1.2.840.113619.2.55.3.{s}"),
+    ],
+)
+def test_whatever_sign_divides_a_name_its_beginning_is_offered(text, group):
+    paths, kinds, slides = names(text)
+    expected = [group.format(s=slide) for slide in slides]
+    offered = next(c for c in suggestions(paths, [()] * 12, kinds) if list(c.groups) == expected)
+    with pytest.raises(DataError, match="--group-by says which") as caught:
+        resolve_groups(paths, kinds=kinds)
+    assert offered.line() in str(caught.value)
+    assert resolve_groups(paths, offered.option)[0] == expected
+
+
+def test_accents_composed_or_not_are_one_patient():
+    forms = [unicodedata.normalize(form, "M\u00fcller7") for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    paths = [PurePath(f"{name}-{n}.png") for n, name in enumerate(forms)]
+    for pattern in (None, "^[^-]+", unicodedata.normalize("NFD", "^M\u00fcller\\d")):
+        assert groups_of(paths, pattern) == [forms[0]] * 2
+    assert groups_of([PurePath("1.png"), PurePath("2.png")], "folder", [(name,) for name in forms]) == [forms[0]] * 2
+
+
 def test_types_of_tumour_are_not_taken_for_patients():
     paths = [PurePath(f"SOB_{'BM'[n % 2]}_{['A', 'F', 'DC', 'LC'][n % 4]}-14-{n % 6}AB-40-{n}.png") for n in range(24)]
     with pytest.raises(DataError, match="--group-by") as caught:
@@ -117,11 +149,18 @@ def test_the_first_dash_decides_where_nothing_suggests_anything_else(text):
     assert groups == [path.name.split("-")[0] for path in paths] and how == "file name up to the first '-'"
 
 
-@pytest.mark.parametrize("text", ["{n}.png", "patch{n}.png", "patch_{n}.png", "c{c}-{n}.png", "a/{c}_{n}.png"])
+@pytest.mark.parametrize(
+    "text", ["{n}.png", "patch{n}.png", "patch_{n}.png", "c{c}-{n}.png", "a/{c}_{n}.png", "({n}).png", "0.{n}.png"]
+)
 def test_every_patch_is_by_itself_where_nothing_suggests_a_group(text):
     paths, kinds, _ = names(text)
     groups, how = resolve_groups(paths, kinds=kinds)
     assert groups == [path.with_suffix("").as_posix() for path in paths] and how.startswith("every patch by itself")
+
+
+def test_hashes_are_no_beginnings_of_names():
+    paths = [PurePath(f"{hashlib.sha256(bytes([n])).hexdigest()}.png") for n in range(40)]
+    assert resolve_groups(paths, kinds=[n % 2 for n in range(40)])[0] == [path.stem for path in paths]
 
 
 def test_a_folder_that_only_some_have_is_said_to_fit_some():

@@ -14,7 +14,8 @@ from shared.data.names import nfc
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".czi")
-MASK_ENDINGS = ("_mask", "-mask", "_label", "-label", "_seg", "-seg")
+# S1_mask.png, and S1_mask_2.png of an image with several
+MASK_ENDING = re.compile(r"[_-](masks?|labels?|seg|segmentation|gt|groundtruth|annotation)([_-]?\d+)?$", re.IGNORECASE)
 PARTS = {
     **dict.fromkeys(("train", "training"), "training"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -118,7 +119,7 @@ class PatchFile:
 
     def key(self, stem: str) -> tuple:
         """What an image and its mask have in common; ``stem``: the file's name without ending."""
-        return same_name(self.name or ""), self.parts, self.magnification, self.folders, stem
+        return same_name(self.name or ""), self.parts, self.magnification, tuple(map(nfc, self.folders)), nfc(stem)
 
 
 def _patch_file(path: Path, inner: PurePath, claimed: frozenset[str], *, is_mask: bool) -> PatchFile:
@@ -196,16 +197,17 @@ def scan(folder: Path, claimed: Iterable[str] = ()) -> PatchFolder:
             files.append(path)
     if hidden:
         found.not_taken["hidden, or left by a system"] = [plain(path.relative_to(folder)) for path in hidden]
-    beside = {path.with_suffix("") for path in files}
+    beside = {nfc(str(path.with_suffix(""))) for path in files}
     for path in files:
         stem = path.stem
-        ending = next((end for end in MASK_ENDINGS if stem.lower().endswith(end)), "")
-        short = stem[: len(stem) - len(ending)]
-        file = _patch_file(
-            path, path.relative_to(folder), claimed, is_mask=bool(ending) and path.with_name(short) in beside
-        )
+        ending = MASK_ENDING.search(stem)
+        short = stem[: ending.start()] if ending else stem
+        is_mask = bool(short) and short != stem and nfc(str(path.with_name(short))) in beside
+        file = _patch_file(path, path.relative_to(folder), claimed, is_mask=is_mask)
         if file.kind == "image":
             found.images.append(file)
+        elif is_mask and file.key(short) in found.masks:
+            found.not_taken["further masks of an image that has one"].append(plain(file.inner))
         else:
             found.masks.setdefault(file.key(short), file)
             found.masks.setdefault(file.key(stem), file)

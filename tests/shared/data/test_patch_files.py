@@ -1,6 +1,7 @@
 """Which files of a folder are patches, which masks, and what the folders' names say."""
 
 import os
+import unicodedata
 
 import pytest
 
@@ -28,6 +29,30 @@ def test_folders_for_images_and_masks(tmp_path):
 def test_images_in_the_class_folder_with_masks_beside(tmp_path):
     touch(tmp_path, "a.png", "a_mask.png", "B.JPG", "B-seg.PNG", "c.tif", "masks/c.png", "d_mask.png", "notes.txt")
     assert found(tmp_path) == {"a.png": "a_mask.png", "B.JPG": "B-seg.PNG", "c.tif": "masks/c.png", "d_mask.png": None}
+
+
+def test_every_mask_of_an_image_is_one_and_the_first_is_taken(tmp_path):
+    touch(tmp_path, "b/benign (4).png", "b/benign (4)_mask.png", "b/benign (4)_mask_1.png", "b/benign (4)_mask_2.png")
+    touch(tmp_path, "b/lone_mask_1.png", "b/c.png", "b/c_gt.png", "b/d.png", "b/d_Segmentation.png")
+    assert found(tmp_path) == {
+        "b/benign (4).png": "b/benign (4)_mask.png",
+        "b/lone_mask_1.png": None,
+        "b/c.png": "b/c_gt.png",
+        "b/d.png": "b/d_Segmentation.png",
+    }
+    assert scan(tmp_path).not_taken == {
+        "further masks of an image that has one": ["b/benign (4)_mask_1.png", "b/benign (4)_mask_2.png"]
+    }
+
+
+def test_masks_are_found_whichever_way_accents_are_composed(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "Mü1") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{composed}/images/{composed}.png", f"{apart}/masks/{apart}.png")
+    touch(tmp_path, f"x/{composed}.png", f"x/{apart}_mask.png")
+    assert found(tmp_path) == {
+        f"{composed}/images/{composed}.png": f"{apart}/masks/{apart}.png",
+        f"x/{composed}.png": f"x/{apart}_mask.png",
+    }
 
 
 def test_masks_folder_with_endings_and_folders_of_patients(tmp_path):

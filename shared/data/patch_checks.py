@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.checks import SectionCheck
+from shared.data.names import look_alikes, nfc
 from shared.data.patch_files import is_utf8
 from shared.data.tables import some
 from shared.errors import DataError
@@ -288,13 +289,20 @@ class PatchDatalistCheck(SectionCheck):
         where: dict[str, dict[str, None]] = defaultdict(dict)
         for part, cases in parts.items():
             for case in cases if part != "unlabelled" else ():
-                where[case["patient"]][self._place(part, case)] = None
+                where[nfc(case["patient"])][self._place(part, case)] = None
         self.problems += [
             f"{patient}: has patches in {' and '.join(places)}; a patient's patches belong to one part, prepare the "
             "data again (--group-by tells the patient)"
             for patient, places in where.items()
             if len(places) > 1
         ]
+        hints = look_alikes(where, where).items()
+        alike = [name + hint for name, hint in hints if hint.endswith((": capitals", ": leading zeros"))]
+        if alike:
+            self.warnings.append(
+                f"{len(alike)} patients are called nearly as another and taken for one of their own (where they are "
+                "one, rename their files): " + " | ".join(alike[:5]) + (" | ..." if len(alike) > 5 else "")
+            )
         copies: dict[str, list[tuple[str, dict]]] = defaultdict(list)
         for part, cases in parts.items():
             for case in cases:

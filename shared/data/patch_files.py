@@ -23,7 +23,7 @@ PARTS = {
 }
 IMAGE_WORDS = ("image", "images", "img", "imgs", "patch", "patches", "tile", "tiles")
 MASK_WORDS = ("label", "labels", "mask", "masks", "annotation", "annotations", "groundtruth", "gt", "segmentations")
-FILLERS = ("data", "set", "dataset", "split", "folder", "part")
+FILLERS = ("data", "set", "dataset", "split", "folder", "part", "png", "jpg", "jpeg", "tif", "tiff", "bmp")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.digests import Digests
+from shared.data.names import nfc
 from shared.data.patch_checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
 from shared.data.prepare import (
     DATALIST,
@@ -89,7 +91,7 @@ class PatchSet:
         """Decode everything; give copies of an image one patient (the first by name).
 
         Args:
-            masks_are_classes: images that look like masks are only warned of.
+            masks_are_classes: of a class that looks like masks throughout is only warned.
 
         Raises:
             DataError: every file that cannot be used, sizes that differ, copies with two labels, images that look like
@@ -101,12 +103,15 @@ class PatchSet:
         self._facts = check.facts
         self._find_blank(cases)
         check.files([case for part in SECTIONS for case in cases[part]], facts=check.facts)
-        flat = self._look_like_masks(cases)
+        throughout, among = self._look_like_masks(cases, blank_too=not masks_are_classes)
+        check.problems += among
         if masks_are_classes:
-            check.warnings += flat
+            check.warnings += throughout
         else:
             named = " ".join(map(repr, self.classes))
-            check.problems += [f"{line}; where they are patches all the same, name --classes {named}" for line in flat]
+            check.problems += [
+                f"{line}; where they are patches all the same, name --classes {named}" for line in throughout
+            ]
         same: dict[str, list[tuple[str, dict, dict]]] = {}
         for part in SECTIONS:
             for case, entry in zip(cases[part], self.parts[part], strict=True):
@@ -157,17 +162,26 @@ class PatchSet:
         if self.skip_blank and self.blank:
             self.not_taken["blank"] = self.blank
 
-    def _look_like_masks(self, cases: Mapping[str, Sequence[dict]]) -> list[str]:
-        problems = []
+    def _look_like_masks(self, cases: Mapping[str, Sequence[dict]], *, blank_too: bool) -> tuple[list[str], list[str]]:
+        """What is to be said of classes that look like masks throughout, and of masks among the images of a class."""
+        throughout, among = [], []
         for label, name in enumerate(self.classes):
             own = [(c, e) for part in SECTIONS for c, e in zip(cases[part], self.parts[part], strict=True)]
             own = [(self._facts[case["image"]], entry) for case, entry in own if case.get("label") == label]
             flat = [entry["image"] for facts, entry in own if facts.few_colours]
-            if len(flat) > len(own) / 5:
-                problems.append(
-                    f"{name}: {len(flat)} of its {len(own)} images have few colours, as masks have: {some(flat)}"
+            if len(flat) < len(own):  # of single ones the name must tell
+                named = _named_for([entry["image"] for facts, entry in own if not facts.few_colours], flat)
+                many = [entry["image"] for facts, entry in own if facts.few_colours and (blank_too or not facts.blank)]
+                flat = many if len(many) > len(own) / 5 else named
+            line = f"{name}: {len(flat)} of its {len(own)} images have few colours, as masks have: {some(flat)}"
+            if flat and len(flat) == len(own):
+                throughout.append(line)
+            elif flat:
+                among.append(
+                    f"{line}; name masks as their image with _mask, lay them into a folder masks, or move them away "
+                    "(--skip-blank leaves out blank tiles)"
                 )
-        return problems
+        return throughout, among
 
     def _new_check(self) -> PatchDatalistCheck:
         content = {"classes": self.classes, **self.parts}
@@ -217,6 +231,9 @@ class PatchSet:
         check.facts = self._facts  # copies go by their pixels
         cases = {part: check.section(part) for part in SECTIONS}
         check.across(cases)
+        for line in check.warnings:
+            if "called nearly as another" in line:
+                print(f"warning: {line}")
         straddling = len(check.problems)
         check.training_parts(cases, -1)
         if check.problems:
@@ -326,6 +343,21 @@ class PatchSet:
         shared = sum(entry["patient"] in apart for entry in self.parts["unlabelled"])
         if shared:
             print(f"{shared} unlabelled patches are of patients kept apart: pretraining leaves them out")
+
+
+def _named_for(images: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Those of ``others`` whose name is that of an image with more behind a sign.
+
+    Example:
+        >>> _named_for(["HP/S1.png"], ["HP/maps/S1_ov.png", "HP/S12.png", "HP/S2_ov.png"])
+        ['HP/maps/S1_ov.png']
+    """
+    stems = {nfc(Path(image).stem) for image in images}
+
+    def beginnings(name: str) -> set[str]:
+        return {name[: sign.start()] for sign in re.finditer(r"[\W_]", name)}
+
+    return [other for other in others if stems & beginnings(nfc(Path(other).stem))]
 
 
 def portable(path: Path, output: Path) -> str:

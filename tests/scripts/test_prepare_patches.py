@@ -440,6 +440,42 @@ def test_a_class_of_masks_is_asked_about(polyps, tmp_path, capsys, value):
     assert "warning: SSA: 8 of its 8 images have few colours" in capsys.readouterr().out
 
 
+def flat(path, level=255):
+    """An image of two colours, as an outline or a mask."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.eye(9, dtype=np.uint8) * level).save(path)
+
+
+@pytest.mark.parametrize("name", ["S{n}-0_outline", "maps/S{n}-0"])
+def test_masks_among_the_images_of_a_class_are_refused_also_where_classes_are_named(polyps, tmp_path, capsys, name):
+    for number in range(8):
+        flat(polyps / "HP" / f"{name.format(n=number)}.png", 200 + number)
+    options = ("--classes", "HP", "SSA", "--group-by", "^[^-]+")
+    assert run(polyps, tmp_path / "list", *options, *FEW) == 2
+    said = capsys.readouterr().err
+    assert f"HP: 8 of its 24 images have few colours, as masks have: HP/{name.format(n=0)}.png" in said
+    assert "lay them into a folder masks" in said and not (tmp_path / "list" / "datalist.json").exists()
+
+
+def test_of_a_few_flat_images_those_are_refused_that_are_named_for_another(polyps, tmp_path, capsys):
+    flat(polyps / "HP" / "S9-9.png")
+    assert run(polyps, tmp_path / "list", *FEW) == 0
+    flat(polyps / "SSA" / "S0-1 outline.png", 200)
+    assert run(polyps, tmp_path / "list", "--group-by", "^[^-]+", *FEW) == 2
+    said = capsys.readouterr().err
+    assert (
+        "SSA: 1 of its 9 images have few colours, as masks have: SSA/S0-1 outline.png;" in said and "S9-9" not in said
+    )
+
+
+def test_patients_that_differ_in_capitals_are_told(polyps, tmp_path, capsys):
+    (polyps / "HP" / "S0-0.png").rename(polyps / "HP" / "s0-0.png")
+    assert run(polyps, tmp_path / "list", *FEW) == 0
+    said = capsys.readouterr().out
+    assert "warning: 1 patients are called nearly as another" in said
+    assert "looks alike, the difference: capitals" in said and ("s0; 'S0'" in said or "S0; 's0'" in said)
+
+
 def test_other_kinds_of_files_are_patches_too(polyps, tmp_path):
     for number, ending in enumerate((".bmp", ".webp", ".jp2", ".jfif")):
         source = polyps / "HP" / f"S{number}-0.png"

@@ -225,6 +225,11 @@ BAD = {
     "fold below -1": (lambda f: None, {"fold": -2}, r"fold must be -1 .* got -2"),
     "patient in two folds": (spoil(1, fold=3), {}, r"P0: has patches in fold 0 of training and fold 3 of training"),
     "patient in two parts": (spoil(0, "testing", patient="P1"), {}, r"P1: has patches in fold 0 .* and testing"),
+    "patient in two parts, composed or not": (
+        lambda f: (spoil(1, patient="Mu\u0308")(f), spoil(0, "testing", patient="M\u00fc")(f)),
+        {},
+        "M\u00fc: has patches in fold 0 .* and testing",
+    ),
     "image in two parts": (
         add(4, "testing", image="image/new.png", patient="P50"),
         {},

@@ -83,6 +83,8 @@ def test_masks_are_found_wherever_their_folder_lies(tmp_path, images, masks):
         ("train_data", "training", None, None),
         ("trainset", "training", None, None),
         ("TEST", "testing", None, None),
+        ("GT_png", None, "masks", None),
+        ("img_png", None, "images", None),
         ("test data set", "testing", None, None),
         ("validation", "validation", None, None),
         ("Val-Images", "validation", "images", None),

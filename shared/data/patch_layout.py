@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from shared.data.names import nfc
 from shared.data.patch_files import PatchFile, is_utf8, meaning, same_name, scan
 from shared.data.patch_groups import own_folders, resolve_groups
 from shared.data.tables import some
@@ -142,6 +144,16 @@ class Layout:
             raise DataError(
                 f"{self.folder}: {' and '.join(self.classes)} both hold the folders {some(sorted(both))}: which are "
                 f"the classes? Say so: --classes {' '.join(map(repr, self.classes))}, or --classes {first!r} {second!r}"
+            )
+        stems = [{nfc(i.path.stem) for i in self._found.images if i.name == name} for name in self.classes]
+        twice = sorted(stems[0] & stems[1])
+        # numbers and nothing else, as patch_12, are given anew in every folder
+        told = [stem for stem in twice if len(re.findall(r"\d+", stem)) != 1]
+        if len(twice) > 2 and len(twice) >= 0.9 * max(map(len, stems)) and len(told) >= 0.9 * len(twice):
+            raise DataError(
+                f"{self.folder}: {len(twice)} images of {self.classes[0]} and {self.classes[1]} have the same names, "
+                f"{some(twice)}: two versions of one image are no two classes; move one folder away, or, where these "
+                f"are the classes, say so: --classes {' '.join(map(repr, self.classes))}"
             )
 
     def _in_folders_for_images(self, images: list[PatchFile]) -> list[PatchFile]:

@@ -142,6 +142,20 @@ def test_two_folders_that_hold_the_same_folders_are_asked_about(put):
     assert len(Layout(put(*slides), ["A", "B"]).images) == 8
 
 
+def test_two_versions_of_every_image_are_asked_about_but_not_counters(put):
+    folder = put(*(f"{name}/S{n // 3}-{n}.png" for name in ("original", "normalized") for n in range(12)))
+    text = refused(folder)
+    assert "12 images of normalized and original have the same names, S0-0, S0-1" in text
+    assert "--classes 'normalized' 'original'" in text
+    assert Layout(folder, ["original", "normalized"]).classes == ["original", "normalized"]
+
+
+@pytest.mark.parametrize("form", ["{n}", "patch_{n}", "P{s}/{n}"])
+def test_counters_in_both_classes_are_no_question(put, form):
+    names = [f"{name}/{form.format(n=n, s=n // 3)}.png" for name in ("HP", "SSA") for n in range(12)]
+    assert len(Layout(put(*names)).images) == 24
+
+
 def test_slides_with_tissue_of_both_classes_are_no_question(put):
     assert len(Layout(put(*(f"{name}/S{slide}/1.png" for name in ("A", "B") for slide in range(4)))).images) == 8
 

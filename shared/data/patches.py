@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.data.names import nfc
 from shared.data.patch_checks import PREPARE_PATCHES, SECTIONS, PatchDatalistCheck
 from shared.errors import DataError
 
@@ -236,6 +238,35 @@ def _patients(
         return groups_of(paths, NO_GROUPS)
 
 
+def _found(root: Path, text: str, listings: dict[Path, dict[str, str]]) -> str:
+    """A path of a list as the disk has it: without quotation marks, of Windows, or with accents composed otherwise.
+
+    Args:
+        root: what relative paths are relative to.
+        text: the path as listed.
+        listings: names of folders that were looked into, by their composed form; filled here.
+    """
+    quoted = re.fullmatch(r"""\s*(["'])(.+)\1\s*""", text)
+    text = quoted[2].strip() if quoted and not (root / text).exists() else text
+    slashed = text.replace("\\", "/")
+    forms = dict.fromkeys((text, slashed, re.sub("^[A-Za-z]:(?=/)", "", slashed)))
+    for form in forms:
+        if (root / form).exists():
+            return form
+    for form in forms:
+        path = Path(Path(form).anchor)
+        for name in Path(form).relative_to(path).parts:
+            if not (root / path / name).exists():
+                folder = root / path
+                if folder not in listings:
+                    listings[folder] = {nfc(p.name): p.name for p in folder.iterdir()} if folder.is_dir() else {}
+                name = listings[folder].get(nfc(name), name)
+            path /= name
+        if (root / path).exists():
+            return str(path)
+    return text
+
+
 def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[dict[str, str]]:
     """Entries of a text file with a path a line (lines with # are comments), or of a CSV with a column ``image``.
 
@@ -253,6 +284,8 @@ def listed_patches(root: Path, file: Path, group_by: str | None = None) -> list[
             raise DataError(f"{file}: lists no patch; write one path a line")
     else:
         rows = read_table(file, ["image"])
+    listings: dict[Path, dict[str, str]] = {}
+    rows = [{**row, "image": _found(root, row["image"], listings)} for row in rows]
     paths = [Path(row["image"]) for row in rows]
     names = [Path(path.name) for path in paths]
     if all(row.get("patient") for row in rows):

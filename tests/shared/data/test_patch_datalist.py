@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,23 @@ def test_a_list_may_come_from_windows(tmp_path):
         (tmp_path / "list.txt").write_text("Präparat-1.png\r\n", encoding=encoding)
         cases = PatchInferenceDatalist(tmp_path, "list.txt").cases
         assert [(Path(case["image"]).name, case["patient"]) for case in cases] == [("Präparat-1.png", "Präparat")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{c}/x-1.png", '"{d}/x-1.png"', "'{c}/x-1.png'", r".\{d}\x-1.png", r"Q:{root}\{c}\x-1.png", r'".\{c}\x-1.png"'],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_of_a_list_are_found_in_quotation_marks_of_windows_and_composed_or_not(tmp_path, line, form):
+    composed, apart = (unicodedata.normalize(name, "Präparat") for name in ("NFC", "NFD"))
+    image = tmp_path / unicodedata.normalize(form, "Präparat") / "x-1.png"
+    save(image, pixels(1))
+    line = line.format(c=composed, d=apart, root=str(tmp_path).replace("/", "\\"))
+    (tmp_path / "list.txt").write_text(f"{line}\n")
+    case = PatchInferenceDatalist(tmp_path, "list.txt").cases[0]
+    assert Path(case["image"]) == image and case["patient"] == "x"
+    (tmp_path / "list.csv").write_text("image;patient\n{};P1\n".format(line.replace('"', "")))
+    assert Path(PatchInferenceDatalist(tmp_path, "list.csv").cases[0]["image"]) == image
 
 
 def test_inference_asks_nothing_but_says_what_it_took(tmp_path, caplog):

@@ -534,6 +534,12 @@ def test_where_registration_is_skipped_the_affine_is_checked(tmp_path, template,
     assert "from (-87.0, -126.0, -72.0) mm; register it with scripts/prepare_glioma.py, without --already-mni" in said
 
 
+def test_a_label_that_no_mask_holds_is_refused_before_anything_is_done(cohort, template, quick, capsys):
+    assert run(cohort, template, "--mask-labels", "1,3") == 2
+    assert "--mask-labels 1,3: no mask holds 3; they hold 0, 1" in capsys.readouterr().err
+    assert not cohort[2].exists()
+
+
 def test_ctrl_c_leaves_nothing_half_written_and_the_next_call_goes_on(cohort, template, quick, capsys, monkeypatch):
     from shared.data import prepare_glioma
 

@@ -637,11 +637,28 @@ def test_a_mask_of_another_shape_is_told_with_its_volume_on_the_image(tumours, c
     assert "look at P0" not in said  # 12 ml on either grid
     manifest = json.loads((tumours / "out" / "manifest.json").read_text())
     assert manifest["tumour_ml_on_image_grid"] == {"P0": 12.0, "P1": 12.0}
+    # the loader's masks have the volumes that were told
+    assert [int(LoadCased()(case)["mask"].sum()) for case in cases_for_inference(tumours / "out")] == [12, 12]
     away = np.diag([5.0, 10, 10, 1])
     away[0, 3] = 500
     nib.save(nib.Nifti1Image(array, away), tumours / "patients/P1/mask.nii.gz")
     assert prepare(tumours) == 2
     assert "P1/mask.nii.gz: no voxel of the tumour lies in" in capsys.readouterr().err
+
+
+def test_preparation_and_loader_resample_a_mask_alike_where_voxels_lie_half_way(tumours):
+    affine = np.diag([20.0, 10, 10, 1])
+    for name, drawn, moved in (("P0", slice(1, 3), 0), ("P1", slice(0, 2), 4)):
+        array = np.zeros((6, 10, 6), np.uint8)
+        array[drawn, 2:4, 2:4] = 1
+        affine[0, 3] = moved
+        nib.save(nib.Nifti1Image(array, affine), tumours / f"patients/{name}/mask.nii.gz")
+    assert prepare(tumours) == 0
+    told = json.loads((tumours / "out" / "manifest.json").read_text())["tumour_ml_on_image_grid"]
+    masks = [LoadCased()(case)["mask"][0] for case in cases_for_inference(tumours / "out")]
+    assert told == {"P0": 16.0, "P1": 16.0} and [int(mask.sum()) for mask in masks] == [16, 16]
+    # in P0 the voxels at 10 and 50 mm lie between two of the mask's; in P1 that at 0 mm in half a voxel at the edge
+    assert [sorted({int(x) for x in mask.nonzero()[:, 0]}) for mask in masks] == [[1, 2, 3, 4], [0, 1, 2, 3]]
 
 
 def test_an_image_or_mask_without_orientation_is_refused(tumours, capsys):

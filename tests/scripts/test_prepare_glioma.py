@@ -535,8 +535,8 @@ def test_where_registration_is_skipped_the_affine_is_checked(tmp_path, template,
 
 
 def test_a_label_that_no_mask_holds_is_refused_before_anything_is_done(cohort, template, quick, capsys):
-    assert run(cohort, template, "--mask-labels", "1,3") == 2
-    assert "--mask-labels 1,3: no mask holds 3; they hold 0, 1" in capsys.readouterr().err
+    assert run(cohort, template, "--mask-labels", "3,4") == 2
+    assert "--mask-labels 3,4: no mask holds 3; they hold 0, 4" in capsys.readouterr().err
     assert not cohort[2].exists()
 
 

@@ -21,6 +21,7 @@ model.pt. Look at OUTPUT/qc/*.png and at what registration.csv flags.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import signal
 import sys
@@ -42,7 +43,7 @@ from shared.data.cohort import (
 )
 from shared.data.digests import Digests, sha256
 from shared.data.label_words import IDH_WORDS
-from shared.data.masks import mask_labels
+from shared.data.masks import absent_labels, mask_labels, whole_values
 from shared.data.matching import file_name, has_words, is_nifti, stem
 from shared.data.names import differing_in_case
 from shared.data.preparation_record import PREPARATION, REFERENCE, check_preparation, read_preparation
@@ -131,11 +132,12 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         DataError: with every problem found.
     """
     from shared.data.checks import image_header_problem
+    from shared.data.mni import load_volume
     from shared.data.prepare_glioma import PatientFiles
 
     refuse_tiffs(options.folder)
     patients, missing = collect(options)
-    problems, unused = [], []
+    problems, unused, held = [], [], {}
     for name, patient in patients.items():
         if patient["mask_file"] is None:
             problems.append(f"{name}: has no tumour mask; add it, or correct --mask-pattern")
@@ -147,7 +149,11 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
             problems.append(f"{name}: {fa}: {problem}")
         paths = PatientFiles(name, patient["files"], patient["mask_file"], brain, diffusion, fa)
         patient["paths"] = paths
+        if options.mask_labels and not options.inference:
+            with contextlib.suppress(DataError):  # one that cannot be read is told with its patient's preparation
+                held[name] = whole_values(load_volume(paths.mask, repair=False).array)
         unused += [path.relative_to(options.folder).as_posix() for path in patient["others"] if path not in paths.all()]
+    problems += absent_labels(held, options.mask_labels)
     if problems:
         raise DataError(problems)
     return patients, missing, unused

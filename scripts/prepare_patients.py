@@ -64,6 +64,7 @@ def prepare(options: argparse.Namespace) -> None:
     patients, missing = collect(
         options, lambda name, patient: found.check(name, patient["files"], patient["mask_file"])
     )
+    found.check_cohort(inference=options.inference)
     cases, copies = [], []
     for name, patient in patients.items():
         case = {"patient": name, "image": []}

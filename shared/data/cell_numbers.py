@@ -72,8 +72,8 @@ def read_numbers(cells: Mapping[Key, str], *, delimiter: str = ",") -> tuple[dic
     - ``1,234`` is 1.234 where another value of the column has a decimal comma for certain (61,5 or 0,123), none has a
       decimal point for certain, and none is grouped; else it is refused.
     - ``1.234`` is 1.234, as a program writes it, but refused where a value of the column has a comma or is grouped;
-      and, unless another value has a decimal point for certain (61.5) or is a whole number of four digits or more,
-      where whole numbers stand beside it (12, 845, 1.234: as thousands look) or semicolons part the columns.
+      and, unless another value has a decimal point for certain (61.5), where whole numbers of one to three digits
+      stand beside it (12, 845, 1.234: as thousands look) or semicolons part the columns.
 
     Args:
         cells: the column's text, by patient.
@@ -98,10 +98,10 @@ def read_numbers(cells: Mapping[Key, str], *, delimiter: str = ",") -> tuple[dic
     grouped = "grouped" in kinds.values()
     points, commas = (any(sign in text for text in plain) for sign in ".,")
     any_comma = commas or any(kind == "either" and "," in texts[key] for key, kind in kinds.items())
-    settled = points or any(len(text.lstrip("+-0")) > 3 for text in whole)
+    short = any(len(text.lstrip("+-0")) <= 3 for text in whole)
     readable = {
         ",": commas and not points and not grouped,
-        ".": not any_comma and not grouped and (settled or (not whole and delimiter != ";")),
+        ".": not any_comma and not grouped and (points or (not short and delimiter != ";")),
     }
     numbers, problems = {}, {}
     for key, text in texts.items():

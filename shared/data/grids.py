@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 SAME_VOXEL = 0.1  # of a voxel, by which the corners of one grid may lie apart: what writers round off
+ROUNDED = 5.01e-4  # by which the steps of one grid may differ, in mm: three decimals are kept of them
+ROUNDED_VOXELS = 2.0  # by which the corners of large images may then lie apart
 
 
 def canonical(shape: Any, affine: Any) -> tuple[tuple[int, ...], Any]:
@@ -29,6 +31,8 @@ def canonical(shape: Any, affine: Any) -> tuple[tuple[int, ...], Any]:
 def same_grid(first: tuple, second: tuple) -> bool:
     """Whether two grids are one voxel by voxel: the same shape, and no corner a tenth of a voxel apart.
 
+    Affines that agree to three decimals are one, too: over 512 voxels of 0.4 mm what is rounded off adds up.
+
     Args:
         first: shape, or the voxels themselves, and affine; :func:`canonical` makes it free of the way it is stored.
         second: the same of the other one.
@@ -49,14 +53,17 @@ def same_grid(first: tuple, second: tuple) -> bool:
     corners = np.array([*itertools.product(*((0, n - 1) for n in shape))])
     matrix, moved = (np.asarray(grid[1], float) for grid in (first, second))
     away = corners @ (moved - matrix)[:3, :3].T + (moved - matrix)[:3, 3]
-    return bool(np.abs(np.linalg.solve(matrix[:3, :3], away.T)).max() <= SAME_VOXEL)
+    apart = np.abs(np.linalg.solve(matrix[:3, :3], away.T)).max(axis=0)
+    # the origin that was rounded is that of the stored order: one of the corners
+    rounded = np.abs(moved - matrix)[:3, :3].max() <= ROUNDED and apart.min() <= SAME_VOXEL
+    return bool(apart.max() <= (ROUNDED_VOXELS if rounded else SAME_VOXEL))
 
 
 def place_problem(path: str | os.PathLike, grid: tuple, other: str | os.PathLike, other_grid: tuple) -> str | None:
-    """What is wrong with an image or mask of the first one's very shape that its affine puts elsewhere; else None.
+    """What is wrong with an image or mask of the first one's shape that its affine puts elsewhere; else None.
 
     Voxels drawn on one image and saved with another affine (identity, a sign of LPS for RAS, an image whose affine a
-    registration moved) would be resampled to a wrong place.
+    registration moved, axes that a program exchanged) would be resampled to a wrong place.
 
     Args:
         path: the first image.
@@ -65,14 +72,17 @@ def place_problem(path: str | os.PathLike, grid: tuple, other: str | os.PathLike
         other_grid: its shape and affine.
     """
     upright = canonical(*grid), canonical(*other_grid)
-    alike = tuple(grid[0]) == tuple(other_grid[0]) or upright[0][0] == upright[1][0]
-    if not alike or same_grid(*upright):
+    if sorted(grid[0]) != sorted(other_grid[0]) or same_grid(*upright):
         return None
+    if tuple(grid[0]) == tuple(other_grid[0]) or upright[0][0] == upright[1][0]:
+        has, mend = f"the shape of {path}", f"copy the affine (fslcpgeom {Path(path).name} {Path(other).name})"
+    else:
+        sizes = " x ".join(map(str, other_grid[0]))
+        has, mend = f"the shape of {path} with its axes exchanged ({sizes})", "put the axes in the other's order"
     return (
-        f"{other} has the shape of {path} and lies elsewhere: its affine is {shown(other_grid[1])}, the other's "
-        f"{shown(grid[1])}; where both show the same voxels copy the affine (fslcpgeom {Path(path).name} "
-        f"{Path(other).name}), or export both again; where both affines are meant, prepare with --trust-affines "
-        "(the image is then resampled by them)"
+        f"{other} has {has} and lies elsewhere: its affine is {shown(other_grid[1])}, the other's "
+        f"{shown(grid[1])}; where both show the same voxels {mend}, or export both again; where both affines are "
+        "meant, prepare with --trust-affines (the image is then resampled by them)"
     )
 
 

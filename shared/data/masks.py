@@ -118,6 +118,69 @@ def tumour_of(array: Any, affine: Any, labels: Sequence[int] = (), *, joined: bo
     return tumour
 
 
+def whole_values(array: Any) -> list[int]:
+    """The whole numbers in a mask; none where it holds others, too.
+
+    Example:
+        >>> import numpy as np
+        >>> whole_values(np.array([0, 2, 1.0001])), whole_values(np.array([0, 0.5]))
+        ([0, 1, 2], [])
+    """
+    import numpy as np
+
+    values = np.unique(array)
+    fits = len(values) <= MOST_LABELS and bool((np.abs(values - np.rint(values)) <= WHOLE).all())
+    return [int(value) for value in np.rint(values)] if fits else []
+
+
+def absent_labels(held: Mapping[str, Sequence[int]], labels: Sequence[int]) -> list[str]:
+    """A line on the labels that the mask of no patient holds, as a slip of the keyboard names them.
+
+    Args:
+        held: :func:`whole_values` of the masks, by patient.
+        labels: values that are tumour.
+
+    Example:
+        >>> absent_labels({"P1": [0, 1, 2], "P2": [0, 1, 4]}, [1, 3])
+        ['--mask-labels 1,3: no mask holds 3; they hold 0, 1, 2, 4']
+    """
+    values = sorted({value for some in held.values() for value in some})
+    absent = [label for label in labels if label not in values]
+    if not values or not absent:
+        return []
+    given, absent, values = (", ".join(map(str, some)) for some in (labels, absent, values))
+    return [f"--mask-labels {given.replace(' ', '')}: no mask holds {absent}; they hold {values}"]
+
+
+def differing_tumours(held: Mapping[str, Sequence[int]], most: int = 5) -> list[str]:
+    """A line on masks of two values whose tumour is one label with some patients and another with others.
+
+    1, 255 and what stands for 1 (0.9999, 1 beside -1) are one form of a mask; 2 to 63 are labels.
+
+    Args:
+        held: :func:`whole_values` of the masks, by patient.
+        most: names of patients in a group.
+
+    Example:
+        >>> differing_tumours({"P1": [0, 1], "P2": [0, 255], "P3": [0, 2]})
+        ['the tumour is 1 in the masks of P1, P2, 2 in those of P3; name ... with --mask-labels, as --mask-labels 1,2']
+    """
+    groups: dict[int, list[str]] = {}
+    for name, values in held.items():
+        label = max(values, default=1)
+        groups.setdefault(label if 1 < label < MOST_LABELS else 1, []).append(name)
+    if len(groups) < 2:
+        return []
+    parts = []
+    for label, names in sorted(groups.items()):
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        parts.append(f"{label} in {'those' if parts else 'the masks'} of {', '.join(names[:most])}{more}")
+    both = ",".join(map(str, sorted(groups)))
+    return [
+        f"the tumour is {', '.join(parts)}; name the values that are tumour with --mask-labels, as --mask-labels {both}"
+    ]
+
+
 def read_mask(path: str | os.PathLike, labels: Sequence[int] = (), *, joined: bool = True) -> Volume:
     """A tumour mask as 0 and 1, in RAS order.
 

@@ -6,8 +6,9 @@ import fnmatch
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shared.data.clutter import is_clutter, walk_files
 
@@ -37,9 +38,12 @@ RANKS = (
         *(("portal", "venous", "pv", "pvp"), ("hbp", "hepatobiliary"), ("inphase",), ("outphase", "opposed", "opp")),
     ),
     (("map",), ("mip",), ("sub", "subtraction"), ("trace",)),
-    (("adc",), ("fa",)),
+    (("adc",), ("fa",), ("localizer", "localiser", "scout", "survey")),
 )
 SEQUENCES = {word: (rank, group) for rank, groups in enumerate(RANKS) for group in groups for word in group}
+T1_WORDS, T2_WORDS = RANKS[0][:2]
+# words of a lower rank that make another modality all the same: GE's T1_FLAIR is T1-weighted, T2_GRE is T2*-weighted
+APART = dict.fromkeys(("flair",), T1_WORDS) | dict.fromkeys(T2_WORDS, ("gre",))
 UNKNOWN = (2, ())  # rank of a modality of another name, such as T1D
 # parts of a name that make a file look like a mask, whatever its format
 LIKE_A_MASK = re.compile(
@@ -100,13 +104,20 @@ def other_sequences(name: str, words: str) -> list[str]:
     Example:
         >>> other_sequences("T2_FLAIR", "T2"), other_sequences("ax_T1_vibe", "T1"), other_sequences("T2_FLAIR", "FLAIR")
         (['flair'], [], [])
+        >>> other_sequences("T1_FLAIR", "FLAIR"), other_sequences("T2_GRE", "T2"), other_sequences("T1_GRE", "T1")
+        (['t1'], ['gre'], [])
     """
     rest = spaced(name)
     while spaced(words) in rest:
         rest = rest.replace(spaced(words), " ", 1)
     own = max((SEQUENCES[word] for word in spaced(words).split() if word in SEQUENCES), default=UNKNOWN)
-    beside = [(word, *SEQUENCES[word]) for word in rest.split() if word in SEQUENCES]
-    return [word for word, rank, group in beside if rank > own[0] or (rank == own[0] and group != own[1])]
+    apart = {other for word in spaced(words).split() for other in APART.get(word, ())}
+
+    def differs(word: str) -> bool:
+        rank, group = SEQUENCES.get(word, own)
+        return word in apart or rank > own[0] or (rank == own[0] and group != own[1])
+
+    return [word for word in rest.split() if differs(word)]
 
 
 def file_name(modality: str) -> str:
@@ -194,7 +205,8 @@ def match_files(
 
     A file's own name decides, its folders where that holds no modality's words. The longest of the words that stand in
     it counts; words of another sequence beside them (`T2_FLAIR` for T2) make it another modality. A mask of an organ
-    (`liver_mask`) is not the tumour's.
+    (`liver_mask`) is not the tumour's. A folder's name makes a mask of its files where no file's own name does, and
+    other images lie beside it.
 
     Args:
         patient: its name.
@@ -229,10 +241,21 @@ def match_files(
                 return standing[word], word
         return None, ""
 
+    def by_name(test: Callable[[str], Any]) -> dict[Path, Any]:
+        """What a test finds in files' own names, or in their folders' where these tell some files from others."""
+        own = {path: test(name_of(path).rpartition("/")[2]) for path in files}
+        told = {path: test(name_of(path)) for path in files}
+        plain = []
+        if any(own[path] == "tumour" for path in images):
+            plain = images
+        elif all(told[path] for path in images):
+            plain = [path for path in images if any(has_words(name_of(path).rpartition("/")[2], w) for w in standing)]
+        return {path: own[path] or (None if path in plain else told[path]) for path in files}
+
     def shown(paths: list[Path]) -> str:
         return ", ".join(path.relative_to(folder).as_posix() for path in paths)
 
-    problems: list[str] = []
+    kinds, problems = by_name(mask_kind), list[str]()
     if mask_pattern == "none":
         masks = []
     elif mask_pattern is not None:
@@ -241,8 +264,8 @@ def match_files(
             there = f"its files are {shown(files)}" if files else "it has no file"
             problems.append(Lacking(f"{patient}: no file matches --mask-pattern {mask_pattern!r}; {there}"))
     else:
-        masks = [path for path in images if mask_kind(name_of(path)) == "tumour"]
-        alike = [path for path in files if _like_a_mask(name_of(path)) and path not in masks]
+        masks = [path for path in images if kinds[path] == "tumour"]
+        alike = [path for path, like in by_name(_like_a_mask).items() if like and path not in masks]
         if not masks and alike:
             problems.append(
                 f"{patient}: has no tumour mask that is recognised, and {shown(alike)} may be one; give --mask-pattern "
@@ -254,7 +277,7 @@ def match_files(
         )
     chosen: dict[str, Path] = {}
     rest = [path for path in images if path not in masks]
-    plain = [path for path in rest if mask_kind(name_of(path)) is None]
+    plain = [path for path in rest if kinds[path] is None]
     for modality, pattern in patterns.items():
         other: list[Path] = []
         if pattern is not None:

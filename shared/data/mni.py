@@ -110,9 +110,9 @@ def resample(volume: Volume, shape: tuple[int, ...], affine: Any, *, nearest: bo
     if same_grid(volume, (shape, affine)):
         return volume
     matrix = np.linalg.inv(volume.affine) @ affine
-    array = affine_transform(
-        volume.array, matrix[:3, :3], matrix[:3, 3], output_shape=tuple(shape), order=0 if nearest else 1
-    )
+    # a label reaches to its voxel's edge, half a voxel beyond the last centre
+    how = {"order": 0, "mode": "grid-constant"} if nearest else {"order": 1}
+    array = affine_transform(volume.array, matrix[:3, :3], matrix[:3, 3], output_shape=tuple(shape), **how)
     return Volume(array, np.asarray(affine, float))
 
 

@@ -170,10 +170,11 @@ def read_patient(files: PatientFiles, steps: Steps, tools: Registration | None) 
     import numpy as np
 
     found = {name: load_volume(files.images[name]) for name in steps.sequences}
+    given = read_mask(files.mask, steps.mask_labels)
     if steps.already_mni:
         problems = [
-            f"{files.images[name]}: {problem}"
-            for name, volume in found.items()
+            f"{path}: {problem}"
+            for path, volume in [*((files.images[name], found[name]) for name in found), (files.mask, given)]
             if (problem := mni_grid_problem(volume.array.shape, volume.affine))
         ]
         if problems:
@@ -182,7 +183,7 @@ def read_patient(files: PatientFiles, steps: Steps, tools: Registration | None) 
     shape, affine = target.array.shape, target.affine
     stripped = files.brain is None and steps.strip_command is None
     brains = {name: brain_of(volume, name=name) for name, volume in found.items()} if stripped else {}
-    mask, warps = read_mask(files.mask, steps.mask_labels), {}
+    mask, warps = given, {}
     check_mask_place(files, found, mask)
     for name, volume in found.items():
         differs = not same_grid(volume, target)
@@ -213,18 +214,20 @@ def read_patient(files: PatientFiles, steps: Steps, tools: Registration | None) 
 
 
 def check_mask_place(files: PatientFiles, images: Mapping[str, Volume], mask: Volume) -> None:
-    """A mask lies on the grid of one of the images whose shape it has.
+    """A mask lies on the grid of one of the images whose shape it has, in whichever order.
 
     Raises:
         DataError: it has the shape of some and the place of none.
     """
-    alike = {name: volume for name, volume in images.items() if volume.array.shape == mask.array.shape}
+    alike = {name: volume for name, volume in images.items() if sorted(volume.array.shape) == sorted(mask.array.shape)}
     if alike and not any(same_grid(volume, mask) for volume in alike.values()):
         name, volume = next(iter(alike.items()))
+        exchanged = "" if volume.array.shape == mask.array.shape else " with its axes exchanged"
+        copy = f"copy the affine (fslcpgeom {Path(files.images[name]).name} {files.mask.name}) or "
         raise DataError(
-            f"{files.mask}: has the shape of {', '.join(alike)} and lies elsewhere: its affine is "
-            f"{shown(mask.affine)}, that of {name} {shown(volume.affine)} (both in RAS order); copy the affine "
-            f"(fslcpgeom {Path(files.images[name]).name} {files.mask.name}) or export the mask again"
+            f"{files.mask}: has the shape of {', '.join(alike)}{exchanged} and lies elsewhere: its affine is "
+            f"{shown(mask.affine)}, that of {name} {shown(volume.affine)} (both in RAS order); "
+            f"{'' if exchanged else copy}export the mask again"
         )
 
 

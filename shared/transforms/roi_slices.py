@@ -17,6 +17,7 @@ from torch.nn import functional
 from shared.data.checks import orientation_problem
 from shared.data.grids import place_problem, same_grid
 from shared.data.masks import LABELS_KEY, millilitres, tumour_of
+from shared.data.mni import Volume, resample
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -162,6 +163,10 @@ class LoadCased(MapTransform):
             tuple(volume.shape[1:]),
             tuple(reference.shape[1:]),
         )
+        if mode == "nearest":  # by the function whose volume the preparation tells
+            given, shape = Volume(volume[0].numpy(), np.asarray(volume.affine)), tuple(reference.shape[1:])
+            moved = resample(given, shape, np.asarray(reference.affine), nearest=True)
+            return MetaTensor(torch.as_tensor(moved.array)[None], affine=reference.affine)
         return ResampleToMatch(mode=mode, padding_mode="zeros", dtype=torch.float32)(volume, img_dst=reference)
 
 

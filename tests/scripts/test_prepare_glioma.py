@@ -521,11 +521,23 @@ def test_where_registration_is_skipped_the_affine_is_checked(tmp_path, template,
     assert "P1: already in MNI152" in capsys.readouterr().out
     made, given_image = volume_of(tmp_path / "out/P1/t2.nii.gz"), volume_of(tmp_path / "in/P1/t2.nii.gz")
     assert np.array_equal(made[made > 0], given_image[made > 0]) and (made > 0).sum() > 0.999 * (given_image > 0).sum()
+    mask = tmp_path / "in/P1/seg.nii.gz"
+    save_nifti(mask, np.swapaxes(volume_of(mask), 0, 1).astype(np.uint8), mni_affine())
+    assert run(cohort, template, *given) == 2
+    said = capsys.readouterr().err
+    assert "P1/seg.nii.gz: must lie on the MNI152 2 mm grid" in said and "got 109 x 91 x 91 voxels" in said
+    assert said.count("must lie on") == 1
     write_mni(tmp_path / "in", ["P1"], shift=3.0)
     assert run(cohort, template, *given) == 2
     said = capsys.readouterr().err
-    assert said.count("must lie on the MNI152 2 mm grid of 91 x 109 x 91 voxels") == 4
+    assert said.count("must lie on the MNI152 2 mm grid of 91 x 109 x 91 voxels") == 5
     assert "from (-87.0, -126.0, -72.0) mm; register it with scripts/prepare_glioma.py, without --already-mni" in said
+
+
+def test_a_label_that_no_mask_holds_is_refused_before_anything_is_done(cohort, template, quick, capsys):
+    assert run(cohort, template, "--mask-labels", "3,4") == 2
+    assert "--mask-labels 3,4: no mask holds 3; they hold 0, 4" in capsys.readouterr().err
+    assert not cohort[2].exists()
 
 
 def test_ctrl_c_leaves_nothing_half_written_and_the_next_call_goes_on(cohort, template, quick, capsys, monkeypatch):

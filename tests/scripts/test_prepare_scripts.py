@@ -599,20 +599,66 @@ def test_a_mask_of_the_images_shape_elsewhere_is_refused_unless_its_affine_is_tr
     assert places == [[4, 2, 2], [2, 2, 2]]
 
 
+def test_a_label_that_no_mask_holds_is_refused(tumours, capsys):
+    (tumours / "labels.csv").write_text("patient,label\nP0,0\nP1,1\n")
+    given = [str(tumours / "patients"), str(tumours / "labels.csv"), "--output", str(tumours / "out")]
+    given += ["--modalities", "T1", "--folds", "0", "--mask-labels"]
+    assert hospital.main([*given, "2,3"]) == 2
+    assert "--mask-labels 2,3: no mask holds 3; they hold 0, 1, 2" in capsys.readouterr().err
+    assert not (tumours / "out").exists()
+    assert hospital.main([*given, "2"]) == 0
+    # the masks of a few new patients need not hold each of the training cohort's
+    assert prepare(tumours, "--mask-labels", "2,3") == 0
+    assert "look at --mask-labels 2,3: no mask holds 3; they hold 0, 1, 2" in capsys.readouterr().out
+
+
+def test_masks_of_one_form_with_some_and_another_label_with_others_are_refused(tumours, capsys):
+    box = [(2, 4), (2, 4), (2, 4)]
+    paint(tumours / "patients/P0/mask.nii.gz", v1=box)
+    paint(tumours / "patients/P1/mask.nii.gz", v2=box)
+    assert prepare(tumours) == 2
+    said = capsys.readouterr().err
+    assert "the tumour is 1 in the masks of P0, 2 in those of P1; name the values that are tumour" in said
+    assert prepare(tumours, "--mask-labels", "1,2") == 0
+    paint(tumours / "patients/P1/mask.nii.gz", v255=box)
+    assert prepare(tumours) == 0
+    assert "tumours: 2 masks, median 8.0 ml (8.0 to 8.0 ml)" in capsys.readouterr().out
+
+
 def test_a_mask_of_another_shape_is_told_with_its_volume_on_the_image(tumours, capsys):
-    for name, start in (("P0", 2), ("P1", 10)):
+    for name, drawn in (("P0", slice(4, 10)), ("P1", slice(4, 9))):
         array = np.zeros((24, 10, 6), np.uint8)
-        array[2 * start : 2 * start + 6, 2:4, 2:4] = 1
+        array[drawn, 2:4, 2:4] = 1
         nib.save(nib.Nifti1Image(array, np.diag([5.0, 10, 10, 1])), tumours / f"patients/{name}/mask.nii.gz")
     assert prepare(tumours) == 0
     said = capsys.readouterr().out
-    assert "look at P0: the mask has 12.0 ml, 12.0 ml on the grid of T1.nii.gz\n" in said
-    assert "look at P1: the mask has 8.0 ml, 8.0 ml on the grid of T1.nii.gz\n" in said
+    assert "masks on another grid than the image's, to be resampled: 2 (manifest.json)" in said
+    assert "look at P1: the mask has 10.0 ml, 12.0 ml on the grid of T1.nii.gz\n" in said
+    assert "look at P0" not in said  # 12 ml on either grid
+    manifest = json.loads((tumours / "out" / "manifest.json").read_text())
+    assert manifest["tumour_ml_on_image_grid"] == {"P0": 12.0, "P1": 12.0}
+    # the loader's masks have the volumes that were told
+    assert [int(LoadCased()(case)["mask"].sum()) for case in cases_for_inference(tumours / "out")] == [12, 12]
     away = np.diag([5.0, 10, 10, 1])
     away[0, 3] = 500
     nib.save(nib.Nifti1Image(array, away), tumours / "patients/P1/mask.nii.gz")
     assert prepare(tumours) == 2
     assert "P1/mask.nii.gz: no voxel of the tumour lies in" in capsys.readouterr().err
+
+
+def test_preparation_and_loader_resample_a_mask_alike_where_voxels_lie_half_way(tumours):
+    affine = np.diag([20.0, 10, 10, 1])
+    for name, drawn, moved in (("P0", slice(1, 3), 0), ("P1", slice(0, 2), 4)):
+        array = np.zeros((6, 10, 6), np.uint8)
+        array[drawn, 2:4, 2:4] = 1
+        affine[0, 3] = moved
+        nib.save(nib.Nifti1Image(array, affine), tumours / f"patients/{name}/mask.nii.gz")
+    assert prepare(tumours) == 0
+    told = json.loads((tumours / "out" / "manifest.json").read_text())["tumour_ml_on_image_grid"]
+    masks = [LoadCased()(case)["mask"][0] for case in cases_for_inference(tumours / "out")]
+    assert told == {"P0": 16.0, "P1": 16.0} and [int(mask.sum()) for mask in masks] == [16, 16]
+    # in P0 the voxels at 10 and 50 mm lie between two of the mask's; in P1 that at 0 mm in half a voxel at the edge
+    assert [sorted({int(x) for x in mask.nonzero()[:, 0]}) for mask in masks] == [[1, 2, 3, 4], [0, 1, 2, 3]]
 
 
 def test_an_image_or_mask_without_orientation_is_refused(tumours, capsys):

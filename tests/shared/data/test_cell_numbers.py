@@ -25,7 +25,8 @@ def read(*texts, delimiter=","):
         (("12", "1.234", "845"), [12, None, 845]),  # as thousands look
         (("12", "1.234", "845", "3.4"), [12, 1.234, 845, 3.4]),  # a decimal point for certain
         (("0", "1.234", "0.987"), [0, 1.234, 0.987]),
-        (("12", "1.234", "1500"), [12, 1.234, 1500]),  # thousands are written without
+        (("12", "1.234", "1500"), [12, None, 1500]),  # two programs may have written them
+        (("1.234", "1500"), [1.234, 1500]),  # thousands are written without
         (("1.234", "2.345"), [1.234, 2.345]),  # as a program writes them
         (("1.234", "2,345", "3.4"), [None, None, 3.4]),
         (("1.234", "1.234.567", "3.4"), [None, None, 3.4]),
@@ -44,7 +45,8 @@ def test_the_column_settles_what_a_sign_means(texts, values):
 def test_semicolons_speak_for_decimal_commas():
     assert read("1.234", "2.345", delimiter=";") == [None, None]
     assert read("1.234", "2.34", delimiter=";") == [1.234, 2.34]
-    assert read("1.234", "2500", delimiter=";") == [1.234, 2500]
+    assert read("1.234", "2500", delimiter=";") == [None, 2500]
+    assert read("1500", "1.234", "12.500", "20", "4", "2.100", delimiter=";") == [1500, None, None, 20, 4, None]
     assert read("1.234", "2.345", delimiter="\t") == [1.234, 2.345]
 
 

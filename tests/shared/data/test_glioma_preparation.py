@@ -161,6 +161,16 @@ def test_a_mask_of_the_images_shape_elsewhere_is_refused(tmp_path, affine):
         read_patient(files_of(tmp_path), STEPS, HeaderRegistration())
 
 
+def test_a_mask_whose_axes_were_exchanged_is_refused(tmp_path):
+    write_patient(tmp_path, "P1")
+    save_nifti(tmp_path / "P1/P1_seg.nii.gz", np.moveaxis(tumour(), 0, 2).astype(np.uint8), np.eye(4))
+    with pytest.raises(
+        DataError, match="has the shape of T1, T1c, T2, FLAIR with its axes exchanged and lies"
+    ) as error:
+        read_patient(files_of(tmp_path), STEPS, HeaderRegistration())
+    assert "fslcpgeom" not in str(error.value)
+
+
 def test_what_a_result_depends_on_changes_its_fingerprint(tmp_path, template):
     write_patient(tmp_path, "P1")
     files = files_of(tmp_path)

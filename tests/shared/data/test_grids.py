@@ -31,6 +31,41 @@ def test_a_grid_is_the_same_up_to_a_tenth_of_a_voxel_at_its_corners(change, same
     assert (place_problem("a.nii", (SHAPE, affine), "b.nii", (SHAPE, other)) is None) is same
 
 
+def test_a_large_oblique_grid_is_the_same_once_its_affine_is_rounded():
+    shape, affine = (512, 512, 24), affine_of(degrees=11.5)
+    affine[:3, :3] = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) * [0.39, 0.39, 4]
+    signs = np.sign(np.random.default_rng(0).normal(size=(3, 4)))
+    for change in (1e-4 * signs, affine[:3].round(3) - affine[:3]):
+        other = affine.copy()
+        other[:3] += change
+        assert same_grid((shape, affine), (shape, other))
+        assert place_problem("a.nii", (shape, affine), "b.nii", (shape, other)) is None
+        turned, other = (matrix @ np.diag([-1.0, -1, 1, 1]) for matrix in (affine, other))  # stored as LPS
+        assert place_problem("a.nii", (shape, turned), "b.nii", (shape, other)) is None
+    for voxels in ([1, 0, 0], [0, 0, -1]):
+        other = affine.copy()
+        other[:3, 3] += affine[:3, :3] @ voxels
+        assert not same_grid((shape, affine), (shape, other))
+    # voxels of 2 micrometres, 256 of them: a thousandth is no rounding there
+    small = np.diag([0.002, 0.002, 0.002, 1])
+    other = small + 5e-4 * np.eye(4, k=1)
+    other[3] = (0, 0, 0, 1)
+    assert not same_grid(((256, 256, 9), small), ((256, 256, 9), other))
+
+
+def test_axes_that_were_exchanged_with_another_affine_are_elsewhere():
+    grid = ((48, 48, 16), np.diag([1.5, 1.5, 4, 1]))
+    found = place_problem("t1.nii", grid, "mask.nii", ((16, 48, 48), np.eye(4)))
+    assert found.startswith(
+        "mask.nii has the shape of t1.nii with its axes exchanged (16 x 48 x 48) and lies elsewhere"
+    )
+    assert "fslcpgeom" not in found and "--trust-affines" in found
+    assert place_problem("t1.nii", grid, "mask.nii", ((16, 48, 40), np.eye(4))) is None
+    # exchanged in the file, and told so by the affine
+    exchanged = grid[1][:, [2, 1, 0, 3]]
+    assert place_problem("t1.nii", grid, "mask.nii", ((16, 48, 48), exchanged)) is None
+
+
 @pytest.mark.parametrize("codes", ["LPS", "SRP", "PSL"])
 def test_storage_order_is_no_place(tmp_path, codes):
     image = nib.load(save(tmp_path / "a.nii", ball(), affine_of(degrees=10), codes=codes))

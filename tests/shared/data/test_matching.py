@@ -109,6 +109,44 @@ def test_the_files_own_name_comes_before_its_folders(tmp_path):
     assert images == {} and "P2/post/T1.nii.gz holds post, too" in problems[0]
 
 
+@pytest.mark.parametrize("study", ["liver tumor MRI", "2024 lesion protocol", "roi"])
+def test_a_folder_makes_no_mask_of_an_image_where_a_files_own_name_does(tmp_path, study):
+    touch(tmp_path / "P1" / study, "T1.nii.gz", "mask.nii.gz")
+    assert matched(tmp_path, ["T1"]) == ({"T1": "T1.nii.gz"}, "mask.nii.gz", [])
+    (tmp_path / "P1" / study / "mask.nii.gz").unlink()
+    assert matched(tmp_path, ["T1"]) == ({"T1": "T1.nii.gz"}, None, [])
+    # a folder that tells masks from images counts
+    (tmp_path / "P1" / study / "T1.nii.gz").unlink()
+    touch(tmp_path / "P1", "masks/1.nii.gz", "images/T1.nii.gz")
+    assert matched(tmp_path, ["T1"]) == ({"T1": "T1.nii.gz"}, "1.nii.gz", [])
+    # nothing but a mask is no image
+    (tmp_path / "P1" / "images/T1.nii.gz").unlink()
+    assert matched(tmp_path, ["T1"])[:2] == ({}, "1.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("modality", "file", "beside"),
+    [
+        ("FLAIR", "ax_T1_FLAIR", "t1"),
+        ("T2", "T2_GRE", "gre"),
+        ("T1", "T1_localizer", "localizer"),
+        ("T1", "scout_T1", "scout"),
+    ],
+)
+def test_what_is_no_such_sequence_is_not_taken_for_it(tmp_path, modality, file, beside):
+    touch(tmp_path / "P1", "DWI.nii.gz", f"{file}.nii.gz", "mask.nii.gz")
+    images, _, problems = matched(tmp_path, [modality, "DWI"])
+    assert images == {"DWI": "DWI.nii.gz"} and f"P1/{file}.nii.gz holds {beside}, too" in problems[0]
+    touch(tmp_path / "P1", f"{modality}.nii.gz")
+    assert matched(tmp_path, [modality, "DWI"])[0][modality] == f"{modality}.nii.gz"
+
+
+@pytest.mark.parametrize(("modality", "file"), [("FLAIR", "T2_FLAIR"), ("T1", "T1_GRE"), ("T2", "T2_TSE")])
+def test_words_that_say_how_a_sequence_is_made_change_nothing(tmp_path, modality, file):
+    touch(tmp_path / "P1", "DWI.nii.gz", f"{file}.nii.gz", "mask.nii.gz")
+    assert matched(tmp_path, [modality, "DWI"])[0][modality] == f"{file}.nii.gz"
+
+
 def test_a_number_after_the_name_is_another_patients(tmp_path):
     touch(
         tmp_path, "P001-2_t1.nii.gz", "P001-2_mask.nii.gz", "P001_0000.nii.gz", "P001_20190304_t2.nii.gz", "P0011.nii"

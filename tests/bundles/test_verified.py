@@ -8,7 +8,7 @@ import pytest
 from shared.packaging.checks import cheap_checks, check_schema
 from shared.packaging.contents import find_bundles
 from shared.packaging.exports import ExportChecks
-from shared.packaging.properties import check_properties
+from shared.packaging.properties import check_properties, phantom_data
 from shared.packaging.verify import main
 from tests.bundle_runs import small_settings
 
@@ -49,9 +49,15 @@ def test_the_network_is_as_described_and_exports_agree(bundle, tmp_path):
 
 @pytest.mark.slow
 @each_bundle
-def test_the_command_verifies_a_bundle_on_phantoms(bundle, capsys):
-    # networks and exports of all are looked at above; here the command makes those of the smallest
-    quick = [] if bundle.name == "sscl_crc" else ["--quick"]
-    assert main([bundle.name, "--config", "cpu", "--no-schema", *quick]) == 0, capsys.readouterr().out
+def test_the_workflows_are_built_on_phantoms(bundle, tmp_path):
+    data = phantom_data(bundle, ROOT, tmp_path / "data")
+    results = list(check_properties(bundle, data, tmp_path, overlays=["cpu"]))
+    assert [(result.problems, result.note) for result in results] == [([], "built on data")] * 3
+
+
+@pytest.mark.slow
+def test_the_command_verifies_a_bundle_on_phantoms(capsys):
+    # the smallest: networks, exports and workflows of all are looked at above
+    assert main(["sscl_crc", "--config", "cpu", "--no-schema"]) == 0, capsys.readouterr().out
     found = capsys.readouterr().out
     assert found.count("built on data") == 3 and " 0 failed" in found

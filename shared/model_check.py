@@ -42,6 +42,7 @@ class ModelCheck:
         self.ckpt_dir, self.used, self.cases = Path(ckpt_dir), dict(used or {}), cases
         self.split, self.cohort = split, cohort
         self.digests = Digests(cache_folder(dataset_dir))
+        self._seen: dict[str, str] | None = None
 
     def run(self) -> None:
         """Refuse what is not the model's; call it before anything is computed.
@@ -71,7 +72,7 @@ class ModelCheck:
 
     def _refuse_seen(self) -> None:
         content = read_split(self.ckpt_dir)
-        names = {str(case["patient"]) for case in self.cases}
+        names = self._names()
         if not content.get("images"):
             # glioma_idh's former versions wrote the names by part
             parts = [part for key, part in content.items() if key not in ("validation", "testing", "cohort")]
@@ -92,7 +93,7 @@ class ModelCheck:
         if seen:
             told = ", ".join(f"{now} (then {then})" if now != then else now for now, then in list(seen.items())[:5])
             raise DataError(
-                f"{len(seen)} of the {self._count()} patients to evaluate trained this model ({told}): their figures "
+                f"{len(seen)} of the {len(names)} patients to evaluate trained this model ({told}): their figures "
                 "would say nothing about new patients. Give the training's own --fold, --seed and datalist, other "
                 "patients, or --split training to look at them knowingly."
             )
@@ -100,7 +101,7 @@ class ModelCheck:
         again = sorted(known & names)
         if again and self.cohort and self.cohort == content.get("cohort"):
             raise DataError(
-                f"{len(again)} of the {self._count()} patients to evaluate trained this model by name "
+                f"{len(again)} of the {len(names)} patients to evaluate trained this model by name "
                 f"({', '.join(again[:5])}), with other images of the same data set ({self.cohort}): give the "
                 "training's own --fold, --seed and datalist, or --split training to look at them knowingly."
             )
@@ -113,13 +114,15 @@ class ModelCheck:
 
     def seen(self) -> dict[str, str]:
         """Of the cases, the patients whose images were trained on, each with the name it then had; they are told."""
-        found = seen_patients(self.ckpt_dir, self.cases, self.digests)
+        if self._seen is not None:
+            return self._seen
+        found = self._seen = seen_patients(self.ckpt_dir, self.cases, self.digests)
         self.digests.save()
         if found and self.split is None:
             logger.warning(
                 "The model was trained on %d of the %d patients to predict (%s): column trained_on.",
                 len(found),
-                self._count(),
+                len(self._names()),
                 ", ".join(list(found)[:5]),
             )
         return found
@@ -128,5 +131,5 @@ class ModelCheck:
         """Whether it is known here who was trained on."""
         return bool(read_split(self.ckpt_dir).get("images"))
 
-    def _count(self) -> int:
-        return len({str(case["patient"]) for case in self.cases})
+    def _names(self) -> set[str]:
+        return {str(case["patient"]) for case in self.cases}

@@ -186,6 +186,7 @@ class TrainingRecord:
         self.config = dict(building_config() if config is None else config)
         self.digests = Digests(cache_folder(dataset_dir))
         self._data: dict[tuple[str, bool], dict[str, str]] = {}
+        self._found: dict[str, tuple[dict[str, Any], dict[str, int], set[str]]] = {}
         self._inherited: dict[str, Any] = {}
 
     def path(self, stage: str) -> Path:
@@ -225,9 +226,11 @@ class TrainingRecord:
         return [other for other in earlier if f"{other}#checkpoint" in visited]
 
     def _settings(self, stage: str) -> tuple[dict[str, Any], dict[str, int], set[str]]:
-        section = self.config.get(stage) or {}
-        root = f"{stage}#{'trainer' if 'trainer' in section else 'stage'}"
-        return plain_settings(self.config, root, self.unused.get(stage, ()), self.digests)
+        if stage not in self._found:  # asked at every save
+            section = self.config.get(stage) or {}
+            root = f"{stage}#{'trainer' if 'trainer' in section else 'stage'}"
+            self._found[stage] = plain_settings(self.config, root, self.unused.get(stage, ()), self.digests)
+        return self._found[stage]
 
     def data(self, stage: str) -> dict[str, str]:
         """Digest of the part that a stage is trained on: of files and, where it sees them, labels and covariates."""

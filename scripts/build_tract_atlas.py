@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.digests import sha256
-from shared.data.prepare import positive_int, run_script, script_parser, write_manifest
+from shared.apps.preparation.files import positive_int, run_script, script_parser, write_manifest
 from shared.data.tables import decode
+from shared.digests import sha256
 from shared.errors import DataError
 from shared.io import disguise
 
@@ -57,9 +57,9 @@ def build(
     import nibabel as nib
     import numpy as np
 
-    from shared.data.atlas import TractAtlas
+    from shared.apps.preparation.streamlines import read_streamlines
+    from shared.data.brain.atlas import TractAtlas
     from shared.data.checks import orientation_problem
-    from shared.data.streamlines import read_streamlines
 
     if output.suffix != ".npz":
         raise DataError(f"--output {output}: an atlas is written as .npz; name the file so")

@@ -37,7 +37,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare."""
     args = arguments(argv)
-    from shared.evaluation.comparison import comparison_table
+    from shared.apps.experiments.comparison import comparison_table
 
     titles, folders = [], []
     for run in args.runs:

@@ -24,8 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from shared.apps.experiments.processes import RUN_BUNDLE  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_json, write_text  # noqa: E402
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
@@ -76,7 +76,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path, overrides: dict) -> list:
     """Return a fold's two commands: train (stages with a checkpoint are skipped), then evaluate on the true labels."""
-    from shared.evaluation.processes import bundle_arguments
+    from shared.apps.experiments.processes import bundle_arguments
 
     commands = []
     for step, datalist in (("train", fold.training_datalist), ("evaluate", fold.datalist)):
@@ -91,13 +91,13 @@ def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path,
 
 def cross_validate(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
-    from shared.evaluation.bundle_config import config_digest, find_bundle, find_config, merge_configs, parse_overrides
-    from shared.evaluation.data_record import check_same_data, data_record, named_files
-    from shared.evaluation.experiment import write_experiment, write_results
-    from shared.evaluation.folds import Fold
-    from shared.evaluation.processes import FoldRun, run_environment, run_folds
-    from shared.evaluation.training_rows import TrainingRows, shuffle_labels
-    from shared.metrics.report import RepeatedPredictions
+    from shared.apps.experiments.data_record import check_same_data, data_record, named_files
+    from shared.apps.experiments.folder import write_experiment, write_results
+    from shared.apps.experiments.folds import Fold
+    from shared.apps.experiments.processes import FoldRun, run_environment, run_folds
+    from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels
+    from shared.bundle.configs import config_digest, find_bundle, find_config, merge_configs, parse_overrides
+    from shared.metrics.repeated import RepeatedPredictions
 
     bundle = find_bundle(args.bundle, ROOT)
     configs = {"train": [find_config(bundle, name) for name in ("train", *args.config)]}
@@ -165,11 +165,11 @@ def cross_validate(args: argparse.Namespace) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, or compare what was run."""
     args = arguments(argv)
-    from shared.evaluation.processes import resumable
+    from shared.apps.experiments.processes import resumable
 
     with resumable("cross_validate"):
         if args.report:
-            from shared.evaluation.comparison import comparison_table
+            from shared.apps.experiments.comparison import comparison_table
 
             table = comparison_table(args.report, bootstrap=args.bootstrap)
             write_text(args.output, table)

@@ -89,8 +89,8 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
     """
     from tqdm import tqdm
 
-    from shared.evaluation.roi_features import covariate_names, roi_features, size_features
-    from shared.transforms.roi_slices import LoadCased
+    from shared.apps.baselines.roi_features import covariate_names, roi_features, size_features
+    from shared.transforms.load import LoadCased
 
     load, rows, problems = LoadCased(), {}, []
     names = covariate_names(datalist["training"])
@@ -154,11 +154,11 @@ def run(args: argparse.Namespace) -> None:
     """Measure every patient, then run and write every control."""
     from tqdm import tqdm
 
+    from shared.apps.experiments.comparison import comparison_table
+    from shared.apps.experiments.folder import write_experiment, write_results
+    from shared.apps.experiments.training_rows import read_datalist
     from shared.data.splits import stratified_folds
-    from shared.evaluation.comparison import comparison_table
-    from shared.evaluation.experiment import write_experiment, write_results
-    from shared.evaluation.training_rows import read_datalist
-    from shared.metrics.report import RepeatedPredictions
+    from shared.metrics.repeated import RepeatedPredictions
 
     dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
     datalist, labels = read_datalist(Path(args.datalist_file or dataset_dir / "datalist.json"))

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shared.errors import DataError  # noqa: E402
-from shared.evaluation.tables import interval_text, markdown_table, number_text  # noqa: E402
 from shared.io import write_csv, write_json, write_text  # noqa: E402
+from shared.reports.tables import interval_text, markdown_table, number_text  # noqa: E402
 
 SITES, UNSEEN, PUBLIC = ("north", "south", "east"), "unseen", "public"
 DEFAULTS = {"sscl_crc": {"rounds": 5, "local_epochs": 4}, "ircl_mvi": {"rounds": 4, "local_epochs": 3}}
@@ -60,7 +60,7 @@ def make_data(args: argparse.Namespace, data: Path) -> dict[str, str]:
     """Make what is missing of the sites' data; the datalists."""
     from tqdm import tqdm
 
-    from shared.fl.sites import make_site, write_datalists
+    from shared.apps.fl.sites import make_site, write_datalists
 
     patches = args.bundle == "sscl_crc"
     script = ROOT / "scripts" / ("make_phantom_patches.py" if patches else "make_phantom_cohort.py")
@@ -80,7 +80,7 @@ def make_data(args: argparse.Namespace, data: Path) -> dict[str, str]:
 
 def data_of(lists: dict[str, str], output: Path) -> dict[str, str]:
     """What the sites' and the public patients' files hold."""
-    from shared.evaluation.data_record import data_record
+    from shared.apps.experiments.data_record import data_record
 
     found = {}
     for name in sorted({"pooled", PUBLIC} & set(lists)):
@@ -96,7 +96,7 @@ def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -
     """The command line's ``--set``, checked and read as Python values where they are such."""
     import ast
 
-    from shared.evaluation.bundle_config import find_config, merge_configs, parse_overrides
+    from shared.bundle.configs import find_config, merge_configs, parse_overrides
 
     merged = merge_configs([find_config(bundle, name) for name in configs])
     found: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -
 
 def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], overrides: dict[str, Any]) -> list[dict]:
     """sscl_crc: arms of the fine-tuning, tested on the unseen site's patches."""
-    from shared.fl.experiment import ONE_SITE, Experiment, tested
+    from shared.apps.fl.experiment import ONE_SITE, Experiment, tested
 
     common = {"seed": args.seed, "train#samples_per_epoch": 1, "pretrain#epochs": args.pretraining_epochs, **overrides}
     public = output / "pretraining"
@@ -143,8 +143,8 @@ def stage_one(args: argparse.Namespace, output: Path, lists: dict[str, str], ove
     """ircl_mvi: arms of stage I; then biomarkers and stage II at each site, tested on the unseen site's patients."""
     import shutil
 
+    from shared.apps.fl.experiment import ONE_SITE, Experiment, reconstruction_error, tested
     from shared.checkpoint import load_weights
-    from shared.fl.experiment import ONE_SITE, Experiment, reconstruction_error, tested
 
     experiment = Experiment(
         bundle=ROOT / "bundles/ircl_mvi",
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run, or go on."""
     args = arguments(argv)
     command = shlex.join(["python", "scripts/federated_demo.py", *args.argv])
-    from shared.evaluation.experiment import write_experiment
+    from shared.apps.experiments.folder import write_experiment
 
     output = Path(args.output).resolve()
     bundle = ROOT / "bundles" / args.bundle

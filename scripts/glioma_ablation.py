@@ -43,11 +43,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shared.data.phantom_brains import SIGNS  # noqa: E402
+from shared.apps.experiments.processes import RUN_BUNDLE  # noqa: E402
+from shared.apps.phantoms.brains import SIGNS  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.evaluation.glioma_controls import UNIMODAL  # noqa: E402
-from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_csv, write_json, write_text  # noqa: E402
+from shared.reports.glioma_controls import UNIMODAL  # noqa: E402
 
 WHOLE = "whole"
 NETWORK, GRAPH = ("nodes", "edges"), ("nodes", "edges", "contrast")  # stages that a run may take from the whole's
@@ -186,7 +186,7 @@ def write_table(path: Path, text: str) -> None:
 
 def group_table(output: Path, group: str, *, bootstrap: int) -> str:
     """The runs of a group: the population graph's answers and, where networks differ, their own classifiers'."""
-    from shared.evaluation.comparison import comparison_table, read_column
+    from shared.apps.experiments.comparison import comparison_table, read_column
 
     names = [WHOLE, *variants(group)]
     folders = {name: output / _slug(name) for name in names}
@@ -207,9 +207,9 @@ def group_table(output: Path, group: str, *, bootstrap: int) -> str:
 
 def sign_table(output: Path, names: Sequence[str], *, bootstrap: int) -> str:
     """AUC of each encoder for each sign: of its own classifier, and of the population graph on its embeddings."""
-    from shared.evaluation.comparison import read_column
-    from shared.evaluation.tables import interval_text, markdown_table
-    from shared.metrics.report import summarise
+    from shared.apps.experiments.comparison import read_column
+    from shared.metrics.repeated import summarise
+    from shared.reports.tables import interval_text, markdown_table
 
     rows, lines = [], []
     for name in names:
@@ -239,8 +239,8 @@ def sign_table(output: Path, names: Sequence[str], *, bootstrap: int) -> str:
 
 def explain(args: argparse.Namespace, sign: str) -> None:
     """Explain the sign's own encoder for the patients that each fold leaves out, where that is not done."""
-    from shared.evaluation.bundle_config import find_config, merge_configs, parse_overrides
-    from shared.evaluation.processes import bundle_arguments, run_environment
+    from shared.apps.experiments.processes import bundle_arguments, run_environment
+    from shared.bundle.configs import find_config, merge_configs, parse_overrides
 
     bundle = Path(args.bundle)
     configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]
@@ -268,8 +268,8 @@ def explain(args: argparse.Namespace, sign: str) -> None:
 
 def explanation_mark(folder: Path, configs: Sequence[Path], overrides: Mapping[str, str]) -> dict[str, Any]:
     """What a fold's explanations depend on: its model, its data as its experiment recorded them, the configs."""
-    from shared.data.digests import sha256
-    from shared.evaluation.bundle_config import config_digest
+    from shared.bundle.configs import config_digest
+    from shared.digests import sha256
 
     model, experiment = folder / "models" / "model.pt", _read(folder.parents[1] / "experiment.json") or {}
     return {
@@ -290,8 +290,8 @@ def _read(path: Path) -> Any:
 
 def explanation_table(output: Path, *, seeds: Sequence[int], folds: int, bootstrap: int) -> str:
     """Scores of each sign's explanations beside their controls, over the patients of all folds."""
-    from shared.evaluation.tables import interval_text, markdown_table
-    from shared.explain.glioma_localisation import PARTS, mean_scores
+    from shared.explain.glioma.localisation import PARTS, mean_scores
+    from shared.reports.tables import interval_text, markdown_table
 
     sections, rows = [], []
     words = ("patient", "truth", "map")
@@ -322,8 +322,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run all, write the tables."""
     args = arguments(argv)
     args.dataset_dir, args.output = str(Path(args.dataset_dir).resolve()), args.output.resolve()
-    from shared.evaluation.bundle_config import find_bundle, find_config
-    from shared.evaluation.processes import resumable
+    from shared.apps.experiments.processes import resumable
+    from shared.bundle.configs import find_bundle, find_config
 
     with resumable("glioma_ablation"):
         # paths are the caller's, the runs' folder is the repository

@@ -24,8 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from shared.apps.experiments.processes import RUN_BUNDLE  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.evaluation.processes import RUN_BUNDLE  # noqa: E402
 from shared.io import write_csv, write_json, write_text  # noqa: E402
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
@@ -64,8 +64,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, overrides: Mapping) -> list:
     """Return a run's commands: pretraining alone, or fine-tuning and evaluation."""
-    from shared.evaluation.label_efficiency import PretrainingRun
-    from shared.evaluation.processes import bundle_arguments
+    from shared.apps.experiments.label_efficiency import PretrainingRun
+    from shared.apps.experiments.processes import bundle_arguments
 
     pretraining = isinstance(run, PretrainingRun)
     datalist = run.folder / "datalist.json" if pretraining else run.datalist
@@ -84,7 +84,7 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
 
 def read(args: argparse.Namespace) -> tuple[dict, tuple, tuple]:
     """Return the datalist, and labels and patients of the patches that train and of those tested on."""
-    from shared.evaluation.training_rows import is_patch_list, patch_truth, read_json_datalist
+    from shared.apps.experiments.training_rows import is_patch_list, patch_truth, read_json_datalist
 
     path = Path(args.datalist_file or args.dataset_dir / "datalist.json")
     datalist = read_json_datalist(path)
@@ -103,8 +103,8 @@ def plan(
     args: argparse.Namespace, datalist: Mapping, training: tuple, tested: tuple, output: Path
 ) -> tuple[list, list, dict]:
     """Write the datalists; return pretrainings, runs to test, and labelled counts of each draw and fraction."""
-    from shared.evaluation.label_draws import draw_patients, labelled_counts, with_labels_of
-    from shared.evaluation.label_efficiency import PretrainingRun, TestedRun
+    from shared.apps.experiments.label_draws import draw_patients, labelled_counts, with_labels_of
+    from shared.apps.experiments.label_efficiency import PretrainingRun, TestedRun
 
     (labels, patients), (truth, owners) = training, tested
     pretrainings, runs, counts = [], [], {}
@@ -130,9 +130,9 @@ def fit_forests(args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping
     import numpy as np
     from tqdm import tqdm
 
+    from shared.apps.baselines.patch_probes import fit_forest, measured_features
     from shared.data import PatchCache
-    from shared.evaluation.patch_probes import fit_forest, measured_features
-    from shared.evaluation.predictions import patch_name, write_predictions
+    from shared.reports.predictions import patch_name, write_predictions
 
     entries = [*datalist["training"], *datalist[args.section]]
     entries = [{**entry, "image": str(args.dataset_dir / entry["image"])} for entry in entries]
@@ -155,11 +155,11 @@ def fit_forests(args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping
 
 def label_efficiency(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
-    from shared.evaluation.bundle_config import config_digest, find_bundle, find_config, merge_configs, parse_overrides
-    from shared.evaluation.data_record import data_record, named_files
-    from shared.evaluation.experiment import write_experiment
-    from shared.evaluation.label_efficiency import take_checkpoint
-    from shared.evaluation.processes import FoldRun, run_environment, run_folds
+    from shared.apps.experiments.data_record import data_record, named_files
+    from shared.apps.experiments.folder import write_experiment
+    from shared.apps.experiments.label_efficiency import take_checkpoint
+    from shared.apps.experiments.processes import FoldRun, run_environment, run_folds
+    from shared.bundle.configs import config_digest, find_bundle, find_config, merge_configs, parse_overrides
 
     bundle = find_bundle(args.bundle, ROOT)
     train = [find_config(bundle, name) for name in ("train", *args.config)]
@@ -212,8 +212,8 @@ def report(
     args: argparse.Namespace, runs: Sequence[Any], counts: Mapping, datalist: Mapping, output: Path, command: str
 ) -> None:
     """Write results.csv, label_efficiency.csv, label_efficiency.md and label_efficiency.png."""
-    from shared.evaluation.label_efficiency import HOW, METRICS, markdown, summary_rows
-    from shared.visualize import label_efficiency_figure
+    from shared.apps.experiments.label_efficiency import HOW, METRICS, markdown, summary_rows
+    from shared.apps.experiments.label_efficiency_figure import label_efficiency_figure
 
     single, summary = summary_rows(runs, counts, bootstrap=args.bootstrap)
     write_csv(output / "results.csv", single)
@@ -239,7 +239,7 @@ def report(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, or go on."""
     args = arguments(argv)
-    from shared.evaluation.processes import resumable
+    from shared.apps.experiments.processes import resumable
 
     with resumable("label_efficiency"):
         output = label_efficiency(args)

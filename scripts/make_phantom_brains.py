@@ -31,11 +31,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data import phantom_anatomy, phantom_brains
-from shared.data.digests import sha256
-from shared.data.phantom_brains import PLANTED, SEQUENCES, SIGNS, TRACTS, bayes_auc, draw_patients, paint_patient
-from shared.data.prepare import (
-    DATALIST,
+from shared.apps.phantoms import brain_anatomy, brains
+from shared.apps.phantoms.brains import PLANTED, SEQUENCES, SIGNS, TRACTS, bayes_auc, draw_patients, paint_patient
+from shared.apps.preparation.files import (
     phantom_is_there,
     positive_int,
     run_script,
@@ -46,7 +44,8 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import assign_folds
-from shared.io import write_csv
+from shared.digests import sha256
+from shared.io import DATALIST, write_csv
 
 CLASSES = ["IDH wild type", "IDH mutant"]
 ATLAS = "atlas.npz"
@@ -83,7 +82,7 @@ def make_cohort(
         "fa": fa,
         "folds": folds,
         "seed": seed,
-        "generator": [sha256(path)[:16] for path in (phantom_anatomy.__file__, phantom_brains.__file__, __file__)],
+        "generator": [sha256(path)[:16] for path in (brain_anatomy.__file__, brains.__file__, __file__)],
     }
     if phantom_is_there(output, recipe):
         print(f"{output}: this cohort is there already")
@@ -92,15 +91,15 @@ def make_cohort(
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    from shared.data.atlas import TractAtlas
-    from shared.data.mni import MNI_SHAPE, mni_affine
+    from shared.data.brain.atlas import TractAtlas
+    from shared.data.brain.mni import MNI_SHAPE, mni_affine
 
-    brain = phantom_anatomy.choose_anatomy(anatomy)
+    brain = brain_anatomy.choose_anatomy(anatomy)
     for name in (DATALIST, *(f"datalist_{sign}.json" for sign in SIGNS)):  # none of them beside other images
         (output / name).unlink(missing_ok=True)
     write_manifest(output, phantom={"unfinished": True})
     if atlas is None:
-        network = phantom_anatomy.phantom_tracts(brain, seed=seed)
+        network = brain_anatomy.phantom_tracts(brain, seed=seed)
         network.save(output / ATLAS)
     else:
         network = TractAtlas.load(atlas)
@@ -154,7 +153,7 @@ def write_patient(
     """Paint the patient that is ``number`` in the cohort and write its files; its case, and what its row says more."""
     import numpy as np
 
-    from shared.data.mni import mni_affine
+    from shared.data.brain.mni import mni_affine
 
     name = row["patient"]
     painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), tracts=tracts)

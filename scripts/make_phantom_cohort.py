@@ -24,11 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data import phantom
-from shared.data.digests import sha256
-from shared.data.phantom import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
-from shared.data.prepare import (
-    DATALIST,
+from shared.apps.phantoms import liver
+from shared.apps.phantoms.liver import CONTRAST, PATTERNS, bayes_auc, draw_labels, paint_patient, visible_codes
+from shared.apps.preparation.files import (
     phantom_is_there,
     positive_int,
     run_script,
@@ -39,7 +37,8 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import assign_folds
-from shared.io import write_csv
+from shared.digests import sha256
+from shared.io import DATALIST, write_csv
 
 MODALITIES = {1: ("T1D",), 2: ("T1D", "T1V"), 3: ("T1", "T1D", "T1V")}
 ORIENTATIONS = ("RAS", "RAS", "LPS", "LPS", "LAS", "PSR", "SPL", "LSA")
@@ -73,7 +72,7 @@ def make_cohort(
         "seed": seed,
         "effect": effect,
         "folds": folds,
-        "generator": [sha256(path)[:16] for path in (phantom.__file__, __file__)],
+        "generator": [sha256(path)[:16] for path in (liver.__file__, __file__)],
     }
     if phantom_is_there(output, recipe):
         print(f"{output}: this cohort is there already")

@@ -19,11 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data import phantom_cells, phantom_glands, phantom_patches
-from shared.data.digests import sha256
-from shared.data.phantom_patches import ANNOTATORS, CLASSES, PLANTED, annotate, draw_slide, label_noise, paint_patch
-from shared.data.prepare import (
-    DATALIST,
+from shared.apps.phantoms import patch_cells, patch_glands, patches
+from shared.apps.phantoms.patches import ANNOTATORS, CLASSES, PLANTED, annotate, draw_slide, label_noise, paint_patch
+from shared.apps.preparation.files import (
     phantom_is_there,
     positive_int,
     run_script,
@@ -34,10 +32,11 @@ from shared.data.prepare import (
     write_manifest,
 )
 from shared.data.splits import grouped_folds
-from shared.io import atomic_path, write_csv
+from shared.digests import sha256
+from shared.io import DATALIST, atomic_path, write_csv
 
 CLARITY = (0.2, 1.0)
-GENERATOR = (phantom_patches.__file__, phantom_cells.__file__, phantom_glands.__file__, __file__)
+GENERATOR = (patches.__file__, patch_cells.__file__, patch_glands.__file__, __file__)
 
 
 def save_png(path: Path, array) -> None:

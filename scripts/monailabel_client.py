@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.prepare import run_script, script_parser
+from shared.apps.preparation.files import run_script, script_parser
 from shared.errors import DataError
 from shared.io import atomic_path, write_json
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.apps.preparation.files import place_file, run_script, script_parser
 from shared.data.checks import read_datalist
-from shared.data.prepare import place_file, run_script, script_parser
 from shared.errors import DataError
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shared.data.digests import sha256  # noqa: E402
+from shared.bundle.archive import check_package, package_bundle  # noqa: E402
+from shared.bundle.checks import cheap_checks  # noqa: E402
+from shared.bundle.contents import find_bundles  # noqa: E402
+from shared.digests import sha256  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from shared.packaging.archive import check_package, package_bundle  # noqa: E402
-from shared.packaging.checks import cheap_checks  # noqa: E402
-from shared.packaging.contents import find_bundles  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

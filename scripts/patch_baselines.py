@@ -83,7 +83,7 @@ def encoder_settings(args: argparse.Namespace) -> tuple[dict[str, Any], int, int
     Raises:
         DataError: no such bundle or config, or values in it that are expressions.
     """
-    from shared.evaluation.bundle_config import find_bundle, find_config, merge_configs
+    from shared.bundle.configs import find_bundle, find_config, merge_configs
 
     bundle = find_bundle(args.bundle, ROOT)
     merged = merge_configs([find_config(bundle, name) for name in ("train", *args.config)])
@@ -107,9 +107,9 @@ class Patches:
     def __init__(self, entries: Sequence[Mapping[str, Any]], args: argparse.Namespace):
         import numpy as np
 
+        from shared.apps.baselines.patch_probes import pixel_digests
         from shared.data import PatchCache
-        from shared.evaluation.patch_probes import pixel_digests
-        from shared.evaluation.predictions import patch_name
+        from shared.reports.predictions import patch_name
 
         self.entries, self.args, self.folder = list(entries), args, Path(args.output) / "features"
         self.native = PatchCache(self.entries)
@@ -120,14 +120,14 @@ class Patches:
 
     def measured(self) -> Any:
         """Colour and texture ``[N, D]``."""
-        from shared.evaluation.patch_probes import measured_features
+        from shared.apps.baselines.patch_probes import measured_features
 
         return measured_features(self.native.images, self.names, self.folder / "colour_texture.csv")
 
     def encoded(self, name: str, encoder: Any, key: Mapping[str, Any], size: int, cache_size: int | None = None) -> Any:
         """An encoder's features ``[N, D]``."""
+        from shared.apps.baselines.patch_probes import cached_features, frozen_features
         from shared.data import PatchCache
-        from shared.evaluation.patch_probes import cached_features, frozen_features
 
         images = self.native.images
         if cache_size is not None and cache_size != images.shape[-1]:
@@ -144,8 +144,8 @@ class Patches:
 
 def methods(args: argparse.Namespace, patches: Patches) -> dict[str, tuple[str, Callable[[int], Any]]]:
     """Return name -> (title, from a seed to the features of all patches)."""
-    from shared.data.digests import sha256
-    from shared.evaluation.patch_probes import imagenet_encoder, pretrained_encoder, random_encoder
+    from shared.apps.baselines.patch_probes import imagenet_encoder, pretrained_encoder, random_encoder
+    from shared.digests import sha256
 
     def digest(path: str | Path) -> str:
         if not Path(path).is_file():
@@ -187,7 +187,7 @@ def methods(args: argparse.Namespace, patches: Patches) -> dict[str, tuple[str, 
 
 def predict(name: str, features: Any, patches: Patches, train: Any, test: Any, seed: int, trees: int) -> list[dict]:
     """Fit to the rows ``train``; return image, patient, label, probability of the rows ``test``."""
-    from shared.evaluation.patch_probes import fit_forest, fit_probe
+    from shared.apps.baselines.patch_probes import fit_forest, fit_probe
 
     if name == "forest":
         model = fit_forest(features[train], patches.labels[train], seed=seed, trees=trees)
@@ -207,7 +207,7 @@ def predict(name: str, features: Any, patches: Patches, train: Any, test: Any, s
 
 def recorded(name: str, args: argparse.Namespace, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what must be the same for all results in a control's folder."""
-    from shared.evaluation.data_record import data_record, named_files
+    from shared.apps.experiments.data_record import data_record, named_files
 
     tested: dict[str, Any] = {"folds": args.folds} if args.folds else {"section": args.section, "fold": args.fold}
     weights = {"pretrained": args.checkpoint, "imagenet": args.imagenet}.get(name)
@@ -227,12 +227,12 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
+    from shared.apps.experiments.comparison import comparison_table
+    from shared.apps.experiments.folder import write_experiment, write_results
     from shared.data import PatchDatalist
     from shared.data.splits import grouped_folds
-    from shared.evaluation.comparison import comparison_table
-    from shared.evaluation.experiment import write_experiment, write_results
-    from shared.evaluation.predictions import write_predictions
-    from shared.metrics.report import RepeatedPredictions
+    from shared.metrics.repeated import RepeatedPredictions
+    from shared.reports.predictions import write_predictions
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shared.data.prepare import positive_int, run_script, script_parser  # noqa: E402
+from shared.apps.preparation.files import positive_int, run_script, script_parser  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> Namespace:
@@ -69,17 +69,17 @@ def run(args: Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from shared.data.population import read_population
+    from shared.apps.baselines.population import Cohort, population_methods, predict_fold
+    from shared.apps.baselines.population_report import write_population_report
+    from shared.apps.baselines.population_table import read_population
+    from shared.apps.experiments.folder import write_experiment, write_results
+    from shared.apps.experiments.folds import Fold
     from shared.data.splits import stratified_folds
     from shared.errors import DataError
-    from shared.evaluation.experiment import write_experiment, write_results
-    from shared.evaluation.folds import Fold
-    from shared.evaluation.population import Cohort, population_methods, predict_fold
-    from shared.evaluation.population_report import write_population_report
     from shared.io import write_csv
-    from shared.metrics.report import RepeatedPredictions
-    from shared.networks.population_edges import correlation_edges, graph_report
-    from shared.networks.population_graph import PopulationGraphClassifier
+    from shared.metrics.repeated import RepeatedPredictions
+    from shared.networks.glioma.population_edges import correlation_edges, graph_report
+    from shared.networks.glioma.population_graph import PopulationGraphClassifier
 
     torch.set_num_threads(args.threads)
     table = read_population(

@@ -29,9 +29,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.cell_numbers import looks_numeric
-from shared.data.clutter import walk_files
-from shared.data.cohort import (
+from shared.apps.preparation.cell_numbers import looks_numeric
+from shared.apps.preparation.cohort import (
     USUAL_FOLDS,
     add_section_options,
     check_options,
@@ -41,26 +40,25 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.digests import Digests, sha256
-from shared.data.label_words import IDH_WORDS
-from shared.data.masks import absent_labels, mask_labels, whole_values
-from shared.data.matching import file_name, has_words, is_nifti, stem
-from shared.data.names import differing_in_case
-from shared.data.preparation_record import PREPARATION, REFERENCE, check_preparation, read_preparation
-from shared.data.prepare import (
-    DATALIST,
-    MANIFEST,
+from shared.apps.preparation.files import (
     begin,
     positive_int,
-    read_table,
     run_script,
     script_parser,
     software_versions,
     write_datalist,
     write_manifest,
 )
+from shared.apps.preparation.label_words import IDH_WORDS
+from shared.apps.preparation.matching import file_name, has_words, is_nifti, stem
+from shared.data.brain.preparation import PREPARATION, REFERENCE, check_preparation, read_preparation
+from shared.data.clutter import walk_files
+from shared.data.masks import absent_labels, mask_labels, whole_values
+from shared.data.names import differing_in_case
+from shared.data.tables import read_table
+from shared.digests import Digests, sha256
 from shared.errors import DataError
-from shared.io import write_csv, write_json
+from shared.io import DATALIST, MANIFEST, write_csv, write_json
 
 WORDS = {
     "T1": ("T1", "t1n", "t1w", "t1 pre", "t1pre"),
@@ -131,9 +129,9 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
     Raises:
         DataError: with every problem found.
     """
+    from shared.apps.preparation.glioma_patient import PatientFiles
     from shared.data.checks import image_header_problem
-    from shared.data.mni import load_volume
-    from shared.data.prepare_glioma import PatientFiles
+    from shared.data.volumes import load_volume
 
     refuse_tiffs(options.folder)
     patients, missing = collect(options)
@@ -174,8 +172,8 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
         DataError: with every problem found.
     """
-    from shared.data.prepare_cohort import cohort_reference, flag_outliers, prepare_cohort
-    from shared.data.prepare_glioma import DONE, Steps, choose_method, load_tools, preparation_of
+    from shared.apps.preparation.glioma_cohort import cohort_reference, flag_outliers, prepare_cohort
+    from shared.apps.preparation.glioma_patient import DONE, Steps, choose_method, load_tools, preparation_of
 
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")

@@ -38,10 +38,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.patch_files import same_name
-from shared.data.patch_layout import Layout
-from shared.data.prepare import run_script, script_parser
-from shared.data.prepare_patches import PatchSet, check_options, common_options
+from shared.apps.preparation.files import run_script, script_parser
+from shared.apps.preparation.patch_cohort import PatchSet, check_options, common_options
+from shared.data.patches.files import same_name
+from shared.data.patches.layout import Layout
 
 
 def prepare(options: argparse.Namespace) -> None:

@@ -23,13 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.cell_numbers import parse_number
+from shared.apps.preparation.cell_numbers import parse_number
+from shared.apps.preparation.files import run_script, script_parser
+from shared.apps.preparation.patch_cohort import PatchSet, check_options, common_options
 from shared.data.clutter import is_clutter, walk_files
 from shared.data.names import clean, look_alikes
-from shared.data.patch_files import PARTS
-from shared.data.patch_files import plain as plain_path
-from shared.data.prepare import run_script, script_parser
-from shared.data.prepare_patches import PatchSet, check_options, common_options
+from shared.data.patches.files import PARTS
+from shared.data.patches.files import plain as plain_path
 from shared.data.tables import read_table, some
 from shared.errors import DataError
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.cohort import (
+from shared.apps.preparation.cohort import (
     add_section_options,
     check_options,
     collect,
@@ -34,10 +34,7 @@ from shared.data.cohort import (
     report,
     without_covariates,
 )
-from shared.data.digests import Digests
-from shared.data.masks import LABELS_KEY, mask_labels
-from shared.data.matching import MASK_WORDS, describe_unread, file_ending, file_name, unread_files
-from shared.data.prepare import (
+from shared.apps.preparation.files import (
     begin,
     place_file,
     run_script,
@@ -45,6 +42,9 @@ from shared.data.prepare import (
     write_datalist,
     write_manifest,
 )
+from shared.apps.preparation.matching import MASK_WORDS, describe_unread, file_ending, file_name, unread_files
+from shared.data.masks import LABELS_KEY, mask_labels
+from shared.digests import Digests
 from shared.errors import DataError
 
 
@@ -56,7 +56,7 @@ def prepare(options: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
-    from shared.data.patient_images import PatientImages
+    from shared.apps.preparation.patient_images import PatientImages
 
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")

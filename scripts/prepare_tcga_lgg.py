@@ -20,13 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.data.cell_numbers import read_numbers
-from shared.data.clutter import is_clutter
-from shared.data.digests import sha256
-from shared.data.label_words import Words, zero_or_one
-from shared.data.labels import read_labels
-from shared.data.names import clean, look_alikes
-from shared.data.prepare import (
+from shared.apps.preparation.cell_numbers import read_numbers
+from shared.apps.preparation.files import (
     begin,
     run_script,
     save_nifti,
@@ -34,8 +29,13 @@ from shared.data.prepare import (
     write_datalist,
     write_manifest,
 )
+from shared.apps.preparation.label_words import Words, zero_or_one
+from shared.apps.preparation.labels import read_labels
+from shared.data.clutter import is_clutter
+from shared.data.names import clean, look_alikes
 from shared.data.splits import assign_folds
 from shared.data.tables import read_table, rows_by_patient
+from shared.digests import sha256
 from shared.errors import DataError
 
 CHANNELS = {"pre": "T1 pre-contrast", "flair": "FLAIR", "post": "T1 post-contrast"}

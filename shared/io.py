@@ -14,6 +14,9 @@ from typing import Any
 
 from shared.errors import DataError
 
+DATALIST = "datalist.json"
+MANIFEST = "manifest.json"
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
 
+from shared.bundle.properties import phantom_data
 from shared.errors import CheckpointError, DataError
-from shared.packaging.properties import phantom_data
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from ignite.engine import Events
 
-from shared.distributed import rank, stop
+from shared.distributed.processes import rank, stop
 from shared.networks import ContrastiveNetwork, IRCLAutoencoder
 
 ROOT = Path(__file__).parents[1]

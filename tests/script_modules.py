@@ -21,7 +21,7 @@ def load_script(name):
 
 @contextmanager
 def benchmark(name, monkeypatch):
-    """``scripts/benchmarks/<name>.py``; threads and the module path are as they were afterwards."""
+    """``benchmarks/<name>.py``; threads and the module path are as they were afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     threads = torch.get_num_threads()
     yield load_script(f"benchmarks/{name}")

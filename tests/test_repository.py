@@ -123,7 +123,8 @@ def test_shared_imports_without_what_only_one_bundle_needs():
 
 def test_cross_validation_is_torch_free():
     code = "import sys; sys.modules.update(dict.fromkeys(('torch', 'monai')))\n"
-    code += "import shared.data.splits, shared.evaluation.processes, shared.evaluation.experiment, shared.visualize\n"
+    code += "import shared.data.splits, shared.apps.experiments.processes, shared.apps.experiments.folder\n"
+    code += "import shared.visualize\n"
     code += "shared.visualize.roc_curve_figure, shared.visualize.calibration_figure"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from shared.data.atlas import TractAtlas
+from shared.data.brain.atlas import TractAtlas
 
 SHAPE = (14, 16, 12)
 ORIGIN = (-14.0, -20.0, -10.0)

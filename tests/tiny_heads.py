@@ -3,9 +3,10 @@
 import nibabel as nib
 import numpy as np
 
-from shared.data.mni import Volume, mni_affine, mni_shape, resample
-from shared.data.phantom_anatomy import ellipsoid_anatomy
-from shared.data.prepare import save_nifti
+from shared.apps.phantoms.brain_anatomy import ellipsoid_anatomy
+from shared.apps.preparation.files import save_nifti
+from shared.data.brain.mni import mni_affine, mni_shape
+from shared.data.volumes import Volume, resample
 
 SPACING = 4.0
 SHAPE = (46, 56, 46)

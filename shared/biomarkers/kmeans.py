@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 
 
 @dataclass(frozen=True)

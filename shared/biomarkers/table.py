@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 
 
 def biomarker_table(

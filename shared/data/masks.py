@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.data.mni import Volume, load_volume
+from shared.data.volumes import Volume, load_volume
 from shared.errors import DataError
 
 MOST_LABELS = 64

@@ -1,4 +1,4 @@
-"""What MONAI's trainers and evaluators need to run the stages: batch preparation, inferer, stages without an engine."""
+"""What MONAI's trainers and evaluators need to run the stages: batches, inferers, stages without an engine."""
 
 from shared.lazy import lazy_exports
 
@@ -6,24 +6,19 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "AutocastInferer": "inferers",
-        "BiomarkerStage": "stages",
         "DihedralInferer": "inferers",
-        "ExplainStage": "explain",
-        "GliomaExplainStage": "glioma_explain",
-        "PatchExplainStage": "patch_explain",
-        "PrepareCases": "prepare_batch",
-        "PrepareFeatures": "prepare_batch",
-        "PrepareImages": "prepare_batch",
-        "PreparePatches": "prepare_views",
-        "PrepareRows": "prepare_batch",
-        "PrepareRegions": "prepare_brain",
-        "PrepareTracts": "prepare_brain",
-        "PrepareViews": "prepare_views",
         "bf16_is_fast": "inferers",
-        "FrozenEmbeddings": "glioma_batches",
-        "PopulationLoss": "glioma_batches",
-        "PrepareContrast": "glioma_batches",
-        "PrepareGlioma": "glioma_batches",
-        "PreparePopulation": "glioma_batches",
+        "BiomarkerStage": "biomarker_stage",
+        "PrepareCases": "prepare_ircl",
+        "PrepareFeatures": "prepare_ircl",
+        "PrepareImages": "prepare_ircl",
+        "PrepareRows": "prepare_ircl",
+        "PreparePatches": "prepare_patches",
+        "PrepareViews": "prepare_patches",
+        "PrepareContrast": "prepare_glioma",
+        "PrepareGlioma": "prepare_glioma",
+        "PreparePopulation": "prepare_glioma",
+        "PrepareRegions": "prepare_glioma",
+        "PrepareTracts": "prepare_glioma",
     },
 )

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import find_objects, label
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 
 BOX_CONVENTION = (
     "x to the right, y down, in pixels of the source image (upright, as its EXIF orientation says), counted from 0 at "

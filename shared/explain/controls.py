@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 
 
 def centred_box_map(shape: tuple[int, int, int, int], *, share: float = 0.25) -> np.ndarray:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.errors import DataError
-from shared.explain.frozen import frozen
 
 
 class CAMExplanation(NamedTuple):
@@ -240,3 +239,27 @@ def _targets(class_idx: int | Tensor | None, logits: Tensor, x: Tensor) -> Tenso
     if ((given < 0) | (given >= count)).any():
         raise DataError(f"class_idx must lie in 0 ... {count - 1}, got {sorted(set(given.flatten().tolist()))}.")
     return given.long().expand(len(logits)).clone()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients for the network's parameters, undone afterwards module by module.
+
+    Example:
+        >>> network = nn.Linear(2, 1)
+        >>> with frozen(network):
+        ...     network.training, network.weight.requires_grad
+        (False, False)
+        >>> network.training, network.weight.requires_grad
+        (True, True)
+    """
+    training = [(module, module.training) for module in network.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        network.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter, required in gradients:
+            parameter.requires_grad_(required)

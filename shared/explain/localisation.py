@@ -21,7 +21,7 @@ from shared.explain.controls import (
     random_map,
     resize_maps,
 )
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 
 
 def pointing_game(maps: Any, truth: Any, *, tolerance: float = 0.0) -> np.ndarray:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import DataError
-from shared.explain.frozen import frozen
-from shared.explain.grad_cam import GradCAM
+from shared.explain.grad_cam import GradCAM, frozen
 
 
 @dataclass(frozen=True)

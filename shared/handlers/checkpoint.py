@@ -12,13 +12,14 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from shared.bundle.model import load_model
+from shared.bundle.record import MODEL_FILE, TrainingRecord, read_model, weights_digest
+from shared.bundle.settings import save_settings
 from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
-from shared.distributed import from_main, gather_objects, is_main, rank, world_size
+from shared.distributed.processes import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
 from shared.losses.balanced import BalancedCrossEntropyLoss
-from shared.record import MODEL_FILE, TrainingRecord, check_weights, read_model, weights_digest
-from shared.settings import save_settings
 
 SHARED_GENERATOR = "shuffle"  # all processes draw the same batches from it, and each takes its part
 
@@ -43,7 +44,7 @@ class StageCheckpoint:
             checkpoint of another training is refused. None: nothing is compared.
 
     Raises:
-        CheckpointError: when the stage starts, see :class:`shared.record.TrainingRecord`.
+        CheckpointError: when the stage starts, see :class:`shared.bundle.record.TrainingRecord`.
     """
 
     def __init__(
@@ -355,10 +356,6 @@ class LoadModel:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self)
 
-    def __call__(self, engine: Engine | None = None) -> None:
+    def __call__(self, engine: Engine) -> None:
         """Load strictly."""
-        hint = "Train first: see the bundle's docs/README.md, or give --ckpt_dir."
-        state = from_main(lambda: load_checkpoint(self.path, hint=hint))
-        if self.path.name == "model.pt":
-            from_main(lambda: check_weights(self.path, state))
-        load_weights(self.network, state, self.path)
+        load_model(self.path, self.network)

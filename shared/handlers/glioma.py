@@ -10,20 +10,17 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from shared.bundle.model import ATLAS_FILE
 from shared.checkpoint import load_checkpoint, load_weights, part_of
-from shared.data.atlas import TractAtlas
-from shared.data.glioma_rows import GliomaRows
-from shared.data.preparation_record import shipped_preparation, write_preparation
-from shared.distributed import from_main, is_main
-from shared.engines.glioma_batches import FrozenEmbeddings, brain_networks
-from shared.errors import CheckpointError
+from shared.data.brain.atlas import TractAtlas
+from shared.data.brain.cases import GliomaRows
+from shared.data.brain.preparation import shipped_preparation, write_preparation
+from shared.distributed.processes import from_main, is_main
 from shared.losses.glioma import GliomaLoss
-from shared.networks.glioma_classifier import FeaturesTraining, GliomaClassifier
-from shared.record import read_model
+from shared.networks.glioma.classifier import FeaturesTraining, GliomaClassifier
+from shared.networks.glioma.embeddings import FrozenEmbeddings, brain_networks
 
 logger = logging.getLogger(__name__)
-
-ATLAS_FILE = "atlas.npz"
 
 
 class UnimodalFirst:
@@ -163,25 +160,3 @@ class SaveAtlas:
             return
         self.atlas.save(self.ckpt_dir / ATLAS_FILE)
         write_preparation(self.preparation, self.ckpt_dir)
-
-
-def trained_atlas(ckpt_dir: str | os.PathLike, atlas_file: str | os.PathLike | None = None) -> TractAtlas:
-    """The atlas that a model was trained with.
-
-    Args:
-        ckpt_dir: folder of ``model.pt`` and ``atlas.npz``.
-        atlas_file: what is taken where no model was trained yet.
-
-    Raises:
-        CheckpointError: there is none beside the checkpoint, or it is another one.
-    """
-    path = Path(ckpt_dir) / ATLAS_FILE
-    if atlas_file is not None and not path.is_file() and not read_model(ckpt_dir):
-        return TractAtlas.load(atlas_file)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there: copy it with model.pt and model.json, or train first.")
-    atlas = TractAtlas.load(path)
-    known = read_model(ckpt_dir).get("record", {}).get("atlas")
-    if known not in (None, atlas.digest):
-        raise CheckpointError(f"{path} is not the atlas that the model was trained with: copy it from the training.")
-    return atlas

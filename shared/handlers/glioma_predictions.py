@@ -11,13 +11,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
-from shared.evaluation.glioma_controls import UNIMODAL, not_trained, write_glioma_controls
-from shared.evaluation.predictions import write_predictions
+from shared.handlers.model_check import ModelCheck
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
-from shared.model_check import ModelCheck
-from shared.networks.glioma import GliomaOutput
-from shared.networks.glioma_classifier import GliomaClassifier
+from shared.networks.glioma.classifier import GliomaClassifier
+from shared.networks.glioma.network import GliomaOutput
+from shared.reports.glioma_controls import UNIMODAL, not_trained, write_glioma_controls
+from shared.reports.predictions import write_predictions
 
 NEAREST = 5
 ITSELF = 1e-5  # a neighbour whose correlation is 1 but for rounding is the patient itself

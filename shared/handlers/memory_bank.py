@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shared.data.mixup import ContrastiveRows
-from shared.distributed import from_main, gather_objects, gather_rows, share_bounds, world_size
+from shared.distributed.processes import from_main, gather_objects, gather_rows, share_bounds, world_size
 from shared.losses.ircl import IRCLPretrainLoss
 
 logger = logging.getLogger(__name__)

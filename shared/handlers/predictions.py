@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from shared.distributed import from_main, gather_objects, is_main
-from shared.evaluation.predictions import patch_name, write_predictions
-from shared.model_check import ModelCheck
+from shared.distributed.processes import from_main, gather_objects, is_main
+from shared.handlers.model_check import ModelCheck
+from shared.reports.predictions import patch_name, write_predictions
 
 
 class SavePredictions:

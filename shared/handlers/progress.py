@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from shared.distributed import is_main, mean_of_all
+from shared.distributed.processes import is_main, mean_of_all
 from shared.io import write_csv
 
 logger = logging.getLogger(__name__)

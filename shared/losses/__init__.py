@@ -5,7 +5,8 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "ViewsLoss": "sscl",
+        "NTXentLoss": "contrastive",
+        "ViewsLoss": "contrastive",
         "BiLevelContrastiveLoss": "bilevel",
         "EdgeContrastiveLoss": "bilevel",
         "InfoNCELoss": "bilevel",
@@ -14,9 +15,9 @@ __all__, __getattr__ = lazy_exports(
         "balanced_class_weights": "balanced",
         "MemoryBank": "memory_bank",
         "MemoryBankContrastiveLoss": "memory_bank",
-        "NTXentLoss": "contrastive",
         "PerceptualReconstructionLoss": "reconstruction",
         "GliomaLoss": "glioma",
         "TractLoss": "glioma",
+        "PopulationLoss": "glioma",
     },
 )

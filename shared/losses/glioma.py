@@ -6,11 +6,15 @@ section 4.4 (ablations: an MLP with binary cross-entropy, with and without the c
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from shared.losses.bilevel import BiLevelContrastiveLoss, EdgeContrastiveLoss, InfoNCELoss
-from shared.networks.glioma import GliomaOutput
+
+if TYPE_CHECKING:
+    from shared.networks.glioma.network import GliomaOutput
 
 
 class GliomaLoss(nn.Module):
@@ -106,3 +110,28 @@ class TractLoss(nn.Module):
     def forward(self, prediction: tuple[Tensor, Tensor] | Tensor, target: Tensor) -> Tensor:
         """Loss of a batch."""
         return self.loss(prediction, target)
+
+
+class PopulationLoss(nn.Module):
+    """Binary cross-entropy of every member of the population graph and of the MLP; none shares a parameter.
+
+    Args:
+        pos_weight: weight of the positives' loss; None: 1.
+
+    Shape:
+        - logits: of :class:`shared.networks.PopulationTraining`; label: ``[R]``
+        - returns: scalar
+    """
+
+    def __init__(self, pos_weight: float | None = None):
+        super().__init__()
+        self.pos_weight = pos_weight
+
+    def forward(self, logits: tuple[Tensor | None, ...], label: Tensor) -> Tensor:
+        """Sum of the means."""
+        weight = None if self.pos_weight is None else label.new_tensor(self.pos_weight)
+        return sum(
+            len(part) * nn.functional.binary_cross_entropy_with_logits(part, label.expand_as(part), pos_weight=weight)
+            for part in logits
+            if part is not None
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from shared.distributed import mean_of_all, world_size
+from shared.distributed.processes import mean_of_all, world_size
 from shared.losses.bank_streaming import BankLikelihood, collision_free_rounds, scan_similarities
 
 _SAFE = 60.0  # exp of scores within +-60, summed over any bank, stays inside float32

@@ -127,18 +127,6 @@ def _averaged(images: Tensor, block: int) -> Tensor:
     return images
 
 
-def resize_images(images: Tensor, size: int) -> Tensor:
-    """Resize bilinearly, antialiased where that shrinks; uint8 stays uint8, other types become float32.
-
-    Shape:
-        - images: ``[B, C, H, W]`` -> ``[B, C, size, size]``
-    """
-    if images.shape[2:] == (size, size):
-        return images if images.dtype == torch.uint8 else images.float()
-    out = functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return out.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else out
-
-
 def colour_maps(
     mean: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, greyscale: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 
 from shared.errors import DataError
 from shared.io import atomic_path
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 from shared.visualize.overlay import BOX, OUTLINE, overlay_grid
 from shared.visualize.style import grey_of, heat
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
-from shared.metrics.classification import classification_metrics
+from shared.metrics.classification import classification_metrics, to_numpy
 from shared.visualize.style import NEGATIVE, PALETTE, POSITIVE, new_figure, plain, save
 
 _STYLES = ("-", "--", "-.", ":")

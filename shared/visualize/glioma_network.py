@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 
-from shared.data.atlas import TractAtlas
+from shared.data.brain.atlas import TractAtlas
 from shared.visualize.glioma import TUMOUR
 from shared.visualize.style import NEGATIVE, POSITIVE, new_figure, plain, save
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 from shared.visualize.style import grey_of, heat, picture, save
 
 OUTLINE, BOX = "#56B4E9", "#00E5A0"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from shared.errors import DataError
-from shared.metrics.arrays import to_numpy
+from shared.metrics.classification import to_numpy
 from shared.visualize.style import NEGATIVE, POSITIVE, new_figure, plain, save
 
 

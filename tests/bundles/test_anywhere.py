@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.packaging.contents import find_bundles
+from shared.bundle.contents import find_bundles
 from tests.bundles.test_packaged import run_elsewhere
 
 ROOT = Path(__file__).parents[2]

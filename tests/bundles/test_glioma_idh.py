@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from shared.handlers import LoadModel
+from shared.bundle import load_model
 from shared.networks import GliomaNetwork
 from tests.bundle_runs import ROOT, bundle_workflow, cause, rows
 from tests.tiny_brain import AFFINE
@@ -181,7 +181,7 @@ def test_order_of_points_and_composition_of_a_batch_do_not_matter(trained, cohor
 
     flow = workflow("inference", data=cohort, out=trained, kind="infer", bf16=False)
     network, items = flow.parser.get_parsed_content("network"), flow.parser.get_parsed_content("dataset").items
-    LoadModel(trained / "models/model.pt", network)()
+    load_model(trained / "models/model.pt", network)
     network.eval()
     with torch.no_grad():
         for k, item in enumerate(items):  # points of a voxel mask lie on a lattice: ties would be broken by order

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from shared.networks import GliomaClassifier
-from shared.networks.population_graph import PopulationGraphClassifier
+from shared.networks.glioma.population_graph import PopulationGraphClassifier
 from tests.bundle_runs import ROOT
 from tests.references import glioma_paper as reference
 from tests.references.population_graph import attention_layer, dot, edge_weights

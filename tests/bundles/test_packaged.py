@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.packaging.archive import package_bundle
-from shared.packaging.contents import find_bundles, read_metadata
+from shared.bundle.archive import package_bundle
+from shared.bundle.contents import find_bundles, read_metadata
 from tests.bundle_runs import small_data, small_settings
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = find_bundles(root=ROOT)
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 QUICK = {"mask#steps": 2, "edge_mask#epochs": 2, "edge_mask#draws": 1, "max_patients": 1}
-VERIFY = ["module", ["shared.packaging.verify", "--no-schema"]]
+VERIFY = ["module", ["shared.bundle.verify", "--no-schema"]]
 
 
 def run_elsewhere(folder, runs, *, fails=()):

@@ -7,8 +7,8 @@ import sys
 import pytest
 from monai.bundle import ConfigWorkflow
 
-import shared.tracking
-from shared.packaging.contents import find_bundles
+import shared.bundle.tracking
+from shared.bundle.contents import find_bundles
 from tests.bundle_runs import ROOT, bundle_workflow, cause, small_settings
 from tests.script_modules import load_script
 from tests.tiny_glioma import write_cohort
@@ -136,7 +136,7 @@ def test_tensorboards_file_gives_the_curves_of_every_stage(name, tmp_path):
 
 @pytest.mark.parametrize("package", ["mlflow", "tensorboard"])
 def test_tracking_without_its_package_is_one_line(package, monkeypatch, tmp_path):
-    monkeypatch.setattr(shared.tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(shared.bundle.tracking, "find_spec", lambda name: None)
     configs = ROOT / "bundles/ircl_mvi/configs"
     tracking = package if package == "mlflow" else str(configs / "tracking.json")
     flow = ConfigWorkflow(str(configs / "train.json"), logging_file=False, tracking=tracking, output_dir=str(tmp_path))

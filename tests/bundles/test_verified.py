@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.packaging.checks import cheap_checks, check_schema
-from shared.packaging.contents import find_bundles
-from shared.packaging.exports import ExportChecks
-from shared.packaging.properties import check_properties, phantom_data
-from shared.packaging.verify import main
+from shared.bundle.checks import cheap_checks, check_schema
+from shared.bundle.contents import find_bundles
+from shared.bundle.exports import ExportChecks
+from shared.bundle.properties import check_properties, phantom_data
+from shared.bundle.verify import main
 from tests.bundle_runs import small_settings
 
 ROOT = Path(__file__).parents[2]

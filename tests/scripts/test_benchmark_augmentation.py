@@ -11,7 +11,7 @@ from monai.data import get_track_meta, set_track_meta
 
 from tests.script_modules import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "augmentation.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "augmentation.py"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from tests.script_modules import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "contrastive.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "contrastive.py"
 PEER = """
 from lightly.models import utils
 from lightly.models.modules.memory_bank import NAME

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "glioma.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "glioma.py"
 
 
 @pytest.fixture

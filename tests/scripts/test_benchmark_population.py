@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def test_dense_and_sparse_are_the_same(monkeypatch, capsys):

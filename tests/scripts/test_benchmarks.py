@@ -9,7 +9,7 @@ import pytest
 
 from tests.script_modules import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "ircl.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ircl.py"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.data import TractAtlas
-from shared.data.mni import MNI_SHAPE
+from shared.data.brain.mni import MNI_SHAPE
 from tests.tiny_brain import NAMES, PAIRS, centre, tiny_parcellation, tiny_streamlines
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_tract_atlas.py"

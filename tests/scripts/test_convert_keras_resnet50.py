@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.evaluation.patch_probes import imagenet_encoder
+from shared.apps.baselines.patch_probes import imagenet_encoder
 from shared.networks import PatchEncoder, load_imagenet_weights
 from tests.references.keras_resnet import BLOCKS, resnet50
 from tests.script_modules import load_script

@@ -262,7 +262,7 @@ def test_files_that_settings_name_are_compared_by_content(run, bundle):
 
 
 def test_a_read_only_cohort_keeps_its_digests_with_the_experiment(data, tmp_path, monkeypatch):
-    from shared.evaluation import data_record as module
+    from shared.apps.experiments import data_record as module
 
     (data / "P00.nii.gz").write_bytes(b"1")
     cases = [{"patient": "P00", "image": "P00.nii.gz"}, {"patient": "P01", "image": ["P01.nii.gz"]}]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from shared.evaluation.roi_features import roi_features
+from shared.apps.baselines.roi_features import roi_features
 from tests.script_modules import load_script
 
 ROOT = Path(__file__).parents[2]

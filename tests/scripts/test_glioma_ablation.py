@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.evaluation.bundle_config import find_bundle, find_config, merge_configs, parse_overrides
+from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides
 from shared.io import write_csv
-from shared.networks.population_edges import VARIANTS
+from shared.networks.glioma.population_edges import VARIANTS
 from tests.scripts.test_prepare_scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "_glioma_networks.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "_glioma_networks.py"
 
 
 @pytest.fixture

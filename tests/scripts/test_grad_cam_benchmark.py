@@ -8,7 +8,7 @@ import pytest
 
 from tests.script_modules import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "grad_cam.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "grad_cam.py"
 
 
 @pytest.fixture

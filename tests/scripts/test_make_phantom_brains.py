@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shared.data import Datalist
-from shared.data.atlas import TractAtlas
-from shared.data.mni import MNI_SHAPE, mni_affine, mni_grid_problem
+from shared.data.brain.atlas import TractAtlas
+from shared.data.brain.mni import MNI_SHAPE, mni_affine, mni_grid_problem
 from tests.scripts.test_prepare_scripts import contents, load_script
 
 ROOT = Path(__file__).resolve().parents[2]

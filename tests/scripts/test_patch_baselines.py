@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from shared.apps.baselines.patch_probes import fit_forest
+from shared.apps.experiments.comparison import comparison_table
 from shared.data.splits import grouped_folds
-from shared.evaluation.comparison import comparison_table
-from shared.evaluation.patch_probes import fit_forest
 from shared.networks import ContrastiveNetwork, PatchEncoder
 from tests.script_modules import load_script
 from tests.tiny_patches import CLASSES, write_patch_data

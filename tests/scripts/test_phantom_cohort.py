@@ -14,8 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
+from shared.apps.phantoms.liver import PATTERNS, bayes_auc, draw_labels, label_probability
 from shared.data import Datalist
-from shared.data.phantom import PATTERNS, bayes_auc, draw_labels, label_probability
 from shared.errors import DataError
 from tests.script_modules import load_script
 

@@ -17,11 +17,11 @@ import pytest
 from scipy.ndimage import binary_erosion
 from tifffile import imwrite
 
+from shared.apps.preparation.files import save_nifti
+from shared.apps.preparation.label_table import read_label_table
 from shared.data import Datalist
-from shared.data.digests import CACHE, sha256
-from shared.data.label_table import read_label_table
-from shared.data.mni import MNI_SHAPE, mni_affine
-from shared.data.prepare import save_nifti
+from shared.data.brain.mni import MNI_SHAPE, mni_affine
+from shared.digests import CACHE, sha256
 from shared.handlers import SaveAtlas
 from tests.scripts.test_prepare_scripts import contents, load_script
 from tests.tiny_brain import tiny_atlas
@@ -54,14 +54,14 @@ def template(tmp_path_factory):
 def tools(monkeypatch):
     """Stands in for antspyx and SimpleITK."""
     registration = HeaderRegistration()
-    monkeypatch.setattr("shared.data.prepare_glioma.choose_registration", lambda *_: registration)
+    monkeypatch.setattr("shared.apps.preparation.glioma_patient.choose_registration", lambda *_: registration)
     return registration
 
 
 @pytest.fixture
 def quick(tools, monkeypatch):
     """That, and no pictures."""
-    monkeypatch.setattr("shared.visualize.registration_picture", lambda *_, **__: None)
+    monkeypatch.setattr("shared.apps.preparation.registration_picture.registration_picture", lambda *_, **__: None)
     return tools
 
 
@@ -513,7 +513,9 @@ def write_mni(folder, names, shift=0.0):
 
 
 def test_where_registration_is_skipped_the_affine_is_checked(tmp_path, template, capsys, monkeypatch):
-    monkeypatch.setattr("shared.data.prepare_glioma.choose_registration", None)  # nothing is to ask for a library
+    monkeypatch.setattr(
+        "shared.apps.preparation.glioma_patient.choose_registration", None
+    )  # nothing is to ask for a library
     given = ("--inference", "--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching")
     write_mni(tmp_path / "in", ["P1"])
     cohort = (tmp_path / "in", None, tmp_path / "out")
@@ -541,21 +543,21 @@ def test_a_label_that_no_mask_holds_is_refused_before_anything_is_done(cohort, t
 
 
 def test_ctrl_c_leaves_nothing_half_written_and_the_next_call_goes_on(cohort, template, quick, capsys, monkeypatch):
-    from shared.data import prepare_glioma
+    from shared.apps.preparation import glioma_patient
 
     def interrupted(path, *arguments, **options):
         if path.parent.name == "P2" and path.name == "t2.nii.gz":
             raise KeyboardInterrupt
         save_nifti(path, *arguments, **options)
 
-    monkeypatch.setattr(prepare_glioma, "save_nifti", interrupted)
+    monkeypatch.setattr(glioma_patient, "save_nifti", interrupted)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert run(cohort, template) == 130
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
         signal.signal(number, handler)
     assert "The same command goes on" in capsys.readouterr().err and not hidden(cohort[2])
     assert not (cohort[2] / "datalist.json").exists() and not (cohort[2] / "P2" / "done.json").exists()
-    monkeypatch.setattr(prepare_glioma, "save_nifti", save_nifti)
+    monkeypatch.setattr(glioma_patient, "save_nifti", save_nifti)
     assert run(cohort, template) == 0
     assert "P1: kept" in (said := capsys.readouterr().out) and "P2: headers" in said
 

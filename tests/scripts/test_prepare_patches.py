@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from shared.data import PatchDatalist
-from shared.data.digests import sha256
+from shared.digests import sha256
 from tests.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]

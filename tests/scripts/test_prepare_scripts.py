@@ -15,7 +15,7 @@ import pytest
 from tifffile import imread, imwrite
 
 from shared.data import Datalist, cases_for_inference
-from shared.data.digests import CACHE, sha256
+from shared.digests import CACHE, sha256
 from shared.transforms import LoadCased
 from tests.script_modules import load_script
 

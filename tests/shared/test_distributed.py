@@ -8,9 +8,9 @@ from monai.data import DataLoader
 from torch import nn
 
 from shared import distributed
+from shared.distributed.batch_norm import GatheredBatchNorm
 from shared.errors import CheckpointError, DataError
 from shared.handlers import StageCheckpoint
-from shared.networks.gathered_batch_norm import GatheredBatchNorm
 
 
 def as_process(monkeypatch, rank, count):

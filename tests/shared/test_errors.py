@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from shared.data.prepare import run_script
+from shared.apps.experiments.processes import resumable
+from shared.apps.preparation.files import run_script
 from shared.errors import CheckpointError, DataError, plain_errors, run_main
-from shared.evaluation.processes import resumable
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def test_ctrl_c_ends_with_what_goes_on(hook, capsys):
 
 
 SCRIPT = """
-from shared.data.prepare import run_script
+from shared.apps.preparation.files import run_script
 from shared.errors import run_main
-from shared.evaluation.processes import resumable
+from shared.apps.experiments.processes import resumable
 
 def few():
     print("a line that is still in the buffer at the end")

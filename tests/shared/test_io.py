@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from shared.apps.preparation.streamlines import read_streamlines
 from shared.checkpoint import load_checkpoint
 from shared.data import TractAtlas
 from shared.data.checks import image_header_problem
-from shared.data.patch_io import read_patch
-from shared.data.streamlines import read_streamlines
+from shared.data.patches.reading import read_patch
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, disguise, write_csv, write_json
 from shared.losses import PerceptualReconstructionLoss

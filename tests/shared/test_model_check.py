@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from shared.data.digests import sha256
+from shared.digests import sha256
 from shared.errors import CheckpointError, DataError
-from shared.model_check import ModelCheck
+from shared.handlers.model_check import ModelCheck
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, create_workflow, run
 
-from shared.override_values import COMPUTED, fault_of
+from shared.bundle.override_values import COMPUTED, fault_of
 from tests.bundle_runs import cause
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,11 @@ def test_the_bundles_own_configs_pass(overlay):
     merged = ["inference"] if names is None else ["train", *names]
     if overlay.stem == "explain_inference":
         merged = ["inference", "explain", "explain_inference"]
-    check = {"_target_": "shared.overrides.check_overrides", "_requires_": "@bundle_path", "workflows": "@workflows"}
+    check = {
+        "_target_": "shared.bundle.overrides.check_overrides",
+        "_requires_": "@bundle_path",
+        "workflows": "@workflows",
+    }
     assert initialised(configs(overlay.parents[1].name, *merged), initialize=[check])._is_initialized
 
 

@@ -7,9 +7,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from shared.checkpoint import save_checkpoint
-from shared.errors import CheckpointError
-from shared.record import (
+from shared.bundle.record import (
     TrainingRecord,
     building_config,
     check_weights,
@@ -18,6 +16,8 @@ from shared.record import (
     seen_patients,
     weights_digest,
 )
+from shared.checkpoint import save_checkpoint
+from shared.errors import CheckpointError
 
 CONFIG = {
     "seed": 0,
@@ -125,7 +125,7 @@ def test_handlers_that_look_on_are_left_out_and_others_followed():
 
 
 def test_a_component_sees_the_configuration_that_builds_it():
-    parser = ConfigParser({"a": 3, "b": {"_target_": "shared.record.building_config"}})
+    parser = ConfigParser({"a": 3, "b": {"_target_": "shared.bundle.record.building_config"}})
     assert parser.get_parsed_content("b")["a"] == 3
     assert building_config() == {}
 

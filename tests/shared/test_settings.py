@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
+from shared.bundle.settings import save_settings, trained_network, trained_settings
 from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from shared.errors import CheckpointError
 from shared.networks import IRCLClassifier
-from shared.settings import save_settings, trained_network, trained_settings
 
 TINY = {"num_images": 4, "channels": [4, 8], "embedding_dim": 6, "dim": 8, "num_heads": 2, "mlp_dim": 8}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.data.brain_mask import brain_of
-from shared.data.mni import Volume
-from shared.data.registration import dice
+from shared.apps.preparation.brain_mask import brain_of
+from shared.apps.preparation.registration import dice
+from shared.data.volumes import Volume
 from shared.errors import DataError
 from tests.tiny_heads import brain, native_affine, stripped, with_skull
 

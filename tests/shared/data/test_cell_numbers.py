@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.data.cell_numbers import parse_number, read_numbers
+from shared.apps.preparation.cell_numbers import parse_number, read_numbers
 
 
 def read(*texts, delimiter=","):

@@ -322,7 +322,7 @@ def test_inference_with_an_empty_testing_section(folder):
 
 def test_neither_torch_nor_monai_is_imported():
     code = (
-        "import sys; from shared.data import Datalist, stratified_folds; import shared.data.prepare;"
+        "import sys; from shared.data import Datalist, stratified_folds; import shared.apps.preparation.files;"
         "assert not {'torch', 'monai', 'pandas'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

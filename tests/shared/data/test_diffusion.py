@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from shared.data.diffusion import fractional_anisotropy
+from shared.apps.preparation.diffusion import fractional_anisotropy
 from shared.errors import DataError
 
 needs_dipy = pytest.mark.skipif(not importlib.util.find_spec("dipy"), reason="needs dipy: pip install dipy")

@@ -1,8 +1,8 @@
 import hashlib
 import os
 
-from shared.data import digests
-from shared.data.digests import Digests, sha256
+from shared import digests
+from shared.digests import Digests, sha256
 
 
 def test_equals_hashlib(tmp_path):

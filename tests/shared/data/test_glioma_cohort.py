@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from shared.data import GliomaDatalist
-from shared.data.glioma_cohort import stratified_parts
+from shared.data.brain.datalist import stratified_parts
 from shared.errors import DataError
 from tests.tiny_glioma import write_cohort
 

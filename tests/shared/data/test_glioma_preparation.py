@@ -7,11 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shared.data.digests import Digests
-from shared.data.intensity import PERCENTILES
-from shared.data.mni import Volume, load_template, mni_affine, resample
-from shared.data.prepare import save_nifti
-from shared.data.prepare_glioma import (
+from shared.apps.preparation.files import save_nifti
+from shared.apps.preparation.glioma_patient import (
     MARGIN_MM,
     Native,
     PatientFiles,
@@ -25,6 +22,10 @@ from shared.data.prepare_glioma import (
     register_patient,
     strip_skull,
 )
+from shared.apps.preparation.intensity import PERCENTILES
+from shared.data.brain.mni import load_template, mni_affine
+from shared.data.volumes import Volume, resample
+from shared.digests import Digests
 from shared.errors import DataError
 from tests.tiny_heads import (
     SPACING,
@@ -223,9 +224,11 @@ def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path,
 
     tools = Told()
     maps = Volume(brain().astype(np.float32) * 0.5, native_affine())
-    monkeypatch.setattr("shared.data.prepare_glioma.load_tools", lambda steps: tools)
-    monkeypatch.setattr("shared.data.diffusion.fractional_anisotropy", lambda *files: (maps, maps))
-    monkeypatch.setattr("shared.visualize.registration_picture", lambda *args, **kwargs: None)
+    monkeypatch.setattr("shared.apps.preparation.glioma_patient.load_tools", lambda steps: tools)
+    monkeypatch.setattr("shared.apps.preparation.diffusion.fractional_anisotropy", lambda *files: (maps, maps))
+    monkeypatch.setattr(
+        "shared.apps.preparation.registration_picture.registration_picture", lambda *args, **kwargs: None
+    )
     write_patient(tmp_path, "P1")
     dwi = [tmp_path / name for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec")]
     for path in dwi:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from shared.data.intensity import (
+from shared.apps.preparation.intensity import (
     PERCENTILES,
     check_reference,
     landmarks,

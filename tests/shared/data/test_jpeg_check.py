@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.data.jpeg_check import jpeg_damage
-from shared.data.patch_io import read_patch
+from shared.data.patches.jpeg import jpeg_damage
+from shared.data.patches.reading import read_patch
 from shared.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "ebhi_seg"

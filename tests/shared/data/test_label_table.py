@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from shared.data.label_table import read_label_table
+from shared.apps.preparation.label_table import read_label_table
 
 
 @pytest.fixture

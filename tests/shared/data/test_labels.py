@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.data.label_words import IDH_WORDS
-from shared.data.labels import read_labels
+from shared.apps.preparation.label_words import IDH_WORDS
+from shared.apps.preparation.labels import read_labels
 
 
 def read(*texts, **named):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.data.matching import (
+from shared.apps.preparation.matching import (
     Lacking,
     describe_unread,
     files_of_patients,

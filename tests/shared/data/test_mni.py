@@ -7,17 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from shared.data.brain.mni import MNI_SHAPE, load_template, mni_affine, mni_grid_problem, mni_shape
 from shared.data.grids import same_grid
-from shared.data.mni import (
-    MNI_SHAPE,
-    Volume,
-    load_template,
-    load_volume,
-    mni_affine,
-    mni_grid_problem,
-    mni_shape,
-    resample,
-)
+from shared.data.volumes import Volume, load_volume, resample
 from shared.errors import DataError
 from tests.tiny_heads import native_affine, stripped, write_template
 

@@ -131,7 +131,7 @@ def test_absolute_paths_and_a_datalist_elsewhere(folder, tmp_path_factory):
 
 
 def test_without_pixels_only_headers_are_read(folder, monkeypatch):
-    monkeypatch.setattr("shared.data.patch_io.read_turned", lambda path, mask: pytest.fail("was decoded"))
+    monkeypatch.setattr("shared.data.patches.reading.read_turned", lambda path, mask: pytest.fail("was decoded"))
     assert len(folder.read(check_pixels=False).training) == 12
     save(folder.root / "image/P0-0.png", pixels(0, (8, 8)))
     assert "8 x 8 pixels, the other 21 patches have 12 x 12" in folder.problems(check_pixels=False)[0]

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from shared.data.patch_files import is_utf8, meaning, scan
+from shared.data.patches.files import is_utf8, meaning, scan
 
 
 def touch(root, *names):

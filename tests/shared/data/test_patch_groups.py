@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import pytest
 
-from shared.data.patch_groups import group_of, groups_of, own_folders, resolve_groups, suggestions
+from shared.data.patches.groups import group_of, groups_of, own_folders, resolve_groups, suggestions
 from shared.errors import DataError
 
 

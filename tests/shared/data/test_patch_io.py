@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from shared.data import patch_io, read_patch, read_patch_mask
+from shared.data import read_patch, read_patch_mask
+from shared.data.patches import reading
 from shared.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -56,7 +57,7 @@ def test_webp_without_loss_comes_back_and_its_frames_are_refused(tmp_path):
 
 
 def test_greyscale_is_repeated_and_warned_of_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(patch_io, "_warned_of_grey", False)
+    monkeypatch.setattr(reading, "_warned_of_grey", False)
     paths = [save(tmp_path, PIXELS[..., 0], name) for name in ("a.png", "b.jpg", "c.tif")]
     with caplog.at_level(logging.WARNING):
         found = [read_patch(path) for path in paths]
@@ -202,7 +203,7 @@ def test_patches_and_masks_are_upright_whatever_the_file(tmp_path, orientation):
             np.testing.assert_array_equal(found, SHOWN[orientation](np.asarray(Image.open(plain))))
         else:
             np.testing.assert_array_equal(found, expected, err_msg=name)
-        assert patch_io.patch_header(path) == (expected.shape[:2], "RGB", orientation)
+        assert reading.patch_header(path) == (expected.shape[:2], "RGB", orientation)
     inside = PIXELS[..., 0] > 128
     for name in ("m.png", "m.tif"):
         mask = turned(tmp_path, inside.astype(np.uint8), name, orientation)

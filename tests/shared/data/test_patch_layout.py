@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shared.data.patch_layout import Layout
+from shared.data.patches.layout import Layout
 from shared.errors import DataError
 
 

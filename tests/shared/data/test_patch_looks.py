@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.data.patch_io import read_patch
-from shared.data.patch_looks import crop_square, has_few_colours, is_blank
+from shared.data.patches.looks import crop_square, has_few_colours, is_blank
+from shared.data.patches.reading import read_patch
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "ebhi_seg"
 

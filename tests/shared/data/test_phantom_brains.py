@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion, label
 from sklearn.metrics import roc_auc_score
 
-from shared.data.phantom_anatomy import ellipsoid_anatomy, phantom_tracts
-from shared.data.phantom_brains import (
+from shared.apps.phantoms.brain_anatomy import ellipsoid_anatomy, phantom_tracts
+from shared.apps.phantoms.brains import (
     PLANTED,
     SIGNS,
     bayes_auc,

@@ -7,8 +7,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from shared.data.phantom_glands import cross_section, long_section
-from shared.data.phantom_patches import ANNOTATORS, PLANTED, annotate, draw_slide, label_noise, paint_patch
+from shared.apps.phantoms.patch_glands import cross_section, long_section
+from shared.apps.phantoms.patches import ANNOTATORS, PLANTED, annotate, draw_slide, label_noise, paint_patch
 
 GRID = np.mgrid[-40:41, -40:41].astype(float)[::-1]
 

@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 
-from shared.data.population import idh_label, read_population
+from shared.apps.baselines.population_table import idh_label, read_population
 from shared.errors import DataError
 
 META = ["ID", "Sex", "Age at MRI", "WHO CNS Grade", "IDH"]

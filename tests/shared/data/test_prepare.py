@@ -9,9 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from shared.data.digests import Digests
-from shared.data.matching import files_of_patients, match_files
-from shared.data.prepare import begin, place_file, read_table, save_nifti, write_datalist, write_manifest
+from shared.apps.preparation.files import begin, place_file, save_nifti, write_datalist, write_manifest
+from shared.apps.preparation.matching import files_of_patients, match_files
+from shared.data.tables import read_table
+from shared.digests import Digests
 from shared.errors import DataError
 
 
@@ -131,6 +132,6 @@ def test_the_second_run_reads_nothing(tmp_path, monkeypatch):
     place_file(tmp_path / "a", tmp_path / "out", digests=digests)
     digests(tmp_path / "a")
     digests.save()
-    monkeypatch.setattr("shared.data.digests.sha256", None)
+    monkeypatch.setattr("shared.digests.sha256", None)
     place_file(tmp_path / "a", tmp_path / "out", digests=Digests(tmp_path))
     assert (tmp_path / "out").read_bytes() == b"one"

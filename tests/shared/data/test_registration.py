@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from shared.data.mni import Volume, resample
-from shared.data.registration import INSTALL, choose_registration, dice, lifted_n4
+from shared.apps.preparation.registration import INSTALL, choose_registration, dice, lifted_n4
+from shared.data.volumes import Volume, resample
 from shared.errors import DataError
 from tests.tiny_heads import SHAPE, brain, native_affine, stripped, tumour
 

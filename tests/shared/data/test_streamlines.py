@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from shared.data.streamlines import read_streamlines
+from shared.apps.preparation.streamlines import read_streamlines
 from shared.errors import DataError
 from tests.tiny_brain import tiny_streamlines
 

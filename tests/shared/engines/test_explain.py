@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.engines import ExplainStage
-from shared.engines.explain import surest_correct
-from shared.explain.shapley import BiomarkerShapley
+from shared.explain import ExplainStage
+from shared.explain.ircl.shapley import BiomarkerShapley
+from shared.explain.ircl.stage import surest_correct
 
 SIDE, PATIENTS, DRAWS = 16, 3, 400
 
@@ -44,10 +44,10 @@ def drawn(monkeypatch):
     asked = {}
     for name in ("shapley_distribution", "shapley_patient_bars"):
         monkeypatch.setattr(f"shared.visualize.{name}", lambda *a, name=name, **k: asked.update({name: k}))
-    monkeypatch.setattr("shared.engines.explain.LoadModel", lambda *_: lambda: None)
+    monkeypatch.setattr("shared.explain.ircl.stage.load_model", lambda *_: None)
     planted = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     planted[:, : SIDE // 4] = 1
-    monkeypatch.setattr("shared.engines.explain.labels_to_images", lambda *_: planted)
+    monkeypatch.setattr("shared.explain.ircl.stage.labels_to_images", lambda *_: planted)
     return asked
 
 

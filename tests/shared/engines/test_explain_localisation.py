@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.engines import ExplainStage
+from shared.explain import ExplainStage
 
 SLICES, SIZE = (2, 4, 5), 16
 

@@ -7,9 +7,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from shared.engines.population import fit_population_graph
+from shared.apps.baselines.population_training import fit_population_graph
 from shared.errors import DataError
-from shared.networks.population_graph import PAPER, PopulationGraphClassifier
+from shared.networks.glioma.population_graph import PAPER, PopulationGraphClassifier
 
 WIDTH = 8
 

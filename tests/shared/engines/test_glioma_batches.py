@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from shared.data import GliomaRows
-from shared.engines import FrozenEmbeddings, PopulationLoss, PrepareContrast, PrepareGlioma
-from shared.engines.glioma_batches import brain_networks
+from shared.engines import PrepareContrast, PrepareGlioma
+from shared.losses import PopulationLoss
+from shared.networks import FrozenEmbeddings
+from shared.networks.glioma.embeddings import brain_networks
 from shared.transforms import TumourRotation
-from shared.transforms.tumour_crop import rotate_image
+from shared.transforms.glioma.tumour_crop import rotate_image
 from tests.tiny_brains import lively
 from tests.tiny_glioma_rows import glioma_classifier, patients_rows
 

@@ -4,8 +4,7 @@ import json
 import pytest
 import torch
 
-from shared.engines import GliomaExplainStage
-from shared.explain import ClassifierLogit, GliomaExplainer
+from shared.explain import ClassifierLogit, GliomaExplainer, GliomaExplainStage
 from tests.tiny_brain import tiny_atlas
 from tests.tiny_glioma_cases import CODES, tiny_network, tiny_patient
 

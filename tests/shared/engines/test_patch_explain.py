@@ -7,8 +7,7 @@ import torch
 from skimage.io import imread
 
 from shared.checkpoint import save_checkpoint
-from shared.engines import PatchExplainStage
-from shared.explain import PatchCases
+from shared.explain import PatchCases, PatchExplainStage
 from tests.planted_patches import CLASSES, ColourNetwork, write_planted
 
 

@@ -8,7 +8,7 @@ import torch
 
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.engines import BiomarkerStage
-from shared.engines.stages import encode_cases
+from shared.engines.biomarker_stage import encode_cases
 from shared.errors import CheckpointError, DataError
 from shared.networks import IRCLAutoencoder, IRCLClassifier
 from shared.transforms.roi_slices import radiological

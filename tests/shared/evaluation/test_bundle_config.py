@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from shared.bundle.configs import config_digest, merge_configs, parse_overrides
 from shared.errors import DataError
-from shared.evaluation.bundle_config import config_digest, merge_configs, parse_overrides
 
 
 def write(folder, *contents):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from shared.apps.experiments.comparison import comparison_table, read_column, read_runs
+from shared.apps.experiments.folder import write_experiment, write_results
 from shared.errors import DataError
-from shared.evaluation.comparison import comparison_table, read_column, read_runs
-from shared.evaluation.experiment import write_experiment, write_results
-from shared.evaluation.predictions import patch_name, write_predictions
 from shared.io import write_csv
-from shared.metrics.report import RepeatedPredictions
+from shared.metrics.repeated import RepeatedPredictions
+from shared.reports.predictions import patch_name, write_predictions
 
 
 def rows_of(seed, noise, patients=14, each=4):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from shared.evaluation.glioma_controls import clinical_baseline, write_glioma_controls
+from shared.reports.glioma_controls import clinical_baseline, write_glioma_controls
 
 
 def case(name, label, age, grade=4.0):

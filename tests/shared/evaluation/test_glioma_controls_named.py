@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shared.evaluation.glioma_controls import write_glioma_controls
+from shared.reports.glioma_controls import write_glioma_controls
 
 ROWS = [
     {"patient": f"P{k}", "label": k % 2, "probability": p, "out_of_cohort": 0, "no_edges": 1 - p, "mlp": p}

@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
+from shared.apps.experiments.label_draws import draw_patients, labelled_counts, with_labels_of
 from shared.errors import DataError
-from shared.evaluation.label_draws import draw_patients, labelled_counts, with_labels_of
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0)
 

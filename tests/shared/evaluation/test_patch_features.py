@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import skew
 from skimage.color import rgb2hed, rgb2hsv
 
+from shared.apps.baselines.patch_features import patch_features
 from shared.errors import DataError
-from shared.evaluation.patch_features import patch_features
 
 
 def _patch(seed=0, side=40):

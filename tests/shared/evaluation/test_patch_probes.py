@@ -6,9 +6,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from shared.errors import CheckpointError
-from shared.evaluation import patch_probes
-from shared.evaluation.patch_probes import (
+from shared.apps.baselines import patch_probes
+from shared.apps.baselines.patch_probes import (
     STRENGTHS,
     cached_features,
     fit_forest,
@@ -20,6 +19,7 @@ from shared.evaluation.patch_probes import (
     pretrained_encoder,
     random_encoder,
 )
+from shared.errors import CheckpointError
 from shared.networks import ContrastiveNetwork, PatchEncoder
 
 SETTINGS = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8), "stages": (3, 4)}
@@ -141,7 +141,7 @@ def test_measured_features_are_kept_in_a_table(tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ["a.png", "b.png", "c.png"] and table.shape == (3, len(rows[0]) - 2)
     assert float(rows[1]["red_mean"]) == pytest.approx(images[1, 0].float().mean().item())
-    monkeypatch.setattr("shared.evaluation.patch_features.patch_features", None)  # a call would fail
+    monkeypatch.setattr("shared.apps.baselines.patch_features.patch_features", None)  # a call would fail
     assert np.array_equal(measured_features(images.flip(0), ["c.png", "b.png", "a.png"], path), table[::-1])
     with pytest.raises(TypeError):
         measured_features(images + 1, ["a.png", "b.png", "c.png"], path)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from shared.data.population import PopulationTable
+from shared.apps.baselines.population import Cohort, Method, population_methods, predict_fold
+from shared.apps.baselines.population_report import strata, subset, write_population_report
+from shared.apps.baselines.population_table import PopulationTable
 from shared.errors import DataError
-from shared.evaluation.population import Cohort, Method, population_methods, predict_fold
-from shared.evaluation.population_report import strata, subset, write_population_report
-from shared.metrics.report import RepeatedPredictions
+from shared.metrics.repeated import RepeatedPredictions
 
 
 def table(count=60, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.evaluation.roi_features import roi_features, size_features
+from shared.apps.baselines.roi_features import roi_features, size_features
 
 AFFINE = np.diag([2.0, 1.0, 5.0, 1.0])  # the slices lie along the third axis
 

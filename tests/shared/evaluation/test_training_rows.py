@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from shared.apps.experiments.folds import Fold
+from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels
 from shared.errors import DataError
-from shared.evaluation.folds import Fold
-from shared.evaluation.training_rows import TrainingRows, shuffle_labels
 
 
 @pytest.fixture

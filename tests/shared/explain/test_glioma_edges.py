@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from shared.explain import explain_edges
-from shared.explain.glioma_edges import _worth
-from shared.networks.brain_encoder import BrainEncoder, TractGATConv
+from shared.explain.glioma.edges import _worth
+from shared.networks.glioma.brain_encoder import BrainEncoder, TractGATConv
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

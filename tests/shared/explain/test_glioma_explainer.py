@@ -17,14 +17,14 @@ from shared.explain import (
     GliomaExplainer,
     write_explanation,
 )
-from shared.explain.glioma import _at_points
-from shared.explain.glioma_files import title_of
-from shared.explain.glioma_localisation import CONTRIBUTION, PlantedScores
-from shared.explain.glioma_volumes import uncrop
-from shared.networks.glioma import GliomaOutput
-from shared.networks.population_edges import graph_inputs
-from shared.networks.population_graph import PopulationGraphClassifier
-from shared.transforms.tumour_crop import crop_volume
+from shared.explain.glioma.explainer import _at_points
+from shared.explain.glioma.files import title_of
+from shared.explain.glioma.localisation import CONTRIBUTION, PlantedScores
+from shared.explain.glioma.volumes import uncrop
+from shared.networks.glioma.network import GliomaOutput
+from shared.networks.glioma.population_edges import graph_inputs
+from shared.networks.glioma.population_graph import PopulationGraphClassifier
+from shared.transforms.glioma.tumour_crop import crop_volume
 from tests.tiny_brain import AFFINE, NAMES, tiny_atlas
 from tests.tiny_brains import glioma_network
 from tests.tiny_glioma_cases import CODES, SIZE, tiny_network, tiny_patient

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from shared.errors import DataError
-from shared.explain.glioma_scores import surface_scores, tract_overlap, tract_scores, volume_controls, volume_scores
+from shared.explain.glioma.scores import surface_scores, tract_overlap, tract_scores, volume_controls, volume_scores
 from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 
 

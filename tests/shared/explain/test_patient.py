@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.explain import MaskExplanation, PatientExplainer
-from shared.explain.patient import occurring_biomarkers
+from shared.explain.ircl.patient import occurring_biomarkers
 from shared.networks import IRCLClassifier
 from tests.tiny import lively_images, tiny_classifier
 

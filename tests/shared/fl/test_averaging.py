@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.fl import fed_avg, site_algo, weighted_mean
+from shared.apps.fl import fed_avg, site_algo, weighted_mean
 from tests.bundles.test_sscl_crc import SMALL
 from tests.tiny_patches import write_patch_data
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.fl.sites import STAINS, make_site, site_datalist, write_datalists
+from shared.apps.fl.sites import STAINS, make_site, site_datalist, write_datalists
 
 SCRIPT = """
 import json, pathlib, sys

@@ -7,10 +7,9 @@ from ignite.engine import Engine
 from sklearn.linear_model import LogisticRegression
 
 from shared.checkpoint import save_checkpoint
-from shared.engines import FrozenEmbeddings
-from shared.engines.glioma_batches import brain_networks
 from shared.handlers import StartContrast, StartPopulation
-from shared.networks import FeaturesTraining, TractPretraining
+from shared.networks import FeaturesTraining, FrozenEmbeddings, TractPretraining
+from shared.networks.glioma.embeddings import brain_networks
 from tests.tiny_brains import lively
 from tests.tiny_glioma_rows import VOXELS, glioma_classifier, patients_rows
 

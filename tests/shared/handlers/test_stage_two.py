@@ -8,12 +8,12 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader
 
+from shared.bundle.settings import trained_network
 from shared.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from shared.data import FeatureRows, MixupTable
 from shared.engines import PrepareFeatures
 from shared.handlers import LoadBiomarkers, SaveSettings, StageCheckpoint, TrainingLog
 from shared.networks import IRCLClassifier
-from shared.settings import trained_network
 from tests.tiny import cohort, lively_images, tiny_classifier
 
 SIZES = {"num_modalities": 2, "per_modality": True, "pooling": "modality", "num_covariates": 1, "views": 2}

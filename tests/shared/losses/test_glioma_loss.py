@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shared.losses import BiLevelContrastiveLoss, GliomaLoss, TractLoss
-from shared.networks.glioma import GliomaOutput
+from shared.networks.glioma.network import GliomaOutput
 from tests.tiny_brains import glioma_batch, glioma_network
 
 

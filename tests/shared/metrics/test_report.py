@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from shared.errors import DataError
-from shared.metrics.report import RepeatedPredictions, paired_seed_difference, summarise
+from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 
 SCORES = {
     "ACC": lambda y, p: accuracy_score(y, p >= 0.5),

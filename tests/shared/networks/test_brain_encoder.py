@@ -4,7 +4,7 @@ from torch import nn
 
 from shared.errors import DataError
 from shared.networks import BrainEncoder, edge_attention
-from shared.networks.brain_encoder import TractGATConv
+from shared.networks.glioma.brain_encoder import TractGATConv
 from tests.references import glioma_networks as reference
 from tests.tiny_brains import PAIRS, REGIONS, brains, lively
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder, TractPretraining
-from shared.networks.brain_features import FA_WIDTHS, WIDTHS, perceptron
+from shared.networks.glioma.brain_features import FA_WIDTHS, WIDTHS, perceptron
 
 SMALL = {"widths": (12, 6, 3)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch_geometric.nn import GATConv
 
-from shared.networks.dense_gat import DenseGATConv
+from shared.networks.glioma.dense_gat import DenseGATConv
 from tests.references import population_graph as reference
 
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from shared.networks import gathered_batch_norm
-from shared.networks.gathered_batch_norm import GatheredBatchNorm
+from shared.distributed import batch_norm
+from shared.distributed.batch_norm import GatheredBatchNorm
 
 
 @pytest.fixture
 def told(monkeypatch):
     """Two processes, of which the other one brings the very same batch: mean and biased variance stay."""
-    monkeypatch.setattr(gathered_batch_norm.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(gathered_batch_norm.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(gathered_batch_norm.dist, "all_reduce", lambda count: count.mul_(2))
-    monkeypatch.setattr(gathered_batch_norm, "all_reduce", lambda x: 2 * x)
+    monkeypatch.setattr(batch_norm.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(batch_norm.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(batch_norm.dist, "all_reduce", lambda count: count.mul_(2))
+    monkeypatch.setattr(batch_norm, "all_reduce", lambda x: 2 * x)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from shared.networks.geometric_encoder import DistanceNNConv, GeometricEncoder
-from shared.transforms import PointGraph, build_point_graph
-from shared.transforms.tumour_crop import rotation_matrices
+from shared.data import PointGraph
+from shared.networks.glioma.geometric_encoder import DistanceNNConv, GeometricEncoder
+from shared.transforms import build_point_graph
+from shared.transforms.glioma.tumour_crop import rotation_matrices
 from tests.references import glioma_networks as reference
 from tests.tiny_brains import RADII, cloud, lively
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from shared.apps.baselines.population_training import fit_population_graph
 from shared.checkpoint import load_weights
-from shared.engines import PopulationLoss
-from shared.engines.population import fit_population_graph
 from shared.errors import CheckpointError
+from shared.losses import PopulationLoss
 from shared.networks import GliomaClassifier, PopulationTraining
 from tests.tiny_brains import PAIRS, REGIONS, cloud, lively
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy, elu
 from torch_geometric.nn import GATConv
 
-from shared.networks.graph_attention import GraphAttentionNetwork
+from shared.networks.glioma.graph_attention import GraphAttentionNetwork
 
 CLASSES, WORDS = 4, 200
 VELICKOVIC = {"hidden": (8,), "heads": 4, "head": "attention", "dropout": 0.6, "input_dropout": 0.6}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.networks.population_edges import VARIANTS, correlation_edges, graph_inputs, graph_report
+from shared.networks.glioma.population_edges import VARIANTS, correlation_edges, graph_inputs, graph_report
 from tests.references import population_graph as reference
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch_geometric.nn import GATConv
 
 from shared.errors import DataError
-from shared.networks.population_graph import PAPER, PopulationGraphClassifier
+from shared.networks.glioma.population_graph import PAPER, PopulationGraphClassifier
 from tests.references import population_graph as reference
 
 

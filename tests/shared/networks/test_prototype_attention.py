@@ -3,7 +3,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from shared.networks import PrototypeAttention, PrototypeTransformer
-from shared.networks.prototype_attention import biomarker_prototypes
+from shared.networks.ircl.prototype_attention import biomarker_prototypes
 from tests.references import ircl_networks as reference
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.data.digests import sha256
+from shared.bundle import archive
+from shared.bundle.contents import LARGEST
+from shared.digests import sha256
 from shared.errors import DataError
-from shared.packaging import archive
-from shared.packaging.contents import LARGEST
 
 ROOT = Path(__file__).parents[3]
 

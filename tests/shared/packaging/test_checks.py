@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from shared.bundle import checks
+from shared.bundle.contents import LARGEST, bundle_files, find_bundles
 from shared.errors import DataError
-from shared.packaging import checks
-from shared.packaging.contents import LARGEST, bundle_files, find_bundles
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = {"type": "object", "properties": {"version": {"type": "string"}}, "required": ["task"]}

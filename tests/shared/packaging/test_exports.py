@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared.packaging.exports import ExportChecks
-from shared.packaging.inputs import fill_empty_buffers, random_inputs
-from shared.packaging.verify import main, table
+from shared.bundle.exports import ExportChecks, fill_empty_buffers, random_inputs
+from shared.bundle.verify import main, table
 
 ROOT = Path(__file__).parents[3]
 FORMAT = {"type": "feature", "format": "rows", "spatial_shape": [4], "dtype": "float32", "value_range": [0, 1]}

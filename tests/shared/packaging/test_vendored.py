@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import shared
+from shared.bundle.contents import check_vendored, shared_digest
 from shared.errors import DataError
-from shared.packaging.vendored import check_vendored, shared_digest
 
 OURS = Path(shared.__file__).parent
 

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import block_reduce
 from skimage.transform import SimilarityTransform, warp
 
+from shared.data.patches.reading import resize_images
 from shared.transforms import batched
 from shared.transforms.batched import (
     affine_maps,
@@ -16,7 +17,6 @@ from shared.transforms.batched import (
     crop_maps,
     gaussian_blur,
     map_colours,
-    resize_images,
     sample_affine,
     scale_stains,
 )

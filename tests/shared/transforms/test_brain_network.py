@@ -5,8 +5,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from shared.data import pad_incidence
 from shared.errors import DataError
-from shared.transforms import BrainRowsd, RegionSampler, TractIncidence, TractSampler, pad_incidence
+from shared.transforms import BrainRowsd, RegionSampler, TractIncidence, TractSampler
 from tests.references.brain_network import rows_of, tracts_at
 from tests.tiny_brain import AFFINE, SHAPE, centre, tiny_atlas, tiny_volume
 
@@ -68,13 +69,13 @@ def test_only_voxels_above_the_threshold_are_drawn(atlas):
 
 
 def test_parts_smaller_than_the_sample_are_said_once(atlas, caplog):
-    with caplog.at_level(logging.INFO, "shared.transforms.brain_network"):
+    with caplog.at_level(logging.INFO, "shared.transforms.glioma.brain_network"):
         sampler = RegionSampler(atlas, num_voxels=50)
     assert (
         sampler.small == 1 and "1 of 5 regions have fewer than the 50 voxels sampled (the smallest: 12)" in caplog.text
     )
     caplog.clear()
-    with caplog.at_level(logging.INFO, "shared.transforms.brain_network"):
+    with caplog.at_level(logging.INFO, "shared.transforms.glioma.brain_network"):
         assert RegionSampler(atlas, num_voxels=12).small == 0 and not caplog.text
 
 

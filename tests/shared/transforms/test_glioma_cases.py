@@ -6,10 +6,10 @@ from monai.transforms import Compose, NormalizeIntensity
 from scipy.ndimage import distance_transform_edt
 
 from shared.data import GliomaCases, GliomaRows, collate_glioma
-from shared.data.atlas import TractAtlas
+from shared.data.brain.atlas import TractAtlas
 from shared.errors import DataError
 from shared.transforms import LoadGliomad, PrepareGliomad, TractSampler
-from shared.transforms.glioma_cases import standardised
+from shared.transforms.glioma.cases import standardised
 from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
 from tests.tiny_glioma import write_case
 

@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from shared.transforms import build_point_graph, collate_point_graphs, farthest_point_sampling
-from shared.transforms.point_graph import radius_neighbours
-from shared.transforms.tumour_crop import rotation_matrices
+from shared.data import collate_point_graphs
+from shared.transforms import build_point_graph, farthest_point_sampling
+from shared.transforms.glioma.point_graph import radius_neighbours
+from shared.transforms.glioma.tumour_crop import rotation_matrices
 from tests.references import glioma_networks as reference
 from tests.tiny_brains import RADII, cloud
 

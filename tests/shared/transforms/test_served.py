@@ -11,13 +11,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from shared.bundle.settings import save_settings
 from shared.checkpoint import save_checkpoint
 from shared.data import CaseDataset, InferenceDatalist
 from shared.errors import CheckpointError, DataError
-from shared.explain import PatientExplainer
+from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
 from shared.networks import IRCLClassifier
-from shared.settings import save_settings
-from shared.transforms import BiomarkerAnswerd, LoadCased, RequestedCased, ROISlicesd
+from shared.transforms import LoadCased, ROISlicesd
 from tests.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
 
 BUNDLE = Path(__file__).parents[3] / "bundles/ircl_mvi"

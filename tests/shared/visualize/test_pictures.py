@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
+from shared.apps.experiments.label_efficiency_figure import label_efficiency_figure
 from shared.biomarkers import biomarker_table
 from shared.errors import DataError
 from shared.visualize import (
     biomarker_gallery,
     calibration_figure,
     confusion_figure,
-    label_efficiency_figure,
     loss_curve,
     overlay_grid,
     roc_curve_figure,

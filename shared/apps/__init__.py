@@ -1,0 +1,1 @@
+"""What scripts call and no bundle names: preparation, phantoms, experiments, baselines, federated learning."""

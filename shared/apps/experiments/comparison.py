@@ -1,0 +1,169 @@
+"""Experiments side by side: cross-validated ones, or runs with several seeds that were tested on one common part."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared.apps.experiments.folder import HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
+from shared.errors import DataError
+from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
+from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
+
+NO_FOLD = -1
+CALLED = ("ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
+TESTED = (
+    "Metrics are computed over all {rows} of the part tested on, per seed, and averaged over the "
+    "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws patients and takes each "
+    "with {all}the predictions of all seeds. sd: spread between seeds."
+)
+
+
+def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
+    """Predictions of an experiment: its own predictions.csv with seeds, or one of each of its ``seed<k>`` folders.
+
+    A folder whose predictions.csv has no column ``seed`` is one run, of seed 0.
+
+    Raises:
+        DataError: nothing there, or predictions that are incomplete.
+    """
+    folder = Path(folder)
+    runs = {}
+    for path in sorted(folder.glob("seed*/predictions.csv")):
+        if found := re.fullmatch(r"seed(\d+)", path.parent.name):
+            runs[int(found[1])] = path
+    own = folder / "predictions.csv"
+    if own.is_file():
+        with own.open(newline="", encoding="utf-8") as file:
+            if "seed" in next(csv.reader(file), []):
+                return RepeatedPredictions.read(own)
+        runs = runs or {0: own}
+    if not runs:
+        raise DataError(f"{folder}: no finished experiment (no predictions.csv in it or in its folders seed<k>)")
+    rows = []
+    for seed, path in runs.items():
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
+        if not found:
+            raise DataError(f"{folder}: no finished experiment ({path} is empty)")
+        rows += found
+    try:
+        return RepeatedPredictions.from_rows(rows, source=str(folder))
+    except DataError as error:
+        more = f"; and {len(error.problems) - 3} more" if len(error.problems) > 3 else ""
+        raise DataError(f"{folder}: no finished experiment ({'; '.join(error.problems[:3])}{more})") from error
+    except (KeyError, ValueError) as error:
+        columns = "columns patient, label, probability are needed"
+        raise DataError(f"{folder}: no finished experiment ({columns}: {error!r})") from error
+
+
+def read_column(folder: str | os.PathLike, column: str) -> RepeatedPredictions | None:
+    """Another answer of a cross-validated experiment: a column of the predictions that each fold left, of the seeds in
+    the experiment's own predictions.csv (where it is not there: of all).
+
+    Returns:
+        None where no fold has the column.
+
+    Raises:
+        DataError: no fold has left predictions, or some of them have no such column.
+    """
+    folder, rows, without = Path(folder), [], []
+    whole = folder / "predictions.csv"
+    seeds = RepeatedPredictions.read(whole).seeds if whole.is_file() else None
+    for path in sorted(folder.glob("seed*/fold*/predictions.csv")):
+        seed, fold = (int(re.sub(r"\D", "", part)) for part in path.parts[-3:-1])
+        if seeds is not None and seed not in seeds:
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        without += [path] if found and column not in found[0] else []
+        rows += [{"seed": seed, "fold": fold, **row, "probability": row[column]} for row in found if column in row]
+    if not rows and without:
+        return None
+    if not rows or without:
+        what = f"{without[0]} has no column {column!r}" if without else "no predictions.csv in its folders of folds"
+        raise DataError(f"{folder}: no finished experiment ({what})")
+    return RepeatedPredictions.from_rows(rows, source=str(folder))
+
+
+def comparison_table(
+    folders: Sequence[str | os.PathLike],
+    *,
+    titles: Sequence[str | None] | None = None,
+    column: str = "probability",
+    bootstrap: int = 2000,
+) -> str:
+    """Return a Markdown table, one experiment a row, each with its paired difference to the first.
+
+    Args:
+        folders: of the experiments, see :func:`read_runs`.
+        titles: of the rows; where None the experiment's own or the folder's name.
+        column: what is scored, see :func:`read_column`.
+        bootstrap: replicates of the intervals.
+
+    Raises:
+        DataError: for folders without results, all of them at once.
+    """
+    experiments, problems = [], []
+    for folder, title in zip(folders, titles or [None] * len(folders), strict=True):
+        try:
+            table = read_runs(folder) if column == "probability" else read_column(folder, column)
+            if table is None:
+                raise DataError(f"{folder}: no finished experiment (its predictions have no column {column!r})")
+            names = METRICS_OF[table.images is not None]
+            experiments.append((title or _title(folder), table, summarise(table, names=names, bootstrap=bootstrap)))
+        except (DataError, OSError) as error:
+            text = str(error)
+            problems.append(text if "no finished experiment" in text else f"{folder}: no finished experiment ({text})")
+    if problems:
+        raise DataError(problems)
+    first = experiments[0][1]
+    patches, folds = first.images is not None, bool((first.folds != NO_FOLD).any())
+    compared = ("AUC", "BACC") if patches else ("AUC",)
+    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", *CALLED]
+    header += [cell for name in compared for cell in (f"{name} - first", "p")]
+    rows = [_row(title, table, summary, first, compared, folds, bootstrap) for title, table, summary in experiments]
+    summary = experiments[0][2]
+    unit = "patches" if patches else "patients"
+    count = f"{summary['images']} patches of {summary['patients']}" if patches else f"{summary['patients']}"
+    how = (HOW_PATCHES if patches else HOW) if folds else TESTED + (MEANT_PATCHES if patches else MEANT)
+    note = f"{count} patients, {summary['positive']} positive. "
+    note += how.format(**summary, rows=unit, all="all of its patches and " if patches else "")
+    note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
+    note += " patients; p: two-sided, from the same replicates."
+    return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
+
+
+def _row(
+    title: str,
+    table: RepeatedPredictions,
+    summary: Mapping,
+    first: RepeatedPredictions,
+    compared: Sequence[str],
+    folds: bool,
+    bootstrap: int,
+) -> list[str]:
+    metrics = summary["metrics"]
+    cells = [title, *(interval_text(metrics[name]) if name in metrics else "" for name in compared)]
+    cells += [number_text(summary["fold_auc"]["value"])] if folds else []
+    cells += [
+        number_text(metrics["AUC"]["sd"]),
+        *(number_text(metrics[n]["value"]) for n in CALLED),
+    ]
+    for name in compared:
+        if table is first:
+            cells += ["", ""]
+            continue
+        found = paired_seed_difference(first, table, name, bootstrap=bootstrap)
+        unit = "patches" if first.images is not None else "patients"
+        cells += [f"other {unit}", ""] if found is None else [difference_text(found), number_text(found["p"])]
+    return [*cells, str(len(table.seeds))]
+
+
+def _title(folder: str | os.PathLike) -> str:
+    if (Path(folder) / "experiment.json").is_file():
+        return read_experiment(folder)["title"]
+    return Path(folder).resolve().name

@@ -1,0 +1,157 @@
+"""The folds of a cross-validation: which patients each leaves out, its datalist, its checkpoints, its predictions.
+
+Rows are patients, or patches of patients, named by their image; the patches of a patient are in one fold.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.digests import sha256
+from shared.errors import DataError
+from shared.io import atomic_path
+from shared.reports.predictions import patch_name
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of one seed below an experiment's folder, with the true labels of the rows it leaves out.
+
+    ``patients`` says whose the images are where rows are patches, which are named relative to ``dataset_dir``.
+    """
+
+    experiment: Path
+    seed: int
+    number: int
+    truth: Mapping[str, int]
+    shuffled: bool = False
+    patients: Mapping[str, str] | None = None
+    dataset_dir: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Where it lies below the experiment."""
+        return f"seed{self.seed}/fold{self.number}"
+
+    @property
+    def folder(self) -> Path:
+        """Its predictions, metrics and logs."""
+        return self.experiment / self.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Its checkpoints."""
+        return self.folder / "models"
+
+    @property
+    def datalist(self) -> Path:
+        """The datalist of all folds of its seed."""
+        return self.folder.parent / "datalist.json"
+
+    @property
+    def training_datalist(self) -> Path:
+        """The datalist it trains on: one of its own where labels are shuffled."""
+        return self.folder / "datalist.json" if self.shuffled else self.datalist
+
+    def rows(self) -> list[dict]:
+        """Return the fold's predictions with seed and fold.
+
+        Raises:
+            DataError: predictions.csv is missing, incomplete, or not about these patients.
+        """
+        rows = complete_rows(self.folder / "predictions.csv", self.truth, self.patients, self.dataset_dir)
+        return [{"seed": self.seed, "fold": self.number, **row} for row in rows]
+
+    def done(self) -> bool:
+        """Say whether its predictions are complete, so that it need not run."""
+        try:
+            return bool(self.rows())
+        except DataError:
+            return False
+
+    def take_checkpoints(self, other: Path, names: Sequence[str] | None = None) -> None:
+        """Copy the earlier stages' checkpoints of the same fold of ``other``, if the very same patients trained there.
+
+        Args:
+            other: the experiment.
+            names: of the stages (default: all).
+
+        Raises:
+            DataError: nothing there, or not all of ``names``; trained on other patients than this fold's; not ended;
+                this fold began with other ones.
+        """
+        origin = Fold(other, self.seed, self.number, self.truth)
+        stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
+        if not stages:
+            raise DataError(
+                f"{origin.checkpoints} holds no checkpoint of an earlier stage: finish that experiment first"
+            )
+        if lacking := sorted(set(names or ()) - {path.stem for path in stages}):
+            raise DataError(f"{origin.checkpoints} holds no checkpoint of the stages {', '.join(lacking)}")
+        stages = [path for path in stages if names is None or path.stem in names]
+        if origin._trained() != self._trained():
+            raise DataError(f"{origin.folder} was trained on other patients than this fold: patients would leak")
+        if not origin.done():
+            raise DataError(f"{origin.folder} has not ended, its checkpoints may be half trained: finish it first")
+        for path in stages:
+            target = self.checkpoints / path.name
+            if not target.exists():
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(path, temporary)
+            elif sha256(target) != sha256(path):
+                raise DataError(f"{target} is not {path}, which was trained again: remove {self.folder}")
+
+    def _trained(self) -> set[str]:
+        cases = json.loads(self.datalist.read_text(encoding="utf-8"))["training"]
+        return {str(case["patient"]) for case in cases if case["fold"] != self.number}
+
+
+def complete_rows(
+    path: Path,
+    truth: Mapping[str, int],
+    patients: Mapping[str, str] | None = None,
+    dataset_dir: Path | None = None,
+    *,
+    part: str = "fold",
+) -> list[dict]:
+    """Read a bundle's predictions.csv, which must be about these patients or images.
+
+    Args:
+        path: the table.
+        truth: label of each patient, or of each image.
+        patients: of each image, where rows are patches.
+        dataset_dir: images below it are named by their path from there.
+        part: what they are of, for the message.
+
+    Raises:
+        DataError: it is missing, incomplete, or about others.
+    """
+    unit = "patient" if patients is None else "image"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(row[unit], int(row["label"]), float(row["probability"])) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} needs the columns {unit}, label, probability in numbers ({error!r})") from error
+    if patients is not None:
+        rows = [(patch_name(name, dataset_dir), label, probability) for name, label, probability in rows]
+    found = {name: label for name, label, _ in rows}
+    if found != truth or len(rows) != len(found):
+        odd = sorted(p for p in {**found, **truth} if found.get(p) != truth.get(p))
+        reason = f"not so: {', '.join(odd[:5])}" if odd else f"a {unit} stands in it twice"
+        rule = f"must hold each of the {part}'s {len(truth)} {unit}s once, with the datalist's label"
+        raise DataError(f"{path} {rule}; {reason}")
+    if not all(math.isfinite(p) and 0 <= p <= 1 for _, _, p in rows):
+        raise DataError(f"{path} holds a probability outside [0, 1]")
+    owner = {} if patients is None else patients
+    return [
+        {**({"image": name} if owner else {}), "patient": owner.get(name, name), "label": label, "probability": p}
+        for name, label, p in rows
+    ]

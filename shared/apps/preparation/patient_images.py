@@ -1,0 +1,118 @@
+"""Whether a patient's images and tumour mask belong together: grids, labels, volumes; before anything is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.data.checks import image_header_problem
+from shared.data.grids import canonical, place_problem, same_grid
+from shared.data.masks import (
+    LARGEST_SHARE,
+    absent_labels,
+    differing_tumours,
+    millilitres,
+    share_of_body,
+    size_flags,
+    tumour_of,
+    whole_values,
+)
+from shared.data.volumes import Volume, load_volume, resample
+from shared.errors import DataError
+
+CHANGED = 0.05  # of a mask's volume, above which the grid's is told
+LEAST_KEPT = 0.9  # of a mask's volume, once it is on the image's grid
+
+
+@dataclass
+class PatientImages:
+    """What was found of the patients' images, by patient.
+
+    Args:
+        labels: values of the masks that are tumour; empty: a mask has two values.
+        trust_affines: images of one shape at two places are meant.
+
+    Attributes:
+        tumour_ml: volume of the tumour in its mask.
+        resampled_ml: the same on the grid of the first modality, where that has another shape.
+        held: whole numbers in the mask.
+        trusted: patients whose images have one shape and lie at two places.
+        flags: lines on what a person should look at.
+    """
+
+    labels: Sequence[int] = ()
+    trust_affines: bool = False
+    tumour_ml: dict[str, float] = field(default_factory=dict)
+    resampled_ml: dict[str, float] = field(default_factory=dict)
+    held: dict[str, list[int]] = field(default_factory=dict)
+    trusted: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+    def check(self, name: str, images: Mapping[str, Path], mask: Path | None) -> list[str]:
+        """What is wrong with a patient's images and mask, whose headers can be read."""
+        first, *others = images.values()
+        grid, problems = image_header_problem(first)[1], []
+        for path in [*others, *([mask] if mask else [])]:
+            problem = place_problem(first, grid, path, image_header_problem(path)[1])
+            if problem and self.trust_affines:
+                self.trusted += [name] if name not in self.trusted else []
+            elif problem:
+                problems.append(f"{name}: {problem}")
+        return problems if mask is None or problems else self._check_mask(name, first, grid, mask)
+
+    def check_cohort(self, *, inference: bool = False) -> None:
+        """Compare the masks' values, once every patient is checked.
+
+        Args:
+            inference: new patients, few of them: a label that none of their masks holds is told, not refused.
+
+        Raises:
+            DataError: no mask holds a label that is named, or none is named and the tumour's differs.
+        """
+        problems = absent_labels(self.held, self.labels) if self.labels else differing_tumours(self.held)
+        if problems and not (inference and self.labels):
+            raise DataError(problems)
+        self.flags += problems
+
+    def _check_mask(self, name: str, first: Path, grid: tuple, mask: Path) -> list[str]:
+        import numpy as np
+
+        try:
+            given = load_volume(mask, repair=False)
+            self.held[name] = whole_values(given.array)
+            volume = Volume(tumour_of(given.array, given.affine, self.labels).astype(np.uint8), given.affine)
+        except DataError as error:
+            return [f"{name}: {mask}: {line}" for line in error.problems]
+        found = self.tumour_ml[name] = round(millilitres(*volume), 3)
+        shape, affine = canonical(*grid)
+        if not same_grid(volume, (shape, affine)):
+            there = self.resampled_ml[name] = round(millilitres(*resample(volume, shape, affine, nearest=True)), 3)
+            if not there:
+                return [f"{name}: {mask}: no voxel of the tumour lies in {first}; check the affines of both"]
+            line = f"{name}: the mask has {found:.1f} ml, {there:.1f} ml on the grid of {first.name}"
+            if abs(there - found) > CHANGED * found:
+                self.flags.append(f"{line}; it reaches outside the image" if there < LEAST_KEPT * found else line)
+        box = millilitres(volume.array >= 0, volume.affine)
+        # the image is read where the tumour fills much of its box, a body or head a tenth of it at least
+        if found > 0.1 * LARGEST_SHARE * box:
+            share = share_of_body(found, first)
+            if share > LARGEST_SHARE:
+                self.flags.append(
+                    f"{name}: the tumour of {found:.1f} ml is {share:.0%} of what {first.name} shows; is it an organ?"
+                )
+        return []
+
+    def lines(self) -> list[str]:
+        """What to print."""
+        flags = [f"look at {line}" for line in self.flags + size_flags(self.tumour_ml)]
+        if not self.tumour_ml:
+            return flags
+        volumes = sorted(self.tumour_ml.values())
+        middle = volumes[len(volumes) // 2]
+        count = len(self.resampled_ml)
+        return [
+            f"tumours: {len(volumes)} masks, median {middle:.1f} ml ({volumes[0]:.1f} to {volumes[-1]:.1f} ml)",
+            *([f"masks on another grid than the image's, to be resampled: {count} (manifest.json)"] if count else []),
+            *flags,
+        ]

@@ -1,0 +1,160 @@
+"""What belongs to a bundle's package, and where bundles are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import shared
+from shared.bundle.record import SPLIT_FILE
+from shared.errors import DataError
+
+LARGEST = 25 * 2**20
+"""Bytes a file of a bundle may have; larger ones are listed in ``large_files.yml``, as MONAI's model zoo does."""
+
+_OWN = ("LICENSE", "README.md", "requirements.txt", "large_files.yml")
+_FOLDERS = ("configs", "docs")
+_NETWORKS = (".pt", ".pth", ".ts", ".pt2", ".onnx")
+
+
+def find_bundles(names: Sequence[str] = (), *, root: str | os.PathLike | None = None) -> list[Path]:
+    """Folders of bundles.
+
+    Args:
+        names: names under ``root/bundles`` or paths; none: all there are.
+        root: the repository, or an unpacked bundle; None: the folder that holds the imported ``shared``.
+
+    Raises:
+        DataError: no such bundle.
+
+    Example:
+        >>> len(find_bundles()) > 0
+        True
+    """
+    root = Path(shared.__file__).resolve().parents[1] if root is None else Path(root)
+    if not names and (root / "configs/metadata.json").is_file():
+        return [root]
+    there = sorted(path.parents[1] for path in root.glob("bundles/*/configs/metadata.json"))
+    found = []
+    for name in names:
+        places = [path for path in (root / "bundles" / name, Path(name)) if (path / "configs/metadata.json").is_file()]
+        if not places:
+            known = ", ".join(path.name for path in there) or "none"
+            raise DataError(
+                f"no bundle {name!r}: a name under bundles/ (there: {known}) or a bundle's folder is needed"
+            )
+        found.append(places[0].resolve())
+    if not (found or there):
+        raise DataError(f"no bundles in {root}")
+    return found or there
+
+
+def read_metadata(bundle: str | os.PathLike) -> dict[str, Any]:
+    """Content of ``configs/metadata.json``; what cannot be read is a :class:`DataError`."""
+    path = Path(bundle) / "configs/metadata.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
+    """Files of a bundle's package by their name in it, the code in ``shared/`` left out.
+
+    Of ``models`` go along ``model.pt`` and what is no network (settings, tables). Checkpoints of other stages, exports
+    (they may be older than the model), subfolders, ``eval`` and ``data`` stay, and so does ``split.json``: it names the
+    patients of the training.
+
+    Example:
+        >>> files = bundle_files(find_bundles()[0])
+        >>> "LICENSE" in files, "configs/train.json" in files
+        (True, True)
+    """
+    bundle = Path(bundle)
+    paths = [bundle / name for name in _OWN]
+    paths += [path for folder in _FOLDERS for path in (bundle / folder).rglob("*")]
+    if (bundle / "models").is_dir():
+        models = [path for path in (bundle / "models").iterdir() if not path.name.startswith(".")]
+        kept = [path for path in models if path.name == "model.pt" or path.suffix not in _NETWORKS]
+        paths += [path for path in kept if path.name != SPLIT_FILE]
+    names = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
+    return {name: names[name] for name in sorted(names) if "__pycache__" not in name}
+
+
+def packaged_files(bundle: str | os.PathLike) -> dict[str, Path]:
+    """All files of a bundle's package by their name in it, with the code: its own ``shared``, else the imported one.
+
+    Example:
+        >>> "shared/io.py" in packaged_files(find_bundles()[0])
+        True
+    """
+    bundle = Path(bundle)
+    own = bundle / "shared"
+    folder = own if (own / "__init__.py").is_file() else Path(shared.__file__).resolve().parent
+    code = {f"shared/{path.relative_to(folder).as_posix()}": path for path in shared_files(folder)}
+    return bundle_files(bundle) | code
+
+
+def shared_files(folder: str | os.PathLike | None = None) -> list[Path]:
+    """Modules of a ``shared`` folder (None: of the one that is imported), sorted; compiled ones are left out.
+
+    Example:
+        >>> [path.name for path in shared_files()][:2]
+        ['__init__.py', '__init__.py']
+    """
+    return sorted((_imported() if folder is None else Path(folder)).rglob("*.py"))
+
+
+def shared_digest(folder: str | os.PathLike | None = None) -> str:
+    """sha256 over names and contents of the modules of a ``shared`` folder (None: of the one that is imported).
+
+    Example:
+        >>> len(shared_digest())
+        64
+    """
+    folder = _imported() if folder is None else Path(folder)
+    digest = hashlib.sha256()
+    for path in shared_files(folder):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def check_vendored(bundle_root: str | os.PathLike) -> str:
+    """Refuse to run a packaged bundle on another ``shared`` than the one it brings.
+
+    Python keeps one module of a name: of two bundles in a process, the second gets the first one's. That is right where
+    both copies are the same, and wrong results or obscure errors where they are not.
+
+    Args:
+        bundle_root: the bundle's folder; without a ``shared`` of its own, as in the repository, it takes what there is.
+
+    Returns:
+        the folder of the ``shared`` in use.
+
+    Raises:
+        DataError: the bundle's ``shared`` is not the one in use, and differs from it.
+
+    Example:
+        >>> check_vendored("no/packaged/bundle").endswith("shared")
+        True
+    """
+    own, used = Path(bundle_root).resolve() / "shared", _imported()
+    if (own / "__init__.py").is_file() and own != used and shared_digest(own) != shared_digest(used):
+        raise DataError(
+            f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another version "
+            f"of it from {used}. Run each bundle in a process of its own, or package both bundles from one version of "
+            "the repository."
+        )
+    return str(used)
+
+
+def _imported() -> Path:
+    return Path(shared.__file__).resolve().parent

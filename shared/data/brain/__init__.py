@@ -1,0 +1,1 @@
+"""Brains: tract atlas, point graphs, datalist and cases of glioma patients."""

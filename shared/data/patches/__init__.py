@@ -1,0 +1,1 @@
+"""Histology patches: datalist, checks, reading, cache."""

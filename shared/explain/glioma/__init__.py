@@ -1,0 +1,1 @@
+"""Explanations of the glioma network: volumes, surface points, regions, tracts."""

@@ -1,0 +1,79 @@
+"""The whole brain around a tumour's crop, for an explanation's pictures, and maps put back into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from shared.data.masks import LABELS_KEY, read_mask
+from shared.data.volumes import load_volume
+from shared.io import atomic_path
+
+_MNI = 4  # NIfTI's code for an affine into MNI152 space
+
+
+class BrainVolumes(NamedTuple):
+    """A patient's volumes on the MNI152 grid.
+
+    Attributes:
+        images: sequences ``[C, X, Y, Z]``.
+        mask: the tumour's, ``[X, Y, Z]`` bool.
+        affine: voxel to mm, ``[4, 4]``.
+        planted: phantoms only: codes of what was planted, ``[X, Y, Z]``.
+    """
+
+    images: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+    planted: np.ndarray | None = None
+
+    @classmethod
+    def load(cls, files: Mapping[str, Any]) -> BrainVolumes:
+        """Read them anew; samples keep the crop alone.
+
+        Args:
+            files: ``images``: paths, ``mask``: a path, ``tumour_labels``: its values that are tumour, where it has
+                several, ``planted``: a path or None.
+        """
+        images = [load_volume(path) for path in files["images"]]
+        planted = files.get("planted")
+        return cls(
+            np.stack([image.array for image in images]),
+            read_mask(files["mask"], files.get(LABELS_KEY) or (), joined=False).array > 0,
+            images[0].affine,
+            None if planted is None else np.rint(load_volume(planted).array).astype(np.int64),
+        )
+
+
+def uncrop(crop: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """A crop put back where it was cut out, zeros elsewhere; what reached beyond the volume is dropped.
+
+    Args:
+        crop: ``[S, S, S]``.
+        start: its first voxel in the volume, which may be negative.
+        shape: of the volume.
+
+    Example:
+        >>> uncrop(np.ones((2, 2, 2)), (-1, 0, 1), (2, 2, 2)).sum(axis=(1, 2)).tolist()
+        [2.0, 0.0]
+    """
+    whole, start = np.zeros(tuple(shape), crop.dtype), np.asarray(start)
+    low = np.maximum(start, 0)
+    high = np.maximum(np.minimum(start + crop.shape, shape), low)
+    whole[tuple(map(slice, low, high))] = crop[tuple(map(slice, low - start, high - start))]
+    return whole
+
+
+def write_volume(path: str | os.PathLike, values: np.ndarray, affine: np.ndarray, description: str) -> None:
+    """A float32 NIfTI in MNI152 space."""
+    image = nib.Nifti1Image(np.asarray(values, np.float32), np.asarray(affine, np.float64))
+    image.set_sform(image.affine, _MNI)
+    image.set_qform(image.affine, _MNI)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)

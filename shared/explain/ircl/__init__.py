@@ -1,0 +1,1 @@
+"""Explanations of IRCL: masks of biomarkers, Shapley values, pictures of a patient."""

@@ -1,0 +1,233 @@
+"""What a MONAI Label server needs around IRCL's transforms: from its request to a case, from a case to its answer.
+
+MONAI Label hands the pre-processing one dictionary, with the path of one image under ``image``, and takes from the
+post-processing a label map under ``pred`` and plain values under ``result``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, ResampleToMatch
+
+from shared.bundle.model import load_model
+from shared.data.checks import DatalistCheck, image_header_problem
+from shared.data.grids import same_grid
+from shared.data.masks import LABELS_KEY
+from shared.errors import DataError
+from shared.explain.ircl.patient import PatientExplainer
+from shared.io import DATALIST
+from shared.transforms.roi_slices import masks_to_volume
+
+
+class RequestedCased(MapTransform):
+    """From a request for one image to the patient's case: all modalities, tumour mask and covariates.
+
+    The case is looked up in the ``datalist.json`` of the image's folder or of the nearest one above it (links are
+    followed); the request may name any of the patient's modalities. An image that no datalist lists is a case by
+    itself, enough for a model of one modality. What the request gives wins: the file of a tumour mask under ``label``
+    (MONAI Label's form field), ``covariates`` as an object.
+
+    Args:
+        num_modalities: images the model takes.
+        covariates: names of the covariates it takes.
+        modalities: their names; a datalist with the same in another order is put into this one, others are refused.
+        datalist: name of the datalist file.
+        image_key: key of the requested image's path.
+
+    Shape:
+        - ``data[image_key]`` becomes the list of the modalities' paths
+        - ``mask``, ``patient``, ``covariates`` ``[C]`` and ``requested`` (path and modality asked for) are set
+
+    Raises:
+        DataError: no such image; an image without the modalities or covariates the model needs; a mask asked for.
+
+    Example:
+        >>> RequestedCased(1)({"image": "no_such.nii.gz"})
+        Traceback (most recent call last):
+            ...
+        shared.errors.DataError: no_such.nii.gz: file not found
+    """
+
+    def __init__(
+        self,
+        num_modalities: int,
+        *,
+        covariates: Sequence[str] = (),
+        modalities: Sequence[str] = (),
+        datalist: str = DATALIST,
+        image_key: str = "image",
+    ):
+        super().__init__([image_key])
+        self.num_modalities, self.covariates, self.datalist = num_modalities, tuple(covariates), datalist
+        self.modalities = tuple(modalities)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Find the case of one request."""
+        out = dict(data)
+        path, label, given = out[self.image_key], out.pop("label", None), out.pop("covariates", None) or {}
+        if not isinstance(path, (str, os.PathLike)):
+            raise DataError(f"A request names one image file, got {path!r}; the patient's others are looked up.")
+        if not str(path):
+            # what the server makes of an id it does not know
+            raise DataError("The request's image is not in the studies folder; ask for one that is listed there.")
+        problem, _ = image_header_problem(path)
+        if problem:
+            raise DataError(f"{path}: {problem}")
+        if not isinstance(given, Mapping):
+            raise DataError(f"{path}: 'covariates' must be an object of names and numbers, got {given!r}.")
+        asked = Path(path).resolve()
+        case = self._listed(asked, given) or self._alone(path, given)
+        if label and not Path(label).is_file():
+            raise DataError(f"{case['patient']}: 'label' must be the file of a tumour mask, got {label!r}.")
+        modality = [Path(image).resolve() for image in case["image"]].index(asked)
+        out |= {self.image_key: case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
+        how = ("trust_affines",) if label else ("trust_affines", LABELS_KEY)  # the datalist's mask is read
+        out |= {key: case[key] for key in how if key in case}
+        out["requested"] = {"path": str(path), "modality": modality}
+        out["covariates"] = torch.tensor([float(case["covariates"][name]) for name in self.covariates])
+        return out
+
+    def _listed(self, path: Path, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The case that lists the image, its paths absolute; None: no datalist, or not in it."""
+        folder = next((parent for parent in path.parents if (parent / self.datalist).is_file()), None)
+        if folder is None:
+            return None
+        check = DatalistCheck(folder, self.datalist, 2, self.num_modalities, self.covariates)
+        check.match_modalities(self.modalities)
+        for entry in [*check.entries("training"), *check.entries("testing")]:
+            names = dict(entry) if isinstance(entry, Mapping) else {}
+            if any(_is_file(folder, names.get(key), path) for key in ("mask", "planted")):
+                raise DataError(f"{path}: is a mask of {names.get('patient')}; ask for one of the patient's images.")
+            if _is_file(folder, names.get("image"), path):
+                # this case alone is checked: what is wrong with others is none of the request's business
+                known = names.get("covariates") or {}
+                check.content["testing"] = [names | {"label": None, "covariates": {**known, **given}}]
+                cases = check.section("testing")
+                if check.problems:
+                    raise DataError(check.problems)
+                return cases[0]
+        return None
+
+    def _alone(self, path: str | os.PathLike, given: Mapping[str, Any]) -> dict[str, Any]:
+        if self.num_modalities != 1:
+            raise DataError(
+                f"{path}: the model takes {self.num_modalities} images of a patient, and no {self.datalist} in the "
+                "image's folder or above lists this one with its others. Serve a prepared folder "
+                "(scripts/monailabel_studies.py), or a model of one modality."
+            )
+        missing = [name for name in self.covariates if not isinstance(given.get(name), int | float)]
+        if missing:
+            raise DataError(
+                f"{path}: the model needs a number for {', '.join(missing)}; list the patient in a {self.datalist}, "
+                'or give {"covariates": {...}} in the request\'s params.'
+            )
+        return {"patient": Path(path).name.split(".")[0], "image": [str(path)], "covariates": dict(given)}
+
+
+def _is_file(folder: Path, listed: Any, path: Path) -> bool:
+    """Whether the path, or a list of them, that a datalist gives names the file."""
+    return any((folder / str(name)).resolve() == path for name in (listed if isinstance(listed, list) else [listed]))
+
+
+class BiomarkerAnswerd(MapTransform):
+    """Explain a case and answer with a map of its biomarkers and the figures.
+
+    Under ``pred`` (and ``labels_key``): the regions of the image asked for that make its slices look like their
+    biomarkers, on the file's own grid; value k + 1 is biomarker k, 0 none. Under ``result``:
+    :meth:`shared.explain.PatientExplainer.summary` and the values' names. The weights are read anew for each request,
+    strictly: a retrained model needs no restart, and a file that does not fit is refused.
+
+    Args:
+        explainer: explains a case, with masks.
+        ckpt_dir: folder of the weights.
+        model_file: the weights; ``model_filename`` of a request wins.
+        threshold: a pixel belongs to the region from this value of its mask on.
+        image_key: key of the network's images.
+        pred_key: key of the answer's label map.
+        result_key: key of the answer's values.
+        labels_key: second key of the label map, the bundle's output of that name.
+
+    Shape:
+        - ``data[image_key]``: ``[C * k, H, W]``, with what ``LoadCased`` and ``ROISlicesd`` set
+        - ``data[pred_key]``: ``[X, Y, Z]`` uint8 of the requested file's shape and affine
+
+    Raises:
+        DataError: more biomarkers than a label map holds.
+        CheckpointError: weights that cannot be read or do not fit.
+    """
+
+    def __init__(
+        self,
+        explainer: PatientExplainer,
+        *,
+        ckpt_dir: str | os.PathLike,
+        model_file: str = "model.pt",
+        threshold: float = 0.5,
+        image_key: str = "image",
+        pred_key: str = "pred",
+        result_key: str = "result",
+        labels_key: str = "biomarkers",
+    ):
+        super().__init__([image_key])
+        if len(explainer.network.biomarkers) > 255:
+            raise DataError(f"A label map holds 255 biomarkers, the model has {len(explainer.network.biomarkers)}.")
+        self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file
+        self.threshold, self.image_key = threshold, image_key
+        self.pred_key, self.result_key, self.labels_key = pred_key, result_key, labels_key
+        self._lock = threading.Lock()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer one request."""
+        out = dict(data)
+        chosen = out.get("model_filename") or self.model_file
+        chosen = chosen if isinstance(chosen, str) else chosen[0]
+        explainer = self.explainer
+        # a server may answer several requests at once, of this one network
+        with self._lock, torch.enable_grad():
+            explainer.device = torch.device(out.get("device") or explainer.device)
+            # the name alone: a request must not reach other folders
+            load_model(self.ckpt_dir / Path(chosen).name, explainer.network)
+            found = explainer({**out, "image": torch.as_tensor(out[self.image_key])})
+        path, modality = out["requested"]["path"], out["requested"]["modality"]
+        count = len(found["images"]) // out["geometry"]["num_modalities"]
+        own = slice(modality * count, (modality + 1) * count)
+        rows = found["images"][own]
+        labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, out["geometry"], path)
+        out |= {self.pred_key: labels, self.labels_key: labels}
+        out[self.result_key] = explainer.summary(found) | {
+            "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
+            "regions": {
+                str(k + 1): {"biomarker": k, "voxels": int((labels == k + 1).sum())}
+                for k in sorted({row["biomarker"] for row in rows})
+            },
+        }
+        return out
+
+    def _labels(
+        self, masks: torch.Tensor, rows: Sequence[Mapping[str, Any]], geometry: Mapping[str, Any], path: str
+    ) -> MetaTensor:
+        """Label map of one modality's masks ``[k, H, W]`` on the grid of the file ``path``."""
+        one = {**geometry, "num_modalities": 1}
+        codes = torch.tensor([row["biomarker"] + 1.0 for row in rows])
+        kept = masks_to_volume(masks, one)
+        # constant images stay constant through the resize: no value lies between two biomarkers
+        values = masks_to_volume(codes[:, None, None].expand_as(masks), one)
+        volume = np.where(np.asarray(kept.dataobj) >= self.threshold, np.asarray(values.dataobj).round(), 0.0)
+        volume = MetaTensor(torch.as_tensor(volume, dtype=torch.float32)[None], affine=torch.as_tensor(kept.affine))
+        asked = nib.load(path)
+        affine = torch.as_tensor(asked.affine)
+        if not same_grid((volume.shape[1:], volume.affine), (asked.shape, affine)):
+            grid = MetaTensor(torch.zeros(1, *asked.shape[:3]), affine=affine)
+            resample = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype=torch.float32)
+            volume = resample(volume, img_dst=grid)
+        return MetaTensor(volume[0].as_tensor().to(torch.uint8), affine=affine)

@@ -1,0 +1,1 @@
+"""Explanations of patches: Grad-CAM, boxes, controls."""

@@ -1,0 +1,135 @@
+"""Before a trained model is evaluated, explained or asked: used as it was trained, on patients it has not seen?"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.bundle.record import MODEL_FILE, SPLIT_FILE, cache_folder, read_model, read_split, seen_patients
+from shared.bundle.settings import refuse_others
+from shared.digests import Digests
+from shared.distributed.processes import from_main
+from shared.errors import CheckpointError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class ModelCheck:
+    """Compare what is used now with what ``model.json`` and ``split.json`` say of the training.
+
+    Args:
+        ckpt_dir: folder of ``model.pt``.
+        used: settings now in use, by section of ``model.json``.
+        cases: the cases to evaluate or explain; None: to predict, where patients of the training are told, not refused.
+        split: which part of the datalist they are; of ``training`` the caller knows that they were trained on.
+        cohort: name of their data set.
+        dataset_dir: where digests of files are cached.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str | os.PathLike,
+        *,
+        used: Mapping[str, Any] | None = None,
+        cases: Sequence[Mapping[str, Any]] = (),
+        split: str | None = None,
+        cohort: str | None = None,
+        dataset_dir: str | os.PathLike | None = None,
+    ):
+        self.ckpt_dir, self.used, self.cases = Path(ckpt_dir), dict(used or {}), cases
+        self.split, self.cohort = split, cohort
+        self.digests = Digests(cache_folder(dataset_dir))
+        self._seen: dict[str, str] | None = None
+
+    def run(self) -> None:
+        """Refuse what is not the model's; call it before anything is computed.
+
+        Raises:
+            CheckpointError: no ``model.json`` beside ``model.pt``, or other settings than the model's.
+            DataError: patients to evaluate whom the model was trained on.
+        """
+        from_main(self._run)
+
+    def _run(self) -> None:
+        if not (self.ckpt_dir / "model.pt").is_file():
+            return  # whoever loads it says how to train one
+        path = self.ckpt_dir / MODEL_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: it says what model.pt was trained with; copy it from the training's folder, or "
+                "run the last stage again (--run_id train_run)."
+            )
+        refuse_others(path, read_model(self.ckpt_dir), self.used)
+        if self.split is None:
+            self.seen()
+        elif self.split == "training":
+            logger.warning("These are the patients the model was trained on: the figures say nothing about new ones.")
+        else:
+            self._refuse_seen()
+
+    def _refuse_seen(self) -> None:
+        content = read_split(self.ckpt_dir)
+        names = self._names()
+        if not content.get("images"):
+            # glioma_idh's former versions wrote the names by part
+            parts = [part for key, part in content.items() if key not in ("validation", "testing", "cohort")]
+            if again := sorted(names & {str(name) for part in parts if isinstance(part, list) for name in part}):
+                raise DataError(
+                    f"{len(again)} of the {len(names)} patients to evaluate trained this model by name "
+                    f"({', '.join(again[:5])}): their figures would say nothing about new patients. Give the "
+                    "training's own --fold, --seed and datalist, other patients, or --split training to look at them "
+                    "knowingly."
+                )
+            logger.warning(
+                "%s does not say on whose images the model was trained (packaged models come without it): whether it "
+                "was trained on these patients cannot be checked.",
+                self.ckpt_dir / SPLIT_FILE,
+            )
+            return
+        seen = self.seen()
+        if seen:
+            told = ", ".join(f"{now} (then {then})" if now != then else now for now, then in list(seen.items())[:5])
+            raise DataError(
+                f"{len(seen)} of the {len(names)} patients to evaluate trained this model ({told}): their figures "
+                "would say nothing about new patients. Give the training's own --fold, --seed and datalist, other "
+                "patients, or --split training to look at them knowingly."
+            )
+        known = {name for stage in content.get("images", {}).values() for name in stage}
+        again = sorted(known & names)
+        if again and self.cohort and self.cohort == content.get("cohort"):
+            raise DataError(
+                f"{len(again)} of the {len(names)} patients to evaluate trained this model by name "
+                f"({', '.join(again[:5])}), with other images of the same data set ({self.cohort}): give the "
+                "training's own --fold, --seed and datalist, or --split training to look at them knowingly."
+            )
+        if again:
+            logger.warning(
+                "%d patients have names that were trained on, too (%s), with other images: taken for other people.",
+                len(again),
+                ", ".join(again[:5]),
+            )
+
+    def seen(self) -> dict[str, str]:
+        """Of the cases, the patients whose images were trained on, each with the name it then had; they are told."""
+        if self._seen is not None:
+            return self._seen
+        found = self._seen = seen_patients(self.ckpt_dir, self.cases, self.digests)
+        self.digests.save()
+        if found and self.split is None:
+            logger.warning(
+                "The model was trained on %d of the %d patients to predict (%s): column trained_on.",
+                len(found),
+                len(self._names()),
+                ", ".join(list(found)[:5]),
+            )
+        return found
+
+    def known(self) -> bool:
+        """Whether it is known here who was trained on."""
+        return bool(read_split(self.ckpt_dir).get("images"))
+
+    def _names(self) -> set[str]:
+        return {str(case["patient"]) for case in self.cases}

@@ -1,0 +1,1 @@
+"""Files that an evaluation leaves: predictions, metrics, tables of controls."""

@@ -1,0 +1,1 @@
+"""Transforms of glioma patients: crop, point cloud, brain network."""

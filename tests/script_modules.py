@@ -1,4 +1,4 @@
-"""Scripts as modules: ``scripts/`` is no package."""
+"""Scripts and benchmarks as modules: their folders are no packages."""
 
 import importlib.util
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+ROOT = Path(__file__).parents[1]
 
 
-def load_script(name):
-    """``scripts/<name>.py``, run anew as a module of its own."""
-    path = SCRIPTS / f"{name}.py"
+def load_script(name, folder="scripts"):
+    """``<folder>/<name>.py``, run anew as a module of its own."""
+    path = ROOT / folder / f"{name}.py"
     specification = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -24,5 +24,5 @@ def benchmark(name, monkeypatch):
     """``benchmarks/<name>.py``; threads and the module path are as they were afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     threads = torch.get_num_threads()
-    yield load_script(f"benchmarks/{name}")
+    yield load_script(name, "benchmarks")
     torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(ROOT.glob("scripts/**/*.py"))
+SCRIPTS = sorted([*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")])
 STARTED = [path for path in SCRIPTS if not path.name.startswith("_")]  # the others are parts of these
 SHELL_SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run"]
 # Written in two halves, so that this file does not hold them.
@@ -111,11 +111,42 @@ def test_help_is_there_at_once_and_without_torch(script, tmp_path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
+# ground first; a room may import those before it
+ROOMS = (
+    *("errors", "lazy", "io", "locks", "digests", "checkpoint", "metrics", "distributed", "data", "bundle", "losses"),
+    *("biomarkers", "visualize", "transforms", "networks", "reports", "explain", "handlers", "engines", "apps"),
+)
+
+
+def _runtime_imports(path):
+    """Modules of ``shared`` that a file imports, also in its functions; not what only annotations need."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    left_out = {id(node) for block in checked for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) not in left_out and isinstance(node, ast.ImportFrom) and node.module:
+            yield from [node.module] if node.module != "shared" else [f"shared.{alias.name}" for alias in node.names]
+        elif id(node) not in left_out and isinstance(node, ast.Import):
+            yield from [alias.name for alias in node.names]
+
+
+def test_no_import_runs_from_a_lower_room_to_a_higher_one():
+    rising, seen = [], set()
+    for path in ROOT.glob("shared/**/*.py"):
+        room = path.relative_to(ROOT / "shared").parts[0].removesuffix(".py")
+        for module in _runtime_imports(path) if room != "__init__" else ():
+            if module.startswith("shared."):
+                seen |= {room, module.split(".")[1]}
+                if ROOMS.index(module.split(".")[1]) > ROOMS.index(room):
+                    rising.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert seen == set(ROOMS) and not rising
+
+
 def test_shared_imports_without_what_only_one_bundle_needs():
-    packages = sorted(path.parent.name for path in ROOT.glob("shared/*/__init__.py"))
+    packages = sorted(".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("shared/**/__init__.py"))
     hidden = ("torch_geometric", "shap", "fire", "simplejpeg")
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\n"
-    code += "\n".join(f"import shared.{name}" for name in packages)
+    code += "\n".join(f"import {name}" for name in packages)
     code += "\nfrom shared.data import collate_patches"  # which bundles without patches use, too
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert packages and ended.returncode == 0, ended.stderr
@@ -134,7 +165,7 @@ def test_cross_validation_is_torch_free():
 def test_paths_in_the_pages_exist(page):
     text = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    named = re.findall(r"(?<![\w/])((?:scripts|shared|tests|bundles)/[\w/.-]*\w)", text)
+    named = re.findall(r"(?<![\w/])((?:scripts|shared|tests|bundles|benchmarks)/[\w/.-]*\w)", text)
     made_later = re.compile(r"bundles/\w+/(models|eval)\b")
     wanted = {path for path in [*links, *named] if path and not made_later.match(path)}
     missing = sorted(path for path in wanted if not (ROOT / path).exists())

@@ -9,7 +9,7 @@ from PIL import Image
 from shared.data.patches.looks import crop_square, has_few_colours, is_blank
 from shared.data.patches.reading import read_patch
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "ebhi_seg"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "ebhi_seg"
 
 
 def noise(level, spread, seed=0):

@@ -11,7 +11,7 @@ from shared.data.patches.jpeg import jpeg_damage
 from shared.data.patches.reading import read_patch
 from shared.errors import DataError
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "ebhi_seg"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "ebhi_seg"
 RNG = np.random.default_rng(0)
 SMOOTH = np.kron(RNG.integers(40, 216, (12, 12, 3)), np.ones((8, 8, 1))) + RNG.normal(0, 8, (96, 96, 3))
 PICTURE = Image.fromarray(SMOOTH.clip(0, 255).astype(np.uint8))

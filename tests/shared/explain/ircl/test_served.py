@@ -20,7 +20,7 @@ from shared.networks import IRCLClassifier
 from shared.transforms import LoadCased, ROISlicesd
 from tests.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
 
-BUNDLE = Path(__file__).parents[3] / "bundles/ircl_mvi"
+BUNDLE = Path(__file__).parents[4] / "bundles/ircl_mvi"
 ROI = {"num_slices": 2, "size": 16, "roi": "fixed_mm", "extent_mm": 16, "normalise": "roi"}
 MODALITIES = ["T1", "T2"]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from shared.data import PatchDatalist, PatchInferenceDatalist
 from shared.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 REAL = ROOT.parent / "shared" / "data" / "ebhi_seg"
 
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow, create_workflow, run
 from shared.bundle.override_values import COMPUTED, fault_of
 from tests.bundle_runs import cause
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
 OVERLAYS = [path for bundle in BUNDLES for path in sorted(bundle.glob("configs/*.json"))]
 

@@ -11,7 +11,7 @@ from shared.data.volumes import Volume
 from shared.errors import DataError
 from tests.tiny_heads import brain, native_affine, stripped, with_skull
 
-REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "tcga_lgg" / "kaggle_3m"
+REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "tcga_lgg" / "kaggle_3m"
 
 
 def test_the_brain_of_a_stripped_image_is_found_holes_and_all():

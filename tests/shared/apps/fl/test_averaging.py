@@ -10,7 +10,7 @@ from shared.apps.fl import fed_avg, site_algo, weighted_mean
 from tests.bundles.test_sscl_crc import SMALL
 from tests.tiny_patches import write_patch_data
 
-CONFIGS = Path(__file__).parents[3] / "bundles/sscl_crc/configs"
+CONFIGS = Path(__file__).parents[4] / "bundles/sscl_crc/configs"
 
 
 def states(count, seed=0):

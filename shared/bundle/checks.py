@@ -159,7 +159,7 @@ def check_paths(bundle: Path) -> Result:
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
         # the pattern above is no path
-        found = [] if name.endswith("packaging/checks.py") else _PERSONAL.findall(text)
+        found = [] if name.endswith("bundle/checks.py") else _PERSONAL.findall(text)
         problems += [f"{name}: personal path {match}" for match in dict.fromkeys(found)]
         if path.suffix == ".json":
             problems += [f"{name}{place}: absolute path {value!r}" for place, value in _absolute(json.loads(text))]

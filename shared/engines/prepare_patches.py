@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.data.patches.reading import resize_images
+from shared.data.patches.resizing import resize_images
 
 
 class PrepareViews:

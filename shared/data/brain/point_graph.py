@@ -37,9 +37,10 @@ def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
     """The batch of several patients' graphs, which have the same levels.
 
     Example:
-        >>> graph = build_point_graph(torch.rand(16, 3), radii=(8,))
+        >>> one = torch.zeros(4, 2)
+        >>> graph = PointGraph((one,), (one,), (one[:, 0],), one[:, 0])
         >>> collate_point_graphs([graph, graph]).nearest.shape
-        torch.Size([2, 16])
+        torch.Size([2, 4])
     """
     *fields, nearest = zip(*graphs, strict=True)
     levels = [tuple(torch.stack(parts) for parts in zip(*field, strict=True)) for field in fields]

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from shared.data.patches.reading import read_patch, read_patch_mask, resize_images
+from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.patches.resizing import resize_images
 from shared.errors import DataError
 
 

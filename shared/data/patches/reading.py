@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch.nn import functional
 
 from shared.data.patches.jpeg import jpeg_damage, tiff_jpeg_damage
 from shared.errors import DataError
@@ -223,15 +220,3 @@ def _warn_of_grey(path: str | os.PathLike) -> None:
     if not _warned_of_grey:
         logger.warning(f"{path} is greyscale, as others may be: its channel is repeated three times.")
         _warned_of_grey = True
-
-
-def resize_images(images: Tensor, size: int) -> Tensor:
-    """Resize bilinearly, antialiased where that shrinks; uint8 stays uint8, other types become float32.
-
-    Shape:
-        - images: ``[B, C, H, W]`` -> ``[B, C, size, size]``
-    """
-    if images.shape[2:] == (size, size):
-        return images if images.dtype == torch.uint8 else images.float()
-    out = functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return out.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else out

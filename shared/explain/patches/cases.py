@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.data.patches.reading import read_patch, read_patch_mask, resize_images
+from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.patches.resizing import resize_images
 from shared.errors import DataError
 
 _LONGEST = 150  # characters of a file's name

@@ -7,7 +7,7 @@ import torch
 from monai.data import DataLoader
 from torch import nn
 
-from shared import distributed
+from shared.distributed import processes as distributed
 from shared.distributed.batch_norm import GatheredBatchNorm
 from shared.errors import CheckpointError, DataError
 from shared.handlers import StageCheckpoint

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from shared.data import PatchRows, collate_patches
-from shared.data.patches.reading import resize_images
+from shared.data.patches.resizing import resize_images
 from shared.engines import PreparePatches, PrepareViews
 from shared.transforms import ViewAugmentation
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import block_reduce
 from skimage.transform import SimilarityTransform, warp
 
-from shared.data.patches.reading import resize_images
+from shared.data.patches.resizing import resize_images
 from shared.transforms import batched
 from shared.transforms.batched import (
     affine_maps,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from skimage.measure import label
-from tests.shared.transforms.test_point_cloud import boundary_distance
 
 from shared.errors import DataError
 from shared.transforms import PointCloudd, TumourCropd, TumourRotation
 from shared.transforms.glioma.tumour_crop import crop_volume, rotate_image, rotation_matrices
+from tests.shared.transforms.glioma.test_point_cloud import boundary_distance
 from tests.tiny_brains import MNI_LIKE, RADII, blob
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import get_track_meta, set_track_meta
 
-from tests.script_modules import benchmark
+from tests.support.script_modules import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "augmentation.py"
 

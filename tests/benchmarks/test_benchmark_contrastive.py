@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.script_modules import benchmark
+from tests.support.script_modules import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "contrastive.py"
 PEER = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.script_modules import benchmark
+from tests.support.script_modules import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ircl.py"
 

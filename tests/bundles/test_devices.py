@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from shared.losses.reconstruction import PerceptualReconstructionLoss
-from tests.bundle_runs import ROOT, bundle_workflow, rows, small_settings
-from tests.strict_device import DEVICE, StrictTensor, strict_device
-from tests.tiny_glioma import write_cohort
+from tests.support.bundle_runs import ROOT, bundle_workflow, rows
+from tests.support.small import small_settings
+from tests.support.strict_device import DEVICE, StrictTensor, strict_device
+from tests.support.tiny_glioma import write_cohort
 
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
 

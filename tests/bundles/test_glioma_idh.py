@@ -15,41 +15,19 @@ from monai.bundle import ConfigParser
 
 from shared.bundle import load_model
 from shared.networks import GliomaNetwork
-from tests.bundle_runs import ROOT, bundle_workflow, cause, rows
-from tests.tiny_brain import AFFINE
-from tests.tiny_glioma import write_case, write_cohort
+from tests.support.bundle_runs import ROOT, bundle_workflow, cause, rows
+from tests.support.small import small_data, small_settings
+from tests.support.tiny_brain import AFFINE
+from tests.support.tiny_glioma import write_case, write_cohort
 
-SMALL = {
-    "preparing#size": 16,
-    "preparing#num_points": 32,
-    "preparing#radii": [8.0, 14.0],
-    "preparing#num_voxels": 8,
-    "network_def#image#channels": [4, 8],
-    "network_def#image#hidden": [8],
-    "network_def#points#channels": [4, 8],
-    "network_def#points#hidden": [8],
-    "network_def#brain#channels": [8],
-    "network_def#brain#hidden": [8],
-    "network_def#projection": [8, 8, 16],
-    "network_def#attribute_widths": [16, 8],
-    "network_def#embedding_dim": 8,
-    "edges#fa_widths": [8, 8],
-    "nodes#epochs": 2,
-    "edges#epochs": 2,
-    "contrast#epochs": 3,
-    "contrast#batch_size": 5,
-    "train#epochs": 6,
-    "val_interval": 6,
-    "bf16": False,
-}
-small_data = write_cohort
+SMALL = small_settings("glioma_idh")
 workflow = partial(bundle_workflow, "glioma_idh")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     """Twenty patients to train on, six to test."""
-    return write_cohort(tmp_path_factory.mktemp("glioma") / "data")
+    return small_data("glioma_idh", tmp_path_factory.mktemp("glioma") / "data")
 
 
 @pytest.fixture(scope="module")

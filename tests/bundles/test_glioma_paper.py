@@ -10,10 +10,10 @@ from torch import nn
 
 from shared.networks import GliomaClassifier
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
-from tests.bundle_runs import ROOT
 from tests.references import glioma_paper as reference
 from tests.references.population_graph import attention_layer, dot, edge_weights
-from tests.tiny_brains import PAIRS, REGIONS, brains, cloud, lively
+from tests.support.bundle_runs import ROOT
+from tests.support.tiny_brains import PAIRS, REGIONS, brains, cloud, lively
 
 CONFIGS = ROOT / "bundles/glioma_idh/configs"
 STATED = {

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,34 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundle_runs import bundle_workflow, cause, rows
+from tests.support.bundle_runs import bundle_workflow, cause, rows
+from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundles/ircl_mvi/configs"
-SMALL = {
-    "network_def#channels": [8, 16, 32],
-    "network_def#num_biomarkers": 2,
-    "network_def#views": 2,
-    "network_def#dim": 16,
-    "network_def#num_heads": 2,
-    "network_def#mlp_dim": 16,
-    "pretrain#epochs": 3,
-    "pretrain#max_epochs": 3,
-    "pretrain#batch_size": 36,
-    "train#epochs": 3,
-    "mixup_ratio": 1,
-    "bf16": False,
-}
+SMALL = small_settings("ircl_mvi")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     """Twenty-four patients to train on, four to test."""
-    folder = tmp_path_factory.mktemp("phantom") / "data"
-    script = ROOT / "scripts/make_phantom_cohort.py"
-    command = [sys.executable, script, "--output", folder, "--patients", "24", "--test-patients", "4", "--folds", "2"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    return small_data("ircl_mvi", tmp_path_factory.mktemp("phantom") / "data")
 
 
 workflow = partial(bundle_workflow, "ircl_mvi")

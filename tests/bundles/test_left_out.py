@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from tests.bundle_runs import bundle_workflow
-from tests.left_out import CONFIGS, SMALL, left_out, settings, write_data
+from tests.support.bundle_runs import bundle_workflow
+from tests.support.left_out import CONFIGS, SMALL, left_out, settings, write_data
 
 STAGES = {
     "ircl_mvi": {"pretrain.pt", "biomarkers.pt", "model.pt"},

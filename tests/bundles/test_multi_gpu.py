@@ -7,15 +7,14 @@ import sys
 import pytest
 import torch
 
-from tests.bundle_runs import bundle_workflow, rows
-from tests.bundles.test_glioma_idh import SMALL as GLIOMA
-from tests.bundles.test_ircl_mvi import SMALL as IRCL
-from tests.bundles.test_sscl_crc import SMALL as SSCL
-from tests.distributed_runs import ROOT, arguments, torchrun
-from tests.tiny_glioma import write_cohort
+from tests.support.bundle_runs import bundle_workflow, rows
+from tests.support.distributed_runs import ROOT, arguments, torchrun
+from tests.support.small import small_settings
+from tests.support.tiny_glioma import write_cohort
 
 pytestmark = pytest.mark.slow
-MODULE = "tests.distributed_runs"
+IRCL, SSCL, GLIOMA = (small_settings(name) for name in ("ircl_mvi", "sscl_crc", "glioma_idh"))
+MODULE = "tests.support.distributed_runs"
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
 
 

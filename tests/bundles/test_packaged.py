@@ -11,7 +11,7 @@ import pytest
 
 from shared.bundle.archive import package_bundle
 from shared.bundle.contents import find_bundles, read_metadata
-from tests.bundle_runs import small_data, small_settings
+from tests.support.small import small_data, small_settings
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ VERIFY = ["module", ["shared.bundle.verify", "--no-schema"]]
 def run_elsewhere(folder, runs, *, fails=()):
     """Run in processes of their own, from another folder; what each reports. Those of ``fails`` may end in an error."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    command = [sys.executable, "-P", ROOT / "tests/packaged_runs.py", folder / "runs.json"]
+    command = [sys.executable, "-P", ROOT / "tests/support/packaged_runs.py", folder / "runs.json"]
     subprocess.run(command, check=True, cwd=folder, env=ENVIRONMENT)
     reports = [json.loads(Path(run["report"]).read_text()) for run in runs]
     for i, report in enumerate(reports):
@@ -45,7 +45,7 @@ def used(request, tmp_path_factory):
     archive = package_bundle(bundle, folder / "dist")
     unpacked, elsewhere = folder / "bundles" / bundle.name, folder / "elsewhere"
     elsewhere.mkdir()
-    data = str(small_data(bundle, folder / "data"))
+    data = str(small_data(bundle.name, folder / "data"))
     overlays = ["cpu"] if (bundle / "configs/cpu.json").is_file() else []
     settings, alone = small_settings(bundle.name), one_input(bundle)
     network = {key: value for key, value in settings.items() if key.startswith("network_def")}

@@ -3,7 +3,7 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from tests.bundle_runs import ROOT
+from tests.support.bundle_runs import ROOT
 
 PAPERS = {
     "ircl_mvi/train": {

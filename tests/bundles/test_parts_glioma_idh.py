@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.parsed_bundles import Parsed, names
+from tests.support.parsed_bundles import Parsed, names
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.losses import balanced_class_weights
-from tests.parsed_bundles import Parsed, names
+from tests.support.parsed_bundles import Parsed, names
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.parsed_bundles import Parsed, names
+from tests.support.parsed_bundles import Parsed, names
 
 
 @pytest.fixture(scope="module")

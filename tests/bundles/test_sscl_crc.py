@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,36 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.bundle_runs import bundle_workflow, cause, rows
+from tests.support.bundle_runs import bundle_workflow, cause, rows
+from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "cache_size": 64,
-    "size": 64,
-    "train#size": 64,
-    # fewer than 8: PyTorch 2.13's strided 1 x 1 convolution crashes backward, channels last, on CPUs without AVX-512
-    "network_def#encoder#channels": [8, 8, 8, 16],
-    "pretrain#size": 48,
-    "pretrain#projection": [16, 8],
-    "pretrain#epochs": 2,
-    "pretrain#batch_size": 16,
-    "train#samples_per_epoch": 32,
-    "train#batch_size": 16,
-    "finetune_epochs": 2,
-    "views": 2,
-    "bf16": False,
-}
+SMALL = small_settings("sscl_crc")
 
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory):
     """Forty patches to train on, twelve to test, eight without labels."""
-    folder = tmp_path_factory.mktemp("patches") / "data"
-    script = ROOT / "scripts/make_phantom_patches.py"
-    counts = ["--patches", "40", "--test-patches", "12", "--unlabelled", "8", "--folds", "2"]
-    counts += ["--size", "96", "--per-slide", "4"]
-    subprocess.run([sys.executable, script, "--output", folder, *counts], check=True, capture_output=True)
-    return folder
+    return small_data("sscl_crc", tmp_path_factory.mktemp("patches") / "data")
 
 
 workflow = partial(bundle_workflow, "sscl_crc")

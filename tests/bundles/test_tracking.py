@@ -9,10 +9,11 @@ from monai.bundle import ConfigWorkflow
 
 import shared.bundle.tracking
 from shared.bundle.contents import find_bundles
-from tests.bundle_runs import ROOT, bundle_workflow, cause, small_settings
-from tests.script_modules import load_script
-from tests.tiny_glioma import write_cohort
-from tests.tiny_patches import write_patch_data
+from tests.support.bundle_runs import ROOT, bundle_workflow, cause
+from tests.support.script_modules import load_script
+from tests.support.small import small_settings
+from tests.support.tiny_glioma import write_cohort
+from tests.support.tiny_patches import write_patch_data
 
 pytestmark = pytest.mark.slow
 

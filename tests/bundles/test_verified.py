@@ -10,7 +10,7 @@ from shared.bundle.contents import find_bundles
 from shared.bundle.exports import ExportChecks
 from shared.bundle.properties import check_properties, phantom_data
 from shared.bundle.verify import main
-from tests.bundle_runs import small_settings
+from tests.support.small import small_settings
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT.parent / "shared/data/monai/meta_schema_20240725.json"

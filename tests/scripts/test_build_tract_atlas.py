@@ -10,7 +10,7 @@ import pytest
 
 from shared.data import TractAtlas
 from shared.data.brain.mni import MNI_SHAPE
-from tests.tiny_brain import NAMES, PAIRS, centre, tiny_parcellation, tiny_streamlines
+from tests.support.tiny_brain import NAMES, PAIRS, centre, tiny_parcellation, tiny_streamlines
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_tract_atlas.py"
 ATLAS = Path(__file__).resolve().parents[3] / "shared" / "data" / "atlas"

@@ -11,7 +11,7 @@ import torch
 from shared.apps.baselines.patch_probes import imagenet_encoder
 from shared.networks import PatchEncoder, load_imagenet_weights
 from tests.references.keras_resnet import BLOCKS, resnet50
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_keras_resnet50.py"
 EPSILON = 1e-3

@@ -10,9 +10,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from shared.data.splits import grouped_folds
-from tests.fake_patch_bundle import write_bundle
-from tests.script_modules import load_script
-from tests.tiny_patches import write_patch_data
+from tests.support.fake_patch_bundle import write_bundle
+from tests.support.script_modules import load_script
+from tests.support.tiny_patches import write_patch_data
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from shared.apps.baselines.roi_features import roi_features
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 24

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.script_modules import load_script
-from tests.tiny_patches import write_patch_data
+from tests.support.script_modules import load_script
+from tests.support.tiny_patches import write_patch_data
 
 ROOT = Path(__file__).parents[2]
 TINY = ["cache_size=32", "size=32", "train#size=32", "network_def#encoder#channels=[8,8,8,16]", "pretrain#size=32"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from tests.fake_patch_bundle import write_bundle
-from tests.script_modules import load_script
-from tests.tiny_patches import write_patch_data
+from tests.support.fake_patch_bundle import write_bundle
+from tests.support.script_modules import load_script
+from tests.support.tiny_patches import write_patch_data
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "label_efficiency.py"
 ARMS = ("pretrained", "scratch")

@@ -97,7 +97,7 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(cohort, 
 
 
 def test_a_given_atlas_is_used_and_one_of_another_grid_refused(cohort, tmp_path, capsys):
-    from tests.tiny_brain import tiny_atlas
+    from tests.support.tiny_brain import tiny_atlas
 
     given = ("--patients", "1", "--test-patients", "0", "--folds", "0", "--anatomy", "ellipsoid")
     assert script.main(["--output", str(tmp_path / "c"), *given, "--atlas", str(cohort / "atlas.npz")]) == 0

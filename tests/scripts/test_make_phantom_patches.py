@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from shared.data import PatchDatalist
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_phantom_patches.py"
 SMALL = [

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from tests.script_modules import load_script
-from tests.tiny import affine_of, texture, write_case
+from tests.support.script_modules import load_script
+from tests.support.tiny import affine_of, texture, write_case
 
 ROOT = Path(__file__).parents[2]
 studies, client = load_script("monailabel_studies"), load_script("monailabel_client")

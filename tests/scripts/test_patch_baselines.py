@@ -16,8 +16,8 @@ from shared.apps.baselines.patch_probes import fit_forest
 from shared.apps.experiments.comparison import comparison_table
 from shared.data.splits import grouped_folds
 from shared.networks import ContrastiveNetwork, PatchEncoder
-from tests.script_modules import load_script
-from tests.tiny_patches import CLASSES, write_patch_data
+from tests.support.script_modules import load_script
+from tests.support.tiny_patches import CLASSES, write_patch_data
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "patch_baselines.py"
 SETTINGS = {"block": "basic", "layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stages": [4]}

@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_predict
 from shared.apps.phantoms.liver import PATTERNS, bayes_auc, draw_labels, label_probability
 from shared.data import Datalist
 from shared.errors import DataError
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_phantom_cohort.py"
 SMALL = ["--patients", "6", "--test-patients", "2", "--folds", "2"]

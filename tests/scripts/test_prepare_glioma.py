@@ -24,8 +24,8 @@ from shared.data.brain.mni import MNI_SHAPE, mni_affine
 from shared.digests import CACHE, sha256
 from shared.handlers import SaveAtlas
 from tests.scripts.test_prepare_scripts import contents, load_script
-from tests.tiny_brain import tiny_atlas
-from tests.tiny_heads import (
+from tests.support.tiny_brain import tiny_atlas
+from tests.support.tiny_heads import (
     SHAPE,
     HeaderRegistration,
     brain,

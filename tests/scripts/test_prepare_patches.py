@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared.data import PatchDatalist
 from shared.digests import sha256
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "ebhi_seg"

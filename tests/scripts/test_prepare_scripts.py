@@ -17,7 +17,7 @@ from tifffile import imread, imwrite
 from shared.data import Datalist, cases_for_inference
 from shared.digests import CACHE, sha256
 from shared.transforms import LoadCased
-from tests.script_modules import load_script
+from tests.support.script_modules import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "tcga_lgg"

@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow, create_workflow, run
 
 from shared.bundle.override_values import COMPUTED, fault_of
-from tests.bundle_runs import cause
+from tests.support.bundle_runs import cause
 
 ROOT = Path(__file__).parents[3]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from shared.data import CaseDataset, collate_cases
 from shared.errors import DataError
 from shared.transforms import LoadCased, ROISlicesd
-from tests.tiny import affine_of, ball, cohort, lively_images, texture, write_case
+from tests.support.tiny import affine_of, ball, cohort, lively_images, texture, write_case
 
 
 def load(cases, num_slices=3, **settings):

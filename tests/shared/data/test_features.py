@@ -3,7 +3,7 @@ import torch
 
 from shared.data import FeatureRows, MixupTable
 from shared.networks import IRCLClassifier
-from tests.tiny import cohort, lively_images, tiny_classifier
+from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 
 @pytest.fixture

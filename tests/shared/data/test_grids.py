@@ -9,7 +9,7 @@ from shared.data.checks import DatalistCheck
 from shared.data.grids import canonical, place_problem, same_grid
 from shared.errors import DataError
 from shared.io import write_json
-from tests.tiny import affine_of, ball, save, write_case
+from tests.support.tiny import affine_of, ball, save, write_case
 
 SHAPE = (24, 20, 7)
 

@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from shared.data.masks import millilitres, read_mask, share_of_body, size_flags, tumour_of
 from shared.errors import DataError
 from shared.transforms import LoadCased
-from tests.tiny import affine_of, ball, save, write_case
+from tests.support.tiny import affine_of, ball, save, write_case
 
 TUMOUR = ball(radius=5.0)
 LIVER = ball(radius=9.0) & ~TUMOUR

@@ -11,7 +11,7 @@ from shared.data.brain.mni import MNI_SHAPE, load_template, mni_affine, mni_grid
 from shared.data.grids import same_grid
 from shared.data.volumes import Volume, load_volume, resample
 from shared.errors import DataError
-from tests.tiny_heads import native_affine, stripped, write_template
+from tests.support.tiny_heads import native_affine, stripped, write_template
 
 
 def test_the_2_mm_grid_is_the_usual_one():

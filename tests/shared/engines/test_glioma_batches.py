@@ -12,8 +12,8 @@ from shared.networks import FrozenEmbeddings
 from shared.networks.glioma.embeddings import brain_networks
 from shared.transforms import TumourRotation
 from shared.transforms.glioma.tumour_crop import rotate_image
-from tests.tiny_brains import lively
-from tests.tiny_glioma_rows import glioma_classifier, patients_rows
+from tests.support.tiny_brains import lively
+from tests.support.tiny_glioma_rows import glioma_classifier, patients_rows
 
 
 @pytest.fixture

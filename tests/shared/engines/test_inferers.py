@@ -4,7 +4,7 @@ from torch import nn
 
 from shared.engines import AutocastInferer, DihedralInferer, bf16_is_fast
 from shared.networks import IRCLAutoencoder
-from tests.tiny import lively_images
+from tests.support.tiny import lively_images
 
 
 def test_bf16_is_what_the_layers_compute_in():

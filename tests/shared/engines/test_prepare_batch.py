@@ -3,7 +3,7 @@ import torch
 from shared.data import ContrastiveRows, MixupTable, collate_cases
 from shared.engines import PrepareCases, PrepareFeatures, PrepareImages, PrepareRows
 from shared.transforms import BatchedAugmentation
-from tests.tiny import lively_images
+from tests.support.tiny import lively_images
 
 CPU = torch.device("cpu")
 

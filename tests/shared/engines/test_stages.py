@@ -13,7 +13,7 @@ from shared.errors import CheckpointError, DataError
 from shared.networks import IRCLAutoencoder, IRCLClassifier
 from shared.transforms.roi_slices import radiological
 from tests.references.ircl_networks import nearest_biomarker
-from tests.tiny import cohort, lively_images, tiny_classifier
+from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 LABELS = [0, 1, 1, 0, 1, 0]
 

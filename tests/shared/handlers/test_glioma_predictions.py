@@ -10,8 +10,8 @@ from ignite.engine import Engine
 
 from shared.data import collate_glioma, glioma_inputs
 from shared.handlers import SaveGliomaPredictions
-from tests.tiny_brains import lively
-from tests.tiny_glioma_rows import glioma_classifier, patients_rows
+from tests.support.tiny_brains import lively
+from tests.support.tiny_glioma_rows import glioma_classifier, patients_rows
 
 THETA = 0.2
 

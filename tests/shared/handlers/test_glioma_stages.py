@@ -10,8 +10,8 @@ from shared.checkpoint import save_checkpoint
 from shared.handlers import StartContrast, StartPopulation
 from shared.networks import FeaturesTraining, FrozenEmbeddings, TractPretraining
 from shared.networks.glioma.embeddings import brain_networks
-from tests.tiny_brains import lively
-from tests.tiny_glioma_rows import VOXELS, glioma_classifier, patients_rows
+from tests.support.tiny_brains import lively
+from tests.support.tiny_glioma_rows import VOXELS, glioma_classifier, patients_rows
 
 WIDTHS = {"widths": [8, 4], "fa_widths": [8, 4], "head": [4, 6]}
 

@@ -10,7 +10,7 @@ from shared.errors import CheckpointError
 from shared.handlers import LoadBiomarkers, LoadModel, SaveSettings, StageCheckpoint
 from shared.losses import BalancedCrossEntropyLoss
 from shared.networks import IRCLClassifier
-from tests.tiny import cohort, lively_images, tiny_classifier
+from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 
 @pytest.fixture

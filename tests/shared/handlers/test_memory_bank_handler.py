@@ -13,7 +13,7 @@ from shared.handlers import MemoryBankHandler, StageCheckpoint, TrainingLog
 from shared.losses import IRCLPretrainLoss, MemoryBank, MemoryBankContrastiveLoss, PerceptualReconstructionLoss
 from shared.networks import IRCLAutoencoder, IRCLClassifier
 from shared.transforms import BatchedAugmentation
-from tests.tiny import lively_images
+from tests.support.tiny import lively_images
 
 
 class StageOne:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from shared.errors import DataError
 from shared.explain import PatchCases
 from shared.handlers import SaveGradCAM
-from tests.planted_patches import CLASSES, ColourNetwork, write_planted
+from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 
 
 def save_all(cases, folder, **settings):

@@ -14,7 +14,7 @@ from shared.engines import PrepareCases, PreparePatches
 from shared.handlers import SavePredictions
 from shared.metrics import classification_metrics
 from shared.networks import IRCLClassifier, SSCLClassifier
-from tests.tiny import cohort, lively_images, tiny_classifier
+from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 
 def evaluate(folder, cases, network, **settings):

@@ -14,7 +14,7 @@ from shared.data import FeatureRows, MixupTable
 from shared.engines import PrepareFeatures
 from shared.handlers import LoadBiomarkers, SaveSettings, StageCheckpoint, TrainingLog
 from shared.networks import IRCLClassifier
-from tests.tiny import cohort, lively_images, tiny_classifier
+from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 SIZES = {"num_modalities": 2, "per_modality": True, "pooling": "modality", "num_covariates": 1, "views": 2}
 

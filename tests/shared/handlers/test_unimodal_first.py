@@ -7,7 +7,7 @@ from ignite.engine import Engine, Events
 
 from shared.handlers import UnimodalFirst
 from shared.losses import BiLevelContrastiveLoss, GliomaLoss
-from tests.tiny_brains import glioma_network
+from tests.support.tiny_brains import glioma_network
 
 
 def loss(**settings):

@@ -6,7 +6,7 @@ import torch
 from shared.errors import DataError
 from shared.losses import BiLevelContrastiveLoss, EdgeContrastiveLoss, InfoNCELoss
 from tests.references.bilevel import bilevel, contrast
-from tests.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
+from tests.support.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
 
 TEMPERATURES = (0.7, 0.1, 0.01)
 

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy, normalize
 from shared.errors import DataError
 from shared.losses import NTXentLoss, contrastive
 from tests.references.contrastive import nt_xent
-from tests.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
+from tests.support.two_processes import PROCESSES, in_two_processes, mean_of_processes, small_network
 
 TEMPERATURES = (0.7, 0.1, 0.01)  # the last is below 0.0144, where exponents are shifted
 

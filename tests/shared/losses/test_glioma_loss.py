@@ -6,7 +6,7 @@ from torch import nn
 
 from shared.losses import BiLevelContrastiveLoss, GliomaLoss, TractLoss
 from shared.networks.glioma.network import GliomaOutput
-from tests.tiny_brains import glioma_batch, glioma_network
+from tests.support.tiny_brains import glioma_batch, glioma_network
 
 
 def naive_nce(query, key, temperature=0.1):

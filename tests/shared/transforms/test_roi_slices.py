@@ -10,7 +10,7 @@ import torch
 from shared.errors import DataError
 from shared.transforms import LoadCased, ROISlicesd, labels_to_images, masks_to_volume, source_slices
 from shared.transforms.roi_slices import radiological
-from tests.tiny import affine_of, ball, save, texture, write_case
+from tests.support.tiny import affine_of, ball, save, texture, write_case
 
 SHAPE = (24, 20, 7)
 STORAGE = ["RAS", "LPS", "SRP", "AIL", "PSL"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from shared.apps.fl import fed_avg, site_algo, weighted_mean
-from tests.bundles.test_sscl_crc import SMALL
-from tests.tiny_patches import write_patch_data
+from tests.support.small import small_settings
+from tests.support.tiny_patches import write_patch_data
 
 CONFIGS = Path(__file__).parents[4] / "bundles/sscl_crc/configs"
 
@@ -52,7 +52,11 @@ def test_sites_of_other_networks_are_refused():
 
 def settings(data, out, **more):
     places = {"dataset_dir": str(data), "ckpt_dir": str(out), "output_dir": str(out), "fold": -1}
-    overrides = SMALL | places | {"train#pretrained": None, "finetune_epochs": 4, "device": "$torch.device('cpu')"}
+    overrides = (
+        small_settings("sscl_crc")
+        | places
+        | {"train#pretrained": None, "finetune_epochs": 4, "device": "$torch.device('cpu')"}
+    )
     return {
         "configs": [str(CONFIGS / f"{name}.json") for name in ("train", "cpu")],
         "stage": "train",

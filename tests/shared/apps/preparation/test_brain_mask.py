@@ -9,7 +9,7 @@ from shared.apps.preparation.brain_mask import brain_of
 from shared.apps.preparation.registration import dice
 from shared.data.volumes import Volume
 from shared.errors import DataError
-from tests.tiny_heads import brain, native_affine, stripped, with_skull
+from tests.support.tiny_heads import brain, native_affine, stripped, with_skull
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "tcga_lgg" / "kaggle_3m"
 

@@ -27,7 +27,7 @@ from shared.data.brain.mni import load_template, mni_affine
 from shared.data.volumes import Volume, resample
 from shared.digests import Digests
 from shared.errors import DataError
-from tests.tiny_heads import (
+from tests.support.tiny_heads import (
     SPACING,
     HeaderRegistration,
     brain,

@@ -9,7 +9,7 @@ import pytest
 from shared.apps.preparation.registration import INSTALL, choose_registration, dice, lifted_n4
 from shared.data.volumes import Volume, resample
 from shared.errors import DataError
-from tests.tiny_heads import SHAPE, brain, native_affine, stripped, tumour
+from tests.support.tiny_heads import SHAPE, brain, native_affine, stripped, tumour
 
 HAVE = {"ants": importlib.util.find_spec("ants"), "SimpleITK": importlib.util.find_spec("SimpleITK")}
 LIBRARIES = [

@@ -8,7 +8,7 @@ from scipy.io import savemat
 
 from shared.apps.preparation.streamlines import read_streamlines
 from shared.errors import DataError
-from tests.tiny_brain import tiny_streamlines
+from tests.support.tiny_brain import tiny_streamlines
 
 TO_MNI = np.array([[-1.5, 0, 0, 40], [0, -1.5, 0, 50], [0, 0, 2.0, -60], [0, 0, 0, 1]])
 

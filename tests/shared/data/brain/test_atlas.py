@@ -6,7 +6,16 @@ from shared.data.brain.mni import MNI_SHAPE, mni_affine
 from shared.data.brain.tracts import number_regions
 from shared.errors import DataError
 from tests.references.brain_network import region_at, tracts_of
-from tests.tiny_brain import AFFINE, NAMES, PAIRS, SHAPE, centre, tiny_atlas, tiny_parcellation, tiny_streamlines
+from tests.support.tiny_brain import (
+    AFFINE,
+    NAMES,
+    PAIRS,
+    SHAPE,
+    centre,
+    tiny_atlas,
+    tiny_parcellation,
+    tiny_streamlines,
+)
 
 
 def arrays(**changes):

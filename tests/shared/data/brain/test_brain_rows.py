@@ -11,7 +11,7 @@ from shared.errors import DataError
 from shared.losses import EdgeContrastiveLoss, InfoNCELoss
 from shared.networks import EdgeContrast, EdgeEncoder, NodeAutoencoder
 from shared.transforms import RegionSampler, TractSampler
-from tests.tiny_brain import tiny_atlas, tiny_cases
+from tests.support.tiny_brain import tiny_atlas, tiny_cases
 
 
 @pytest.fixture(scope="module")

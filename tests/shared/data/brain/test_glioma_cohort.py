@@ -6,7 +6,7 @@ import pytest
 from shared.data import GliomaDatalist
 from shared.data.brain.datalist import stratified_parts
 from shared.errors import DataError
-from tests.tiny_glioma import write_cohort
+from tests.support.tiny_glioma import write_cohort
 
 SHARES = {"self_supervised": 0.2, "contrastive": 0.4, "population": 0.4}
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from shared.explain import ClassifierLogit, GliomaExplainer, GliomaExplainStage
-from tests.tiny_brain import tiny_atlas
-from tests.tiny_glioma_cases import CODES, tiny_network, tiny_patient
+from tests.support.tiny_brain import tiny_atlas
+from tests.support.tiny_glioma_cases import CODES, tiny_network, tiny_patient
 
 
 class Fixed(torch.nn.Module):

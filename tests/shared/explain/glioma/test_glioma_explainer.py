@@ -25,9 +25,9 @@ from shared.networks.glioma.network import GliomaOutput
 from shared.networks.glioma.population_edges import graph_inputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 from shared.transforms.glioma.tumour_crop import crop_volume
-from tests.tiny_brain import AFFINE, NAMES, tiny_atlas
-from tests.tiny_brains import glioma_network
-from tests.tiny_glioma_cases import CODES, SIZE, tiny_network, tiny_patient
+from tests.support.tiny_brain import AFFINE, NAMES, tiny_atlas
+from tests.support.tiny_brains import glioma_network
+from tests.support.tiny_glioma_cases import CODES, SIZE, tiny_network, tiny_patient
 
 EDGES = {"epochs": 20, "edge_size": 0.01}
 

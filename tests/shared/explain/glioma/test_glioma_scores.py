@@ -4,7 +4,7 @@ from sklearn.metrics import average_precision_score
 
 from shared.errors import DataError
 from shared.explain.glioma.scores import surface_scores, tract_overlap, tract_scores, volume_controls, volume_scores
-from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
+from tests.support.tiny_brain import AFFINE, SHAPE, tiny_atlas
 
 
 def ball(centre=(8, 8, 8), radius=5, side=16):

@@ -9,7 +9,7 @@ import torch
 from shared.explain import MaskExplanation, PatientExplainer
 from shared.explain.ircl.patient import occurring_biomarkers
 from shared.networks import IRCLClassifier
-from tests.tiny import lively_images, tiny_classifier
+from tests.support.tiny import lively_images, tiny_classifier
 
 
 class Watched:

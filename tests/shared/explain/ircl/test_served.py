@@ -18,7 +18,7 @@ from shared.errors import CheckpointError, DataError
 from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
 from shared.networks import IRCLClassifier
 from shared.transforms import LoadCased, ROISlicesd
-from tests.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
+from tests.support.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
 
 BUNDLE = Path(__file__).parents[4] / "bundles/ircl_mvi"
 ROI = {"num_slices": 2, "size": 16, "roi": "fixed_mm", "extent_mm": 16, "normalise": "roi"}

@@ -10,7 +10,7 @@ from shared.engines import DihedralInferer, PreparePatches
 from shared.errors import DataError
 from shared.explain import GradCAM, PatchCases, PatchExplainer, unique_names
 from shared.networks.blocks import turned
-from tests.planted_patches import CLASSES, ColourNetwork, write_planted
+from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 
 
 def test_an_explanation_is_grad_cam_of_the_predicted_class(tmp_path):

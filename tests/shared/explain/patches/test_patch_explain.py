@@ -8,7 +8,7 @@ from skimage.io import imread
 
 from shared.checkpoint import save_checkpoint
 from shared.explain import PatchCases, PatchExplainStage
-from tests.planted_patches import CLASSES, ColourNetwork, write_planted
+from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 
 
 def explain(cases, folder, **settings):

@@ -6,7 +6,7 @@ from shared.errors import DataError
 from shared.networks import BrainEncoder, edge_attention
 from shared.networks.glioma.brain_encoder import TractGATConv
 from tests.references import glioma_networks as reference
-from tests.tiny_brains import PAIRS, REGIONS, brains, lively
+from tests.support.tiny_brains import PAIRS, REGIONS, brains, lively
 
 EDGES = PAIRS.shape[1]
 

@@ -7,7 +7,7 @@ from shared.networks.glioma.geometric_encoder import DistanceNNConv, GeometricEn
 from shared.transforms import build_point_graph
 from shared.transforms.glioma.tumour_crop import rotation_matrices
 from tests.references import glioma_networks as reference
-from tests.tiny_brains import RADII, cloud, lively
+from tests.support.tiny_brains import RADII, cloud, lively
 
 
 def encoder(**settings):

@@ -4,7 +4,7 @@ from torch import nn
 
 from shared.networks import GliomaNetwork, edge_attention
 from shared.transforms import build_point_graph
-from tests.tiny_brains import PAIRS, RADII, glioma_batch, glioma_network
+from tests.support.tiny_brains import PAIRS, RADII, glioma_batch, glioma_network
 
 EMBEDDINGS = {"image": "u_image", "points": "u_points", "brain": "u_brain"}
 NEEDED = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}

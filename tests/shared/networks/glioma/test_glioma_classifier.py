@@ -6,7 +6,7 @@ from shared.checkpoint import load_weights
 from shared.errors import CheckpointError
 from shared.losses import PopulationLoss
 from shared.networks import GliomaClassifier, PopulationTraining
-from tests.tiny_brains import PAIRS, REGIONS, cloud, lively
+from tests.support.tiny_brains import PAIRS, REGIONS, cloud, lively
 
 VOXELS = 6
 

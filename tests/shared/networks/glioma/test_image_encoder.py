@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shared.networks import ImageEncoder
-from tests.tiny_brains import lively
+from tests.support.tiny_brains import lively
 
 
 def small(size=16, **settings):

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from shared.networks import IRCLAutoencoder, IRCLClassifier, IRCLEncoder
 from tests.references import ircl_networks as reference
-from tests.tiny import lively_images, tiny_classifier
+from tests.support.tiny import lively_images, tiny_classifier
 
 classifier = partial(tiny_classifier, IRCLClassifier)
 images = lively_images

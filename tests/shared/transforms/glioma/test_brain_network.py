@@ -9,7 +9,7 @@ from shared.data import pad_incidence
 from shared.errors import DataError
 from shared.transforms import BrainRowsd, RegionSampler, TractIncidence, TractSampler
 from tests.references.brain_network import rows_of, tracts_at
-from tests.tiny_brain import AFFINE, SHAPE, centre, tiny_atlas, tiny_volume
+from tests.support.tiny_brain import AFFINE, SHAPE, centre, tiny_atlas, tiny_volume
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from shared.data.brain.atlas import TractAtlas
 from shared.errors import DataError
 from shared.transforms import LoadGliomad, PrepareGliomad, TractSampler
 from shared.transforms.glioma.cases import standardised
-from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
-from tests.tiny_glioma import write_case
+from tests.support.tiny_brain import AFFINE, SHAPE, tiny_atlas
+from tests.support.tiny_glioma import write_case
 
 SETTINGS = {"size": 16, "num_points": 32, "radii": (8.0, 14.0), "num_voxels": 8}
 

@@ -8,7 +8,7 @@ from skimage.measure import label
 from shared.errors import DataError
 from shared.transforms import LoadCased, PointCloudd
 from shared.transforms.glioma.point_cloud import surface_points, tumour_centroid
-from tests.tiny_brains import MNI_LIKE, RADII, blob
+from tests.support.tiny_brains import MNI_LIKE, RADII, blob
 
 
 def voxels(points, affine=MNI_LIKE):

@@ -8,7 +8,7 @@ from shared.transforms import build_point_graph, farthest_point_sampling
 from shared.transforms.glioma.point_graph import radius_neighbours
 from shared.transforms.glioma.tumour_crop import rotation_matrices
 from tests.references import glioma_networks as reference
-from tests.tiny_brains import RADII, cloud
+from tests.support.tiny_brains import RADII, cloud
 
 ORDER = torch.randperm(64, generator=torch.Generator().manual_seed(9))
 

@@ -9,7 +9,7 @@ from shared.errors import DataError
 from shared.transforms import PointCloudd, TumourCropd, TumourRotation
 from shared.transforms.glioma.tumour_crop import crop_volume, rotate_image, rotation_matrices
 from tests.shared.transforms.glioma.test_point_cloud import boundary_distance
-from tests.tiny_brains import MNI_LIKE, RADII, blob
+from tests.support.tiny_brains import MNI_LIKE, RADII, blob
 
 
 def case(mask=None, *, affine=MNI_LIKE, sequences=2):

@@ -1,6 +1,6 @@
 """What somebody does with a downloaded bundle, in processes that do not see the repository; run as a script.
 
-    python -P tests/packaged_runs.py RUNS.json
+    python -P tests/support/packaged_runs.py RUNS.json
 
 Each run is a fork of one process that has imported MONAI and nothing of ours. It writes a report: the steps done, where
 ``shared`` came from, its error if there was one.

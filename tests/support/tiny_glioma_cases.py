@@ -7,8 +7,8 @@ from monai.transforms import Compose
 
 from shared.networks import GliomaNetwork
 from shared.transforms import PointCloudd, TractIncidence, TumourCropd
-from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
-from tests.tiny_brains import lively
+from tests.support.tiny_brain import AFFINE, SHAPE, tiny_atlas
+from tests.support.tiny_brains import lively
 
 SIZE, RADII = 16, (6.0, 10.0)
 CODES = {"spicules": (1, 0), "mismatch": (2, 1), "enhancing_rim": (3, None), "infiltrated_tracts": (4, 0)}

@@ -1,15 +1,13 @@
 """Running bundles within a test: workflows with their places, errors unwrapped, tables read."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
 
-from shared.bundle.properties import phantom_data
 from shared.errors import CheckpointError, DataError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def bundle_workflow(bundle, *configs, data, out, run_id="run", kind="train", **overrides):
@@ -27,27 +25,6 @@ def bundle_workflow(bundle, *configs, data, out, run_id="run", kind="train", **o
     )
     flow.initialize()
     return flow
-
-
-def small_settings(name):
-    """``SMALL`` of the bundle's own tests: its tiny network and short training."""
-    return dict(getattr(_tests_of(name), "SMALL", {}))
-
-
-def small_data(bundle, folder):
-    """A prepared folder: ``small_data`` of the bundle's own tests, else its phantoms."""
-    own = getattr(_tests_of(bundle.name), "small_data", None)
-    return phantom_data(bundle, ROOT, folder) if own is None else own(folder)
-
-
-def _tests_of(name):
-    path = ROOT / f"tests/bundles/test_{name}.py"
-    if not path.is_file():
-        return None
-    spec = importlib.util.spec_from_file_location(f"small_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cause(error):

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 
-from tests.tiny_brain import AFFINE, SHAPE, tiny_atlas
+from tests.support.tiny_brain import AFFINE, SHAPE, tiny_atlas
 
 NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 SEQUENCES = tuple(NAMES)

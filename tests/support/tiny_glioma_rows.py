@@ -7,7 +7,7 @@ import torch
 from shared.data import GliomaRows
 from shared.networks import GliomaClassifier
 from shared.transforms import build_point_graph
-from tests.tiny_brains import PAIRS, REGIONS, cloud
+from tests.support.tiny_brains import PAIRS, REGIONS, cloud
 
 VOXELS, RADII = 6, (8.0, 14.0)
 

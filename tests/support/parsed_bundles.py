@@ -3,8 +3,8 @@
 import json
 from types import SimpleNamespace
 
-from tests.bundle_runs import bundle_workflow
-from tests.left_out import CONFIGS, FOLD, settings, write_data
+from tests.support.bundle_runs import bundle_workflow
+from tests.support.left_out import CONFIGS, FOLD, settings, write_data
 
 
 class Parsed:

@@ -16,7 +16,7 @@ from ignite.engine import Events
 from shared.distributed.processes import rank, stop
 from shared.networks import ContrastiveNetwork, IRCLAutoencoder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Interrupted(RuntimeError):

@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from tests.tiny import ball, write_case
-from tests.tiny_glioma import write_cohort
-from tests.tiny_patches import write_patch_data
+from tests.support.tiny import ball, write_case
+from tests.support.tiny_glioma import write_cohort
+from tests.support.tiny_patches import write_patch_data
 
 FOLD = 0  # who validates
 # a small network of each bundle, trained for long enough that every part of a stage runs

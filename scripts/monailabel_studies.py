@@ -28,11 +28,11 @@ def image_id(patient: str, file: str) -> str:
     return name if name.startswith(patient) else f"{patient}_{name}"
 
 
-def make_studies(prepared: Path, output: Path, section: str) -> list[str]:
-    """Link the images of a section's cases; returns the names in the studies folder."""
-    cases = read_datalist(prepared).get(section) or []
+def make_studies(prepared: Path, output: Path, split: str) -> list[str]:
+    """Link the images of a split's cases; returns the names in the studies folder."""
+    cases = read_datalist(prepared).get(split) or []
     links: dict[str, Path] = {}
-    problems = [] if cases else [f"{prepared}: section {section!r} of its datalist is empty; choose another --section"]
+    problems = [] if cases else [f"{prepared}: split {split!r} of its datalist is empty; choose another --split"]
     for case in cases:
         images = case["image"] if isinstance(case["image"], list) else [case["image"]]
         for file in images:
@@ -54,11 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = script_parser(__doc__)
     parser.add_argument("prepared", type=Path, help="folder with a datalist.json")
     parser.add_argument("output", type=Path, help="the studies folder")
-    parser.add_argument("--section", choices=("testing", "training"), default="testing", help="whose images (testing)")
+    parser.add_argument("--split", choices=("testing", "training"), default="testing", help="whose images (testing)")
     options = parser.parse_args(arguments)
 
     def make() -> None:
-        names = make_studies(options.prepared, options.output, options.section)
+        names = make_studies(options.prepared, options.output, options.split)
         print(f"{options.output}: links to {len(names)} images, {names[0]} and so on")
 
     return run_script(make)

@@ -38,7 +38,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", default="datalist.json", help="another datalist (default: DATASET_DIR/datalist.json)")
     add("--output", required=True, help="folder; one sub-folder a control")
-    add("--section", choices=("testing", "validation"), default="testing", help="what is predicted (default: testing)")
+    add("--split", choices=("testing", "validation"), default="testing", help="what is predicted (default: testing)")
     add("--fold", type=int, default=0, help="of the validation part, where the datalist has no such section")
     add("--folds", type=int, help="instead: cross-validate within the training section, with so many folds")
     add("--seeds", type=int, nargs="+", default=[0], help="of forests, random encoders and inner folds (default: 0)")
@@ -209,7 +209,7 @@ def recorded(name: str, args: argparse.Namespace, entries: Sequence[Mapping[str,
     """Return what must be the same for all results in a control's folder."""
     from shared.apps.experiments.data_record import data_record, named_files
 
-    tested: dict[str, Any] = {"folds": args.folds} if args.folds else {"section": args.section, "fold": args.fold}
+    tested: dict[str, Any] = {"folds": args.folds} if args.folds else {"split": args.split, "fold": args.fold}
     weights = {"pretrained": args.checkpoint, "imagenet": args.imagenet}.get(name)
     given = {"weights": weights, "weights' settings": weights and Path(weights).with_suffix(".json")}
     tested["data"] = data_record(entries, args.dataset_dir, args.output, files=named_files(given, Path()))

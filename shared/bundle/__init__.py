@@ -8,7 +8,12 @@ __all__, __getattr__ = lazy_exports(
         "check_vendored": "contents",
         "shared_digest": "contents",
         "shared_files": "contents",
+        "begin": "beginning",
         "load_model": "model",
         "trained_atlas": "model",
+        "TrainedModel": "settings",
+        "trained_network": "settings",
+        "trained_settings": "settings",
+        "TrainingRecord": "record",
     },
 )

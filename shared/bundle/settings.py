@@ -51,13 +51,40 @@ def trained_settings(
     return found
 
 
+class TrainedModel:
+    """Sections of a trained model's ``model.json`` by name, else of the training configuration.
+
+    Args:
+        ckpt_dir: folder of ``model.pt`` and ``model.json``.
+        train_config: ``train.json``, read when no model was trained yet.
+
+    Raises:
+        CheckpointError: ``model.json`` is not readable or lacks the section.
+    """
+
+    def __init__(self, ckpt_dir: str | os.PathLike, train_config: str | os.PathLike):
+        self.ckpt_dir, self.train_config = ckpt_dir, train_config
+
+    def get(self, section: str, default: Any = None) -> Any:
+        """A section, see :func:`trained_settings`."""
+        return trained_settings(self.ckpt_dir, self.train_config, section, default)
+
+    def __getattr__(self, section: str) -> Any:
+        if section.startswith("_"):
+            raise AttributeError(section)
+        return self.get(section)
+
+
 def trained_network(
-    network: Callable[..., nn.Module], ckpt_dir: str | os.PathLike, train_config: str | os.PathLike, **overrides: Any
+    network: str | Callable[..., nn.Module],
+    ckpt_dir: str | os.PathLike,
+    train_config: str | os.PathLike,
+    **overrides: Any,
 ) -> nn.Module:
     """The network with the numbers it was trained with, else those of the training configuration; weights not loaded.
 
     Args:
-        network: its class.
+        network: its class, or the class's dotted name.
         ckpt_dir: folder of ``model.pt`` and ``model.json``.
         train_config: ``train.json``, whose ``network_def`` is built when no model was trained yet.
         overrides: arguments that an overlay or the command line sets: switches of speed (``bf16``, ``channels_last``,
@@ -68,6 +95,7 @@ def trained_network(
     """
     path = Path(ckpt_dir) / MODEL_FILE
     if path.is_file():
+        network = _network_class(network, Path(train_config)) if isinstance(network, str) else network
         settings = dict(trained_settings(ckpt_dir, train_config, "network"))
         kind = _network_class(settings.pop("class"), path) if "class" in settings else network
         switches = {key: value for key, value in overrides.items() if key in SWITCHES}

@@ -26,6 +26,11 @@ class CaseDataset(CacheDataset):
         DataError: with the message of every case that the transforms refuse.
     """
 
+    @staticmethod
+    def collate(batch):
+        """A batch of items, see :func:`collate_cases`."""
+        return collate_cases(batch)
+
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],

@@ -108,7 +108,7 @@ class InferenceDatalist:
     Args:
         dataset_dir: the prepared folder.
         file: the datalist, relative to ``dataset_dir`` or absolute.
-        section: ``testing`` or ``training``; training cases are taken, too, where ``testing`` is empty and they have
+        split: ``testing`` or ``training``; training cases are taken, too, where ``testing`` is empty and they have
             no labels.
         num_classes: labels that are there lie in ``range(num_classes)``.
         num_modalities: images per case.
@@ -131,7 +131,7 @@ class InferenceDatalist:
         self,
         dataset_dir: str | os.PathLike,
         file: str | os.PathLike = "datalist.json",
-        section: str = "testing",
+        split: str = "testing",
         *,
         num_classes: int = 2,
         num_modalities: int | None = None,
@@ -143,19 +143,19 @@ class InferenceDatalist:
         check.match_modalities(modalities)
         check.match_classes(classes)
         content = check.content
-        if section not in ("training", "testing"):
-            raise DataError(f"section must be 'training' or 'testing', got {section!r}")
-        entries = content.get(section) or []
-        if not entries and section == "testing":
+        if split not in ("training", "testing"):
+            raise DataError(f"split must be 'training' or 'testing', got {split!r}")
+        entries = content.get(split) or []
+        if not entries and split == "testing":
             others = content.get("training") or []
             if isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others):
-                section, entries = "training", others
+                split, entries = "training", others
         if not entries:
             raise DataError(
-                f"{check.file}: nothing to predict, section {section!r} is empty; list the patients there "
-                "(the preparing script does with --inference), or predict those of 'training': --section training"
+                f"{check.file}: nothing to predict, split {split!r} is empty; list the patients there "
+                "(the preparing script does with --inference), or predict those of 'training': --split training"
             )
-        self.cases = check.section(section)
+        self.cases = check.section(split)
         check.across(self.cases, [])
         if check.problems:
             raise DataError(check.problems)
@@ -164,7 +164,7 @@ class InferenceDatalist:
 
 
 def cases_for_inference(
-    dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", section: str = "testing", **options: Any
+    dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json", split: str = "testing", **options: Any
 ) -> list[dict[str, Any]]:
     """The cases of an :class:`InferenceDatalist`, which takes the same arguments."""
-    return InferenceDatalist(dataset_dir, file, section, **options).cases
+    return InferenceDatalist(dataset_dir, file, split, **options).cases

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import set_determinism
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.bundle.record import TrainingRecord
 from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
 from shared.data.cases import CaseDataset
 from shared.distributed.processes import from_main
@@ -43,19 +43,15 @@ class BiomarkerStage:
 
     Args:
         network: the :class:`shared.networks.IRCLClassifier` to fill.
+        common: what all stages share, see :class:`shared.engines.StageTrainer`.
         cases: the original training cases.
         num_biomarkers: K, per modality when ``per_modality``.
         pretrained: checkpoint of stage I.
         checkpoint: what this stage writes: encoder and biomarkers.
-        output_dir: where table and gallery go.
         num_modalities: images come modality by modality.
         modalities: their names.
         per_modality: cluster each modality by itself.
         positive_name: name of class 1, for the picture.
-        seed: of the K-means.
-        resume: skip when ``checkpoint`` is there.
-        record: what the stage is made with and from, kept in its checkpoint; one of another training is refused.
-        device: where the encoder runs.
 
     Raises:
         CheckpointError: stage I has not been run, or was run with other dimensions, settings or data.
@@ -65,30 +61,31 @@ class BiomarkerStage:
     def __init__(
         self,
         network: nn.Module,
+        common: Mapping[str, Any],
         cases: CaseDataset,
         num_biomarkers: int,
         *,
         pretrained: str | os.PathLike,
         checkpoint: str | os.PathLike,
-        output_dir: str | os.PathLike,
         num_modalities: int = 1,
         modalities: Sequence[str] | None = None,
         per_modality: bool = False,
         positive_name: str = "positive",
-        seed: int = 0,
-        resume: bool = False,
-        record: TrainingRecord | None = None,
-        device: str | torch.device = "cpu",
     ):
         self.network, self.cases, self.num_biomarkers = network, cases, num_biomarkers
-        self.pretrained, self.checkpoint, self.output_dir = Path(pretrained), Path(checkpoint), Path(output_dir)
+        self.pretrained, self.checkpoint, self.output_dir = (
+            Path(pretrained),
+            Path(checkpoint),
+            Path(common["output_dir"]),
+        )
         self.num_modalities, self.modalities, self.per_modality = num_modalities, modalities, per_modality
-        self.positive_name, self.seed, self.resume, self.device = positive_name, seed, resume, device
-        self.record = record
+        self.positive_name, self.seed, self.resume = positive_name, common["seed"], common["resume"]
+        self.record, self.device = common["record"], common["device"]
 
     def run(self) -> None:
         """Cluster, describe and save, or skip when resuming; of several processes the first does it, others wait."""
         from_main(self._run)
+        set_determinism(self.seed)  # the next stage starts as if this one had been skipped
 
     def _run(self) -> None:
         finished = self.resume and self.checkpoint.is_file()

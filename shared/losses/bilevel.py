@@ -160,7 +160,7 @@ class BiLevelContrastiveLoss(nn.Module):
         """What `print` shows beside the class."""
         return f"weight={self.weight}"
 
-    def terms(self, z_image: Tensor, z_points: Tensor, z_tumour: Tensor, z_brain: Tensor) -> dict[str, Tensor]:
+    def parts(self, z_image: Tensor, z_points: Tensor, z_tumour: Tensor, z_brain: Tensor) -> dict[str, Tensor]:
         """The three losses of Eq. 4 to 6 under the paper's names: ``I2P``, ``P2I`` and ``B2T``."""
         sizes = [len(z) for z in (z_image, z_points, z_tumour, z_brain)]
         if len(set(sizes)) > 1:
@@ -178,7 +178,7 @@ class BiLevelContrastiveLoss(nn.Module):
 
     def forward(self, z_image: Tensor, z_points: Tensor, z_tumour: Tensor, z_brain: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        term = self.terms(z_image, z_points, z_tumour, z_brain)
+        term = self.parts(z_image, z_points, z_tumour, z_brain)
         return self.weight * (term["P2I"] + term["I2P"]) / 2 + (1 - self.weight) * term["B2T"]
 
 

@@ -43,7 +43,11 @@ class IRCLPretrainLoss(nn.Module):
         self.reconstruction, self.contrastive, self.rows = reconstruction, contrastive, rows
         self.reconstruction_weight, self.contrastive_weight = reconstruction_weight, contrastive_weight
         self.inter_positives: Tensor | None = None
-        self.terms: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}
+
+    def terms(self) -> dict[str, Tensor]:
+        """The last batch's terms, unweighted, for the log."""
+        return self.last
 
     def forward(self, prediction: Sequence[Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of both terms, in float32."""
@@ -54,5 +58,5 @@ class IRCLPretrainLoss(nn.Module):
             positives = torch.cat([positives, self.inter_positives[rows]], dim=1)
         reconstruction_loss = self.reconstruction(target["image"], reconstruction.float())
         contrastive_loss = self.contrastive(z, rows.to(z.device), positives.to(z.device))
-        self.terms = {"reconstruction": reconstruction_loss.detach(), "contrastive": contrastive_loss.detach()}
+        self.last = {"reconstruction": reconstruction_loss.detach(), "contrastive": contrastive_loss.detach()}
         return self.reconstruction_weight * reconstruction_loss + self.contrastive_weight * contrastive_loss

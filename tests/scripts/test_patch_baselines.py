@@ -138,7 +138,7 @@ def test_the_validation_part_of_a_fold(options, data, tmp_path):
     for entry in content["training"]:
         entry["fold"] = int(entry["patient"][1:]) // 2 % 2
     (tmp_path / "list.json").write_text(json.dumps(content))
-    given = ["--datalist_file", str(tmp_path / "list.json"), "--section", "validation", "--fold", "1"]
+    given = ["--datalist_file", str(tmp_path / "list.json"), "--split", "validation", "--fold", "1"]
     load_script("patch_baselines").main(
         [*options, *given, "--output", str(tmp_path), "--methods", "random", "--views", "2"]
     )

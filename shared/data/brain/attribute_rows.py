@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shared.data.loaders import collate_patches
 from shared.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class BrainRows(Dataset):
     """All (patient, region) or (patient, tract) rows of a cohort, a batch of them formed by one indexing operation.
 
-    Of the volumes, only the voxels on the sampler's lists are kept (a fifth of the grid for AAL90). A loader needs
-    ``collate_fn=shared.data.collate_patches``; workers would only copy.
+    Of the volumes, only the voxels on the sampler's lists are kept (a fifth of the grid for AAL90). Its ``collate``
+    is what a loader needs as ``collate_fn``; workers would only copy.
 
     Args:
         cases: patients with ``image`` ``[C, X, Y, Z]``, loaded and normalised, and ``patient``; for the edge contrast
@@ -43,6 +44,11 @@ class BrainRows(Dataset):
         DataError: with every case that is not on the atlas's grid, lacks its FA map, has another number of sequences,
             or holds NaN or Inf; no case at all.
     """
+
+    @staticmethod
+    def collate(batch):
+        """A batch of items, see :func:`collate_patches`."""
+        return collate_patches(batch)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from shared.data.loaders import collate_patches
 from shared.data.patches.reading import read_patch, read_patch_mask
 from shared.data.patches.resizing import resize_images
 from shared.errors import DataError
@@ -141,7 +142,7 @@ def _labels(entries: Sequence[Mapping[str, Any]], num_classes: int) -> tuple[Ten
 class PatchRows(Dataset):
     """Rows of a cache as a dataset whose batches are formed by indexing, for pretraining and fine-tuning alike.
 
-    A loader needs ``collate_fn=collate_patches``; workers would only copy.
+    Its ``collate`` is what a loader needs as ``collate_fn``; workers would only copy.
 
     Args:
         cache: the decoded patches.
@@ -153,6 +154,11 @@ class PatchRows(Dataset):
         - a batch: ``image`` uint8 ``[B, 3, S, S]``, ``row`` ``[B]`` of the cache and, where all of the dataset's
           patches have labels, ``label`` ``[B]`` and ``soft_label`` ``[B, num_classes]``
     """
+
+    @staticmethod
+    def collate(batch):
+        """A batch of items, see :func:`collate_patches`."""
+        return collate_patches(batch)
 
     def __init__(
         self,
@@ -198,19 +204,3 @@ class PatchRows(Dataset):
     def balanced_weights(self) -> Tensor:
         """A weight for every patch ``[len]`` under which a weighted sampler draws all classes equally often."""
         return 1 / self.labels.bincount()[self.labels].double()
-
-
-def collate_patches(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The batch as :class:`PatchRows` formed it, or one of its single items.
-
-    Example:
-        >>> collate_patches([{"row": torch.tensor(2)}, {"row": torch.tensor(5)}])
-        {'row': tensor([2, 5])}
-    """
-    if isinstance(batch, Mapping):
-        return batch
-    first = batch[0]
-    return {
-        key: torch.stack([item[key] for item in batch]) if isinstance(first[key], Tensor) else [i[key] for i in batch]
-        for key in first
-    }

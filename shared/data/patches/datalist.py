@@ -124,7 +124,7 @@ class PatchInferenceDatalist:
         file: the datalist, or a list of paths, relative to ``dataset_dir`` or absolute. A list is a text file with a
             path a line, or a CSV with a column ``image`` and, if known, ``patient``; paths are relative to
             ``dataset_dir``, or to the list's folder where ``dataset_dir`` is the list.
-        section: of a datalist.
+        split: of a datalist.
         num_classes: labels that are there lie in ``range(num_classes)``.
         classes: the model's names; a datalist that names its classes must name the same, unless these are numbers.
         group_by: regular expression for the patient of an image without one, see
@@ -143,31 +143,31 @@ class PatchInferenceDatalist:
         self,
         dataset_dir: str | os.PathLike,
         file: str | os.PathLike = "datalist.json",
-        section: str = "testing",
+        split: str = "testing",
         *,
         num_classes: int = 2,
         classes: Sequence[str] | None = None,
         group_by: str | None = None,
         check_pixels: bool = True,
     ):
-        if section not in SECTIONS:
-            raise DataError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}")
+        if split not in SECTIONS:
+            raise DataError(f"split must be one of {', '.join(SECTIONS)}, got {split!r}")
         root, file = Path(dataset_dir), Path(file)
         if root.is_file():
             root, file = root.parent, Path(root.name)
         content = None
         if file.suffix.lower() in (".csv", ".txt", ".tsv"):
-            content = {section: listed_patches(root, root / file, group_by)}
+            content = {split: listed_patches(root, root / file, group_by)}
         elif root.is_dir() and not (root / file).exists() and str(file) == "datalist.json":
-            content = {section: folder_patches(root, group_by, classes or ())}
+            content = {split: folder_patches(root, group_by, classes or ())}
         check = PatchDatalistCheck(root, file, num_classes, content=content)
-        if not check.content.get(section):
+        if not check.content.get(split):
             there = [name for name in SECTIONS if check.content.get(name)]
             raise DataError(
-                f"{check.file}: nothing to predict, section {section!r} is empty"
+                f"{check.file}: nothing to predict, split {split!r} is empty"
                 + (f"; there is {', '.join(there)}" if there else "; list patches there, or give a folder of them")
             )
-        self.cases: list[dict[str, Any]] = check.section(section)
+        self.cases: list[dict[str, Any]] = check.section(split)
         named = bool(check.content.get("classes"))
         check.match_classes(classes or ())
         check.files(self.cases, pixels=check_pixels)

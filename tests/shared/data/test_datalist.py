@@ -305,7 +305,7 @@ def test_inference_takes_the_testing_section_and_needs_no_labels(folder):
     with pytest.raises(DataError, match="P8: covariate 'age' is missing"):
         cases_for_inference(folder.root, covariates=["age"])
     with pytest.raises(DataError, match=r"P0: .*file not found"):
-        cases_for_inference(folder.root, section="training")
+        cases_for_inference(folder.root, split="training")
 
 
 def test_inference_with_an_empty_testing_section(folder):
@@ -313,7 +313,7 @@ def test_inference_with_an_empty_testing_section(folder):
     folder.read()
     with pytest.raises(DataError, match="nothing to predict, section 'testing' is empty"):
         cases_for_inference(folder.root)
-    assert len(cases_for_inference(folder.root, section="training")) == 8
+    assert len(cases_for_inference(folder.root, split="training")) == 8
     for case in folder.content["training"]:
         del case["label"]
     folder.read(labels_required=False)

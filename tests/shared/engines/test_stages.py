@@ -38,7 +38,9 @@ def stage_of(folder, network=None, cases=None, *, channels=(4, 8), count=3, **se
     sizes = {"num_layers": 1, "dim": 8, "num_heads": 2, "mlp_dim": 8}
     network = network or IRCLClassifier(4, count, channels=(4, 8), embedding_dim=6, **sizes)
     settings = {"pretrained": folder / "pretrain.pt", "checkpoint": folder / "biomarkers.pt", **settings}
-    stage = BiomarkerStage(network, cases or cohort(lively_images(6), LABELS), count, output_dir=folder, **settings)
+    common = {"output_dir": folder, "seed": 0, "resume": False, "record": None, "device": "cpu"}
+    common |= {key: settings.pop(key) for key in common.keys() & settings.keys()}
+    stage = BiomarkerStage(network, common, cases or cohort(lively_images(6), LABELS), count, **settings)
     return stage, network
 
 

@@ -31,7 +31,7 @@ class StageOne:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
         self.augmentation = BatchedAugmentation(rotation=30, gain=0.2, seed=seed)
         self.handler = MemoryBankHandler(self.rows, self.loss, self.network, **{"epochs": epochs, **bank})
-        self.log = TrainingLog("pretrain", folder, lambda: self.loss.terms)
+        self.log = TrainingLog("pretrain", folder, self.loss.terms)
         checkpoint = StageCheckpoint(
             folder / "pretrain.pt",
             self.network,

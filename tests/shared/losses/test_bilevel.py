@@ -63,7 +63,7 @@ def test_its_defaults_are_the_papers():
 
 def test_the_terms_are_those_of_the_equations():
     image, points, tumour, brain = given = make(6, 8, count=4)
-    terms, one = BiLevelContrastiveLoss(0.2).terms(*given), InfoNCELoss(0.2)
+    terms, one = BiLevelContrastiveLoss(0.2).parts(*given), InfoNCELoss(0.2)
     assert list(terms) == ["I2P", "P2I", "B2T"]
     assert terms["I2P"] == one(image, points) and terms["P2I"] == one(points, image)
     assert terms["B2T"] == one(brain, tumour) != one(tumour, brain)

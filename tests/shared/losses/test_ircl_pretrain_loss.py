@@ -47,12 +47,12 @@ def test_it_is_equation_1_with_both_kinds_of_positives(rows, weights):
     pixels = reference.reconstruction_loss(target["image"][:, 0].tolist(), reconstruction[:, 0].tolist())
     expected = weights.get("reconstruction_weight", 1) * pixels + weights.get("contrastive_weight", 1) * contrastive
     assert loss((reconstruction, None, z), target).item() == pytest.approx(expected, rel=1e-5)
-    assert loss.terms["contrastive"].item() == pytest.approx(contrastive, rel=1e-5)
-    assert loss.terms["reconstruction"].item() == pytest.approx(pixels, rel=1e-5)
+    assert loss.terms()["contrastive"].item() == pytest.approx(contrastive, rel=1e-5)
+    assert loss.terms()["reconstruction"].item() == pytest.approx(pixels, rel=1e-5)
     loss.inter_positives = None
     fewer = reference.contrastive_loss(z.tolist(), bank, row.tolist(), [p[:3] for p in positives], 0.07)
     loss((reconstruction, None, z), target)
-    assert loss.terms["contrastive"].item() == pytest.approx(fewer, rel=1e-5) and fewer > contrastive
+    assert loss.terms()["contrastive"].item() == pytest.approx(fewer, rel=1e-5) and fewer > contrastive
 
 
 def test_gradients_reach_the_network_and_not_the_logged_terms(rows):
@@ -60,7 +60,7 @@ def test_gradients_reach_the_network_and_not_the_logged_terms(rows):
     reconstruction, z, target = batch_of(rows, torch.tensor([7, 0]))
     loss((reconstruction, None, z), target).backward()
     assert (reconstruction.grad != 0).any() and (z.grad != 0).any()
-    assert not any(term.requires_grad for term in loss.terms.values())
+    assert not any(term.requires_grad for term in loss.terms().values())
 
 
 def test_a_reconstruction_in_bf16_is_compared_in_float32(rows):

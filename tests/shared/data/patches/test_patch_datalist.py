@@ -319,11 +319,11 @@ def test_inference_takes_a_section_and_needs_no_labels(folder):
     (folder.root / "datalist.json").write_text(json.dumps(folder.content))
     data = PatchInferenceDatalist(folder.root)
     assert names(data.cases) == ["P8-0", "P8-1", "P9-0", "P9-1"] and data.classes == ["smooth", "serrated"]
-    assert names(PatchInferenceDatalist(folder.root, section="unlabelled").cases) == ["P10-0", "P10-1"]
+    assert names(PatchInferenceDatalist(folder.root, split="unlabelled").cases) == ["P10-0", "P10-1"]
     with pytest.raises(DataError, match="section 'training' is empty; there is testing, unlabelled"):
-        PatchInferenceDatalist(folder.root, section="training")
+        PatchInferenceDatalist(folder.root, split="training")
     with pytest.raises(DataError, match="section must be one of training, validation, testing, unlabelled"):
-        PatchInferenceDatalist(folder.root, section="test")
+        PatchInferenceDatalist(folder.root, split="test")
     (folder.root / "image/P8-1.png").unlink()
     save(folder.root / "image/P9-0.png", pixels(0, (5, 5)))
     with pytest.raises(DataError) as caught:

@@ -87,7 +87,7 @@ GRAPHS = {
     "trained without edges": _without("population#graph"),
     "trained on random edges": {"network_def#population#graph": "random"},
 }
-BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet"}
+BACKBONES = {"3D-ResNet34": "resnet34", "3D-DenseNet121": "densenet121"}
 # columns of predictions.csv
 OWN = "multitask"
 ANSWERS = {
@@ -110,7 +110,7 @@ SCORED = {
 def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
     """By name the overrides, the overlays, and the stages taken from the whole network's run."""
     if group == "backbones":
-        return {name: ({}, [overlay], ()) for name, overlay in BACKBONES.items()}
+        return {name: ({"backbone": network}, ["backbone"], ()) for name, network in BACKBONES.items()}
     found = {"encoders": ENCODERS, "modules": MODULES, "graphs": GRAPHS}[group]
     stages = dict.fromkeys(found, GRAPH if group == "graphs" else NETWORK)
     # without the brain encoder there is nothing of these stages to take

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from shared.bundle.checks import Result
+from shared.bundle.contents import read_metadata
 from shared.bundle.exports import quiet
 from shared.errors import DataError
 
@@ -76,9 +76,8 @@ def check_properties(
 
 
 def phantom_data(bundle: Path, root: Path, folder: Path) -> Path | None:
-    """A few phantom patients, made as ``phantom_command`` of the bundle's ``phantom.json`` says; None: it does not."""
-    path = bundle / "configs/phantom.json"
-    command = json.loads(path.read_text(encoding="utf-8")).get("phantom_command") if path.is_file() else None
+    """A few phantom patients, made as ``phantom_command`` of ``metadata.json`` says; None: it does not."""
+    command = read_metadata(bundle).get("phantom_command")
     if not command or not (root / command.split()[0]).is_file():
         return None
     script, *options = command.split()

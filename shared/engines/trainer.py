@@ -44,6 +44,7 @@ class StageTrainer(SupervisedTrainer):
         train_data_loader: a :class:`shared.data.ShuffledLoader`; its batches are those of all processes together. Or:
         dataset: what such a loader is made of, with ``batch_size`` (None: all) and the seed that all stages share.
         batch_size: of all processes together.
+        drop_last: leave out the items after the last whole batch.
         network: what is trained, on its device.
         optimizer: of its parameters.
         loss_function: its method ``terms()``, if there is one, names the loss's terms for the log.
@@ -73,6 +74,7 @@ class StageTrainer(SupervisedTrainer):
         train_data_loader: DataLoader | None = None,
         dataset: Dataset | None = None,
         batch_size: int | None = None,
+        drop_last: bool = False,
         scheduler: Any = None,
         scheduler_epoch_level: bool = True,
         train_handlers: Sequence[Any] = (),
@@ -87,7 +89,7 @@ class StageTrainer(SupervisedTrainer):
     ):
         device, self.seed = torch.device(common["device"]), common["seed"]
         if train_data_loader is None:
-            train_data_loader = ShuffledLoader(dataset, batch_size, seed=self.seed)
+            train_data_loader = ShuffledLoader(dataset, batch_size, seed=self.seed, drop_last=drop_last)
         if isinstance(loss_function, nn.Module):
             loss_function = loss_function.to(device)
         self.log = TrainingLog(name, common["output_dir"], getattr(loss_function, "terms", None))

@@ -16,7 +16,7 @@ __all__, __getattr__ = lazy_exports(
         "StageCheckpoint": "checkpoint",
         "MemoryBankHandler": "memory_bank",
         "SaveExplanations": "explanations",
-        "SaveGradCAM": "explanations",
+        "SaveGradCAM": "cam",
         "SavePredictions": "predictions",
         "SaveAtlas": "glioma",
         "StartContrast": "glioma",

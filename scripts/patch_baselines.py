@@ -238,11 +238,11 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     args.dataset_dir = Path(args.dataset_dir).resolve()
     output, command = Path(args.output), shlex.join(["python", "scripts/patch_baselines.py", *args.argv])
-    fold = args.fold if args.section == "validation" and not args.folds else -1
+    fold = args.fold if args.split == "validation" and not args.folds else -1
     parts = PatchDatalist(args.dataset_dir, args.datalist_file, fold=fold)
-    held = [] if args.folds else getattr(parts, args.section)
+    held = [] if args.folds else getattr(parts, args.split)
     if not args.folds and not held:
-        raise DataError(f"{parts.file}: the {args.section} section is empty, there is nothing to predict")
+        raise DataError(f"{parts.file}: the {args.split} split is empty, there is nothing to predict")
     training = parts.training + (parts.validation if args.folds else [])
     patches = Patches(training + held, args)
     every, count = np.arange(len(patches.entries)), len(training)

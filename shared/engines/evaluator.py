@@ -13,6 +13,18 @@ from torch.utils.data import DataLoader
 from shared.distributed.processes import share_cases
 
 
+def class_postprocessing(device: str | torch.device, num_classes: int = 2) -> Compose:
+    """Logits become probabilities, labels one-hot, both on one device."""
+    return Compose(
+        [
+            Activationsd("pred", softmax=True),
+            AsDiscreted("label", to_onehot=num_classes),
+            # of labels, decollation makes numbers, and AsDiscreted tensors on the CPU
+            ToDeviced("label", device),
+        ]
+    )
+
+
 class ClassEvaluator(SupervisedEvaluator):
     """MONAI's SupervisedEvaluator whose predictions are probabilities of classes, compared by AUC.
 
@@ -31,14 +43,7 @@ class ClassEvaluator(SupervisedEvaluator):
     ):
         device = torch.device(device)
         usual = {
-            "postprocessing": Compose(
-                [
-                    Activationsd("pred", softmax=True),
-                    AsDiscreted("label", to_onehot=num_classes),
-                    # of labels, decollation makes numbers, and AsDiscreted tensors on the CPU
-                    ToDeviced("label", device),
-                ]
-            ),
+            "postprocessing": class_postprocessing(device, num_classes),
             "key_val_metric": {"AUC": ROCAUC(output_transform=from_engine(["pred", "label"]))},
         }
         super().__init__(device=device, val_data_loader=share_cases(val_data_loader), **usual | settings)

@@ -29,11 +29,12 @@ def on_device(network: nn.Module, device: str | torch.device, seed: int) -> nn.M
 class StageTrainer(SupervisedTrainer):
     """MONAI's SupervisedTrainer for one stage: skipped when done, resumed where it stopped, logged, reproducible.
 
-    To the handlers that are given it adds, before them, :class:`shared.handlers.StageCheckpoint`, a
-    ``LrScheduleHandler`` and :class:`shared.handlers.TrainingLog` (attribute ``log``). The checkpoint holds what is
-    needed to go on exactly: optimiser, scheduler, log, every handler with a ``state_dict``, every generator. In several
-    processes the network is trained by DistributedDataParallel with BatchNorm over all of them, and each process takes
-    its part of every batch. After a run the random numbers are seeded anew: no stage depends on how long another took.
+    Before the given handlers it adds :class:`shared.handlers.StageCheckpoint` and :class:`shared.handlers.TrainingLog`
+    (its attributes ``checkpoint`` and ``log``), a ``LrScheduleHandler`` and a ``ValidationHandler``. The checkpoint
+    holds what is needed to go on exactly: optimiser, scheduler, log, every handler with a ``state_dict``, every
+    generator. In several processes DistributedDataParallel trains the network, with BatchNorm over all of them, and
+    each process takes its part of every batch. A run ends by seeding all random numbers anew (unless ``seed`` is
+    None), so that no stage depends on how long another took.
 
     Args:
         name: of the stage; its log is ``<name>_loss.csv``.
@@ -98,7 +99,7 @@ class StageTrainer(SupervisedTrainer):
         drawn = {key: getattr(value, "generator", value) for key, value in (generators or {}).items()}
         if getattr(train_data_loader, "generator", None) is not None:
             drawn["shuffle"] = train_data_loader.generator
-        saving = StageCheckpoint(
+        self.checkpoint = StageCheckpoint(
             checkpoint,
             network if saved is None else saved,
             state=state,
@@ -130,11 +131,12 @@ class StageTrainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            train_handlers=[saving, *steps, self.log, *validation, *train_handlers],
+            train_handlers=[self.checkpoint, *steps, self.log, *validation, *train_handlers],
             **{"decollate": False, "optim_set_to_none": True} | settings,
         )
 
     def run(self) -> None:
         """Train the stage, then seed all random numbers anew."""
         super().run()
-        set_determinism(self.seed)
+        if self.seed is not None:
+            set_determinism(self.seed)

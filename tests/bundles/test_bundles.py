@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from monai.bundle import ConfigParser
-from monai.data import decollate_batch
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -59,14 +56,9 @@ def test_metadata_pins_what_the_requirements_pin(bundle):
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_predictions_and_labels_meet_on_the_device_that_predicts(bundle):
-    # on a GPU the AUC met labels on the CPU; the meta device stands for one here, and refuses to mix as one does
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs/train.json"))
-    parser["device"], parser["num_classes"] = torch.device("meta"), 2
-    decollated = decollate_batch({"pred": torch.zeros(2, 2, device="meta"), "label": torch.tensor([0, 1])})
-    postprocessing = parser.get_parsed_content("validate#postprocessing")
-    for case in map(postprocessing, decollated):
-        assert case["pred"].device.type == case["label"].device.type == "meta" and case["label"].shape == (2,)
+    # what the evaluator does with them: tests/shared/engines/test_evaluator.py
+    evaluator = json.loads((bundle / "configs/train.json").read_text(encoding="utf-8"))["validate"]["evaluator"]
+    assert (evaluator["_target_"], evaluator["device"]) == ("shared.engines.ClassEvaluator", "@device")
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -75,7 +67,9 @@ def test_every_stages_loss_goes_to_the_device(bundle):
     stages = [name for name, part in content.items() if isinstance(part, dict) and "trainer" in part]
     assert len(stages) >= 2
     for name in stages:
-        assert content[name]["trainer"]["loss_function"] == f"$@{name}#loss.to(@device)"
+        trainer = content[name]["trainer"]
+        assert (trainer["_target_"], trainer["loss_function"]) == ("shared.engines.StageTrainer", f"@{name}#loss")
+        assert trainer["common"] == "@common" and content["common"]["device"] == "@device"
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -86,5 +80,7 @@ def test_where_classes_are_balanced_the_probabilities_know_it(bundle):
         return
     loss = train["loss"]
     assert loss["_target_"] == "shared.losses.BalancedCrossEntropyLoss" and loss["balance"] == "@train#class_balance"
-    assert loss["labels"].startswith("$@train#dataset.") and loss.get("sampled", False) is ("balanced_sampler" in train)
+    assert loss["labels"].startswith("$@train#dataset.") and loss.get("sampled", False) is (
+        "weights" in train.get("dataloader", ())
+    )
     assert [handler.get("loss") for handler in train["handlers"]].count("@train#loss") == 1

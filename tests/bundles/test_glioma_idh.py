@@ -446,7 +446,7 @@ def test_a_cohorts_preparation_goes_along_with_the_model(cohort, tmp_path):
     reference = {"percentiles": [1.0], "landmarks": {"T1": [100.0]}}
     (data / "histogram_reference.json").write_text(json.dumps(reference | {"patient": "P00", "fingerprint": "ab"}))
     flow = workflow("train", "cpu", data=data, out=tmp_path, **SMALL)
-    flow.parser.get_parsed_content("train#handlers#5")(SimpleNamespace(state=SimpleNamespace(epoch=6)))
+    flow.parser.get_parsed_content("train#handlers#1")(SimpleNamespace(state=SimpleNamespace(epoch=6)))
     assert json.loads((tmp_path / "models/preparation.json").read_text()) == record
     assert json.loads((tmp_path / "models/histogram_reference.json").read_text()) == reference
 

@@ -42,7 +42,7 @@ def sscl(folder):
     data = make("make_phantom_patches.py", folder / "data", *counts, "--per-slide", "4")
     views = {"_target_": f"{MODULE}.TwoViews", "size": SSCL["pretrain#size"]}
     fixed = SSCL | {"pretrain#augmentation": views, "train#augmentation": None, "network_def#dropout": 0.0}
-    fixed |= {"pretrain#network#_target_": f"{MODULE}.DoubleNetwork", "train#handlers#0#save_interval": 1}
+    fixed |= {"pretrain#network#_target_": f"{MODULE}.DoubleNetwork", "train#trainer#save_interval": 1}
     fixed |= {"pretrain#optimizer": SGD | {"params": "$@pretrain#trainer_network.parameters()"}, "val_interval": 1}
     fixed |= {"train#optimizer": SGD | {"params": "$@network.parameters()", "lr": 0.01}}
     return data, fixed, ("pretrain", {"network": "@pretrain#trainer_network"}), "train"
@@ -58,7 +58,7 @@ def glioma(folder):
         fixed[f"{stage}#optimizer"] = SGD | {"params": f"$@{stage}#{key}.parameters()", "lr": 0.01}
     fixed["contrast#optimizer"]["params"] = "$@contrast#network.trained()"
     # the first of three epochs shields the encoders, the others do not: both are seen
-    fixed |= {"contrast#handlers#0#save_interval": 1, "split": "testing", "contrast#unimodal_share": 0.34}
+    fixed |= {"contrast#trainer#save_interval": 1, "split": "testing", "contrast#unimodal_share": 0.34}
     return data, fixed, ("contrast", {"network": "@contrast#network"}), "contrast"
 
 

@@ -32,9 +32,7 @@ def test_classes_are_drawn_equally_often_and_fine_tuning_begins_with_the_pretrai
     weights = torch.as_tensor(sampler.weights)
     assert (labels == 0).sum() != (labels == 1).sum()
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum().item())
-    assert (
-        sscl.handler("train#handlers", "LoadEncoder").path == sscl.handler("pretrain#handlers", "StageCheckpoint").path
-    )
+    assert sscl.handler("train#handlers", "LoadEncoder").path == sscl.get("pretrain#trainer").checkpoint.path
     assert sscl.get("validate#inferer").views == 2  # as asked for
     augmentation = sscl.get("pretrain#trainer").prepare_batch.augmentation
-    assert sscl.handler("pretrain#handlers", "StageCheckpoint").generators["augmentation"] is augmentation.generator
+    assert sscl.get("pretrain#trainer").checkpoint.generators["augmentation"] is augmentation.generator

@@ -116,7 +116,7 @@ def test_from_scratch_no_pretraining_is_run_and_its_budget_is_spent(patches, tmp
     flow = workflow("train", "cpu", "scratch", data=patches, out=tmp_path, **SMALL)
     # forty-eight patches, two views, two epochs of (48 / 64)^2 the pixels; epochs of 32 draws
     content = flow.parser
-    share = len(content.get_parsed_content("pretrain#dataset")) / content.get_parsed_content("train#num_samples")
+    share = len(content.get_parsed_content("pretrain#dataset")) / content.get_parsed_content("train#dataloader").count
     assert content.get_parsed_content("train#epochs") == round(2 + 2 * 2 * (48 / 64) ** 2 * share)
     flow.run()
     assert not (tmp_path / "models/pretrain.pt").exists() and (tmp_path / "models/model.pt").is_file()

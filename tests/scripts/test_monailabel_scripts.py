@@ -45,7 +45,7 @@ def test_images_are_linked_flat_and_masks_left_out(prepared, tmp_path, capsys):
 
 def test_an_empty_section_a_missing_file_and_one_name_for_two_are_refused(prepared, tmp_path, capsys):
     assert studies.main([str(prepared), str(tmp_path / "a"), "--split", "training"]) == 2
-    assert "section 'training' of its datalist is empty" in capsys.readouterr().err
+    assert "split 'training' of its datalist is empty" in capsys.readouterr().err
     content = json.loads((prepared / "datalist.json").read_text())
     content["testing"][1]["image"] = ["P2/t_0.nii.gz", "scans/t_0.nii.gz", "none.nii.gz"]
     write_case(prepared / "scans", "t")

@@ -156,7 +156,7 @@ def test_errors_say_what_to_do(options, data, tmp_path):
     assert "no bundle 'nothing'" in message("--methods", "random", "--bundle", "nothing")
     assert "cannot be read" in message("--methods", "random", "--settings", "{")
     (tmp_path / "list.json").write_text((data / "datalist.json").read_text().replace('"testing": [', '"_": ['))
-    assert "the testing section is empty" in message("--datalist_file", str(tmp_path / "list.json"))
+    assert "the testing split is empty" in message("--datalist_file", str(tmp_path / "list.json"))
     assert "no such dataset folder" in message("--dataset_dir", str(tmp_path / "nowhere"))
 
 

@@ -70,4 +70,5 @@ def site_algo(
         train_workflow=flow,
     )
     algo.initialize(extra={ExtraItems.CLIENT_NAME: name, ExtraItems.LOGGING_FILE: False})
+    algo.trainer.seed = None  # a round goes on with the random numbers of the one before
     return algo

@@ -311,7 +311,7 @@ def test_inference_takes_the_testing_section_and_needs_no_labels(folder):
 def test_inference_with_an_empty_testing_section(folder):
     folder.content["testing"] = []
     folder.read()
-    with pytest.raises(DataError, match="nothing to predict, section 'testing' is empty"):
+    with pytest.raises(DataError, match="nothing to predict, split 'testing' is empty"):
         cases_for_inference(folder.root)
     assert len(cases_for_inference(folder.root, split="training")) == 8
     for case in folder.content["training"]:

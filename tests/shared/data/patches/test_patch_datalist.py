@@ -320,9 +320,9 @@ def test_inference_takes_a_section_and_needs_no_labels(folder):
     data = PatchInferenceDatalist(folder.root)
     assert names(data.cases) == ["P8-0", "P8-1", "P9-0", "P9-1"] and data.classes == ["smooth", "serrated"]
     assert names(PatchInferenceDatalist(folder.root, split="unlabelled").cases) == ["P10-0", "P10-1"]
-    with pytest.raises(DataError, match="section 'training' is empty; there is testing, unlabelled"):
+    with pytest.raises(DataError, match="split 'training' is empty; there is testing, unlabelled"):
         PatchInferenceDatalist(folder.root, split="training")
-    with pytest.raises(DataError, match="section must be one of training, validation, testing, unlabelled"):
+    with pytest.raises(DataError, match="split must be one of training, validation, testing, unlabelled"):
         PatchInferenceDatalist(folder.root, split="test")
     (folder.root / "image/P8-1.png").unlink()
     save(folder.root / "image/P9-0.png", pixels(0, (5, 5)))

@@ -23,14 +23,6 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Cal
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}")
-        try:
-            module = import_module(f"{package}.{homes[name]}")
-        except ModuleNotFoundError as error:
-            if not str(error.name).startswith("shared."):
-                raise
-            raise ImportError(
-                f"{package}.{name} is not part of this copy of shared/: a packaged bundle holds the code that it needs"
-            ) from error
-        return getattr(module, name)
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return sorted(homes), get

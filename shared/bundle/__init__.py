@@ -6,6 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "check_vendored": "contents",
+        "shared_digest": "contents",
         "shared_files": "contents",
         "begin": "beginning",
         "load_model": "model",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import shared
-from shared.bundle.closure import NAME, modules_needed
 from shared.bundle.record import SPLIT_FILE
 from shared.errors import DataError
 
@@ -90,10 +89,7 @@ def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
 
 
 def packaged_files(bundle: str | os.PathLike) -> dict[str, Path]:
-    """All files of a bundle's package by their name in it, with the code.
-
-    That is its own ``shared``; else of the imported one the modules that its JSON names, what these import, and
-    ``python -m shared.bundle.verify``. The bundle's preparation is named in ``metadata.json``.
+    """All files of a bundle's package by their name in it, with the code: its own ``shared``, else the imported one.
 
     Example:
         >>> "shared/io.py" in packaged_files(find_bundles()[0])
@@ -101,16 +97,9 @@ def packaged_files(bundle: str | os.PathLike) -> dict[str, Path]:
     """
     bundle = Path(bundle)
     own = bundle / "shared"
-    files = bundle_files(bundle)
-    if (own / "__init__.py").is_file():
-        folder, modules = own, shared_files(own)
-    else:
-        folder, names = _imported(), {"shared.bundle.verify"}
-        for name, path in files.items():
-            if name.startswith("configs/") and path.suffix == ".json":
-                names |= set(NAME.findall(path.read_text(encoding="utf-8")))
-        modules = sorted(modules_needed(names, folder))
-    return files | {f"shared/{path.relative_to(folder).as_posix()}": path for path in modules}
+    folder = own if (own / "__init__.py").is_file() else Path(shared.__file__).resolve().parent
+    code = {f"shared/{path.relative_to(folder).as_posix()}": path for path in shared_files(folder)}
+    return bundle_files(bundle) | code
 
 
 def shared_files(folder: str | os.PathLike | None = None) -> list[Path]:
@@ -123,12 +112,26 @@ def shared_files(folder: str | os.PathLike | None = None) -> list[Path]:
     return sorted((_imported() if folder is None else Path(folder)).rglob("*.py"))
 
 
+def shared_digest(folder: str | os.PathLike | None = None) -> str:
+    """sha256 over names and contents of the modules of a ``shared`` folder (None: of the one that is imported).
+
+    Example:
+        >>> len(shared_digest())
+        64
+    """
+    folder = _imported() if folder is None else Path(folder)
+    digest = hashlib.sha256()
+    for path in shared_files(folder):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
 def check_vendored(bundle_root: str | os.PathLike) -> str:
-    """Refuse to run a packaged bundle on another version of ``shared`` than the one it brings.
+    """Refuse to run a packaged bundle on another ``shared`` than the one it brings.
 
     Python keeps one module of a name: of two bundles in a process, the second gets the first one's. That is right where
-    both copies are the same, and wrong results or obscure errors where they are not. Modules that only the second
-    brings are found from then on.
+    both copies are the same, and wrong results or obscure errors where they are not.
 
     Args:
         bundle_root: the bundle's folder; without a ``shared`` of its own, as in the repository, it takes what there is.
@@ -137,29 +140,19 @@ def check_vendored(bundle_root: str | os.PathLike) -> str:
         the folder of the ``shared`` in use.
 
     Raises:
-        DataError: a module of the bundle's ``shared`` differs from the one in use.
+        DataError: the bundle's ``shared`` is not the one in use, and differs from it.
 
     Example:
         >>> check_vendored("no/packaged/bundle").endswith("shared")
         True
     """
     own, used = Path(bundle_root).resolve() / "shared", _imported()
-    if not (own / "__init__.py").is_file() or own == used:
-        return str(used)
-    folders = [Path(folder) for folder in shared.__path__]
-    for path in shared_files(own):
-        others = [folder / path.relative_to(own) for folder in folders]
-        if any(other.is_file() and other.read_bytes() != path.read_bytes() for other in others):
-            raise DataError(
-                f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another "
-                f"version of it from {used}; {path.relative_to(own)} differs. Run each bundle in a process of its own, "
-                "or package both bundles from one version of the repository."
-            )
-    if own not in folders:
-        for init in sorted(own.rglob("__init__.py"), key=lambda init: len(init.parts)):
-            package = import_module(".".join(("shared", *init.parent.relative_to(own).parts)))
-            if str(init.parent) not in package.__path__:
-                package.__path__.append(str(init.parent))
+    if (own / "__init__.py").is_file() and own != used and shared_digest(own) != shared_digest(used):
+        raise DataError(
+            f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another version "
+            f"of it from {used}. Run each bundle in a process of its own, or package both bundles from one version of "
+            "the repository."
+        )
     return str(used)
 
 

@@ -6,7 +6,7 @@ import ast
 import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from shared.errors import DataError
@@ -117,7 +117,7 @@ def _imported_names(path: Path) -> Iterator[str]:
             yield node.value
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parsed_at(path: str, changed: int, size: int) -> ast.Module:
     return ast.parse(Path(path).read_text(encoding="utf-8"))
 

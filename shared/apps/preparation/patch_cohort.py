@@ -185,7 +185,7 @@ class PatchSet:
     def draw_testing(self, share: float, seed: int) -> None:
         """Move about ``share`` of the training part, whole patients, to the testing part."""
         groups, labels = self._labelled()
-        chosen = self._split(lambda: split_off_groups(groups, labels, share, seed), "--test-share")
+        chosen = self._split(lambda: split_off_groups(groups, labels, share, seed), "--test-fraction")
         training = self.parts["training"]
         self.parts["testing"] += [entry for entry in training if entry["patient"] in chosen]
         self.parts["training"] = [entry for entry in training if entry["patient"] not in chosen]

@@ -293,7 +293,13 @@ def test_no_folder_and_no_images(tmp_path, capsys):
     assert run(tmp_path, tmp_path / "list", "--test-fraction", "0.5") == 2
     error = capsys.readouterr().err
     assert "no such folder" in error and "one folder per class is needed" in error
-    for wrong in (["--test-fraction", "1"], ["--folds", "1"], ["--seed", "-1"], ["--classes", "a", "a"]):
+    for wrong in (
+        ["--test-share", "0.2"],
+        ["--test-fraction", "1"],
+        ["--folds", "1"],
+        ["--seed", "-1"],
+        ["--classes", "a", "a"],
+    ):
         with pytest.raises(SystemExit):
             run(tmp_path, tmp_path / "list", *wrong)
 
@@ -308,6 +314,17 @@ def polyps(tmp_path):
         for patch in range(3):
             save(tmp_path / "set" / ("HP", "SSA")[patch % 2] / f"S{slide}-{patch}.png", 10 * slide + patch)
     return tmp_path / "set"
+
+
+def test_new_patches_become_a_datalist_without_labels(ebhi, tmp_path, capsys):
+    assert run(ebhi, tmp_path / "new", "--inference", "--group-by", "none") == 0
+    content = json.loads((tmp_path / "new/datalist.json").read_text())
+    assert (
+        content["training"] == []
+        and content["testing"]
+        and f"{len(content['testing'])} patches" in capsys.readouterr().out
+    )
+    assert not [entry for entry in content["testing"] if set(entry) != {"image", "patient"}]
 
 
 FEW = ["--folds", "2", "--test-fraction", "0.3"]

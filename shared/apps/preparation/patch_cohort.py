@@ -368,7 +368,7 @@ def portable(path: Path, output: Path) -> str:
 def command_line(output: Path) -> str:
     """The command as typed, without absolute paths where they can be told relative to the output or the repository."""
     words = []
-    for word in sys.argv:
+    for word in (*program(), *sys.argv[1:]):
         path = Path(word)
         if path.is_absolute():
             word = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else portable(path, output)

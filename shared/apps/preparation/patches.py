@@ -26,6 +26,7 @@ decoded and all problems are listed at once; nothing is written then. Patches ar
 centres of those that are not into OUTPUT. Copies of one image (equal pixels, whatever the file) make their patients
 one; with two labels they are refused. --skip-blank leaves out tiles of (nearly) one colour, which are such copies.
 
+    python scripts/prepare_image_folder.py /data/new --inference --output data/new
     python scripts/prepare_image_folder.py /data/ebhi_seg --output data/sscl_crc --classes Polyp "Low-grade IN" \\
         --unlabelled "Serrated adenoma" --group-by '^[^-]+'
 """
@@ -34,10 +35,12 @@ from __future__ import annotations
 
 import argparse
 
-from shared.apps.preparation.files import run_script, script_parser
-from shared.apps.preparation.patch_cohort import PatchSet, check_options, common_options
+from shared.apps.preparation.files import begin, run_script, script_parser, write_datalist, write_manifest
+from shared.apps.preparation.patch_cohort import PatchSet, check_options, common_options, portable
+from shared.data.patches.datalist import folder_patches
 from shared.data.patches.files import same_name
 from shared.data.patches.layout import Layout
+from shared.io import DATALIST, MANIFEST
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -46,6 +49,9 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
         DataError: with every problem found; nothing is written then.
     """
+    if options.inference:
+        prepare_new(options)
+        return
     layout = Layout(
         options.folder,
         options.classes,
@@ -83,6 +89,21 @@ def prepare(options: argparse.Namespace) -> None:
     )
 
 
+def prepare_new(options: argparse.Namespace) -> None:
+    """List patches without labels for a prediction; the prediction decodes them.
+
+    Raises:
+        DataError: with every problem found; nothing is written then.
+    """
+    entries = folder_patches(options.folder, options.group_by, options.classes)
+    entries = [{**entry, "image": portable(options.folder / entry["image"], options.output)} for entry in entries]
+    begin(options.output, (DATALIST, MANIFEST))
+    write_manifest(options.output, images="in place", group_by=options.group_by)
+    name = options.name or options.folder.resolve().name
+    path = write_datalist(options.output, name=name, classes=options.classes, training=[], testing=entries)
+    print(f"{path}: {len(entries)} patches to predict")
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = script_parser(__doc__)
@@ -106,8 +127,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--test-fraction", type=float, default=0.2, help="of the labelled patches, by patient (0.2); 0: no testing part"
     )
     add("--resplit", action="store_true", help="do not keep the split of train, val and test folders")
+    add("--inference", action="store_true", help="new patches in any folders, without labels: all are to be predicted")
+    add("--test-share", dest="old_name", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     check_options(parser, options)
+    if options.old_name is not None:
+        parser.error("--test-share is now called --test-fraction")
+    if options.inference and (options.copy or options.output.suffix.lower() == ".json"):
+        parser.error("--inference lists the patches in place, in a folder given by --output")
     named = [*options.classes, *options.unlabelled]
     if len(set(map(same_name, named))) < len(named):
         parser.error("--classes and --unlabelled must name each folder once")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.apps.preparation.files import begin, place_file, software_versions, write_datalist, write_manifest
+from shared.apps.preparation.files import begin, place_file, program, software_versions, write_datalist, write_manifest
 from shared.data.names import nfc
 from shared.data.patches.checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
 from shared.data.splits import grouped_folds, split_off_groups

@@ -54,7 +54,7 @@ def test_what_only_one_of_two_packages_brings_is_added(unpacked, monkeypatch):
 
 
 def test_a_module_that_the_package_lacks_is_named(monkeypatch):
-    names, get = lazy_exports("shared", {"Absent": "absent", "numbers": "io"})
+    _, get = lazy_exports("shared", {"Absent": "absent", "numbers": "io"})
     with pytest.raises(ModuleNotFoundError, match=r"shared\.Absent needs the module shared\.absent, which is not in"):
         get("Absent")
 

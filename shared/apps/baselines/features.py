@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import write_csv
 
@@ -27,12 +28,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
-    add("--folds", type=int, default=5)
-    add("--seeds", type=int, nargs="+", default=[0], help="each splits anew, as in cross_validate.py (default: 0)")
     add("--num_slices", type=int, default=3, help="slices of largest tumour area that are measured (default: 3)")
     add("--trees", type=int, default=500, help="of each random forest (default: 500)")
     add("--output", required=True, help="folder; one sub-folder a control")
-    add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
+    add_options(parser, "--folds", "--seeds", "--bootstrap")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if (

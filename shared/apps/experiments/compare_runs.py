@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import write_text
 
@@ -22,7 +23,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="[TITLE=]FOLDER", help="the first is the reference")
     parser.add_argument("--output", help="Markdown file to write; it is printed in any case")
-    parser.add_argument("--bootstrap", type=int, default=2000, help="replicates of the intervals")
+    add_options(parser, "--bootstrap")
     args = parser.parse_args(argv)
     if args.bootstrap < 1:
         parser.error("--bootstrap must be at least 1")

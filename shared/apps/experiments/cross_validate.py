@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.experiments.options import add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_json, write_text
@@ -35,10 +36,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("bundle", nargs="?", help="a name under bundles/, or the folder of an unpacked bundle")
     add("--dataset_dir", help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
-    add("--folds", type=int, default=5)
-    add("--seeds", type=int, nargs="+", default=[0], help="each splits anew and trains anew (default: 0)")
-    add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the configs")
     add("--name", help="of the experiment's folder (default: made of the overlays' names)")
     add("--title", help="of its table (default: the name)")
     add("--output", help="folder (default: bundles/BUNDLE/eval/cross_validation/NAME); with --report the file to write")
@@ -48,15 +45,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--reuse", metavar="EXPERIMENT", help=f"{reuse}; right only where those stages do not depend on what differs")
     add("--reuse-stages", nargs="+", metavar="STAGE", help="which of them --reuse takes (default: all)")
     add("--shuffle-labels", action="store_true", help="control: permute the labels of the patients that train")
-    add("--jobs", type=int, default=1, help="folds at a time")
-    add("--threads", type=int, help="CPU threads of each (default: cores / jobs)")
-    add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
     add(
         "--report",
         nargs="+",
         metavar="EXPERIMENT",
         help="only compare finished experiments; the first is the reference",
     )
+    add_options(parser)
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.experiments.options import add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.apps.phantoms.brains import SIGNS
 from shared.errors import DataError
@@ -124,14 +125,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--groups", nargs="+", choices=GROUPS, default=["encoders"], help="what is left out (default: encoders)")
     add("--signs", action="store_true", help="phantoms: single encoders and all together, on each sign as the label")
     add("--explain", action="store_true", help="with --signs: explain each sign's own encoder, and score it")
-    add("--folds", type=int, default=5)
-    add("--seeds", type=int, nargs="+", default=[0], help="each splits anew and trains anew (default: 0)")
-    add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys in all runs")
     add("--output", type=Path, required=True, help="folder of the runs and tables")
-    add("--jobs", type=int, default=1, help="folds at a time")
-    add("--threads", type=int, help="CPU threads of each")
-    add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
+    add_options(parser)
     args = parser.parse_args(argv)
     if args.explain and not args.signs:
         parser.error("--explain goes with --signs")

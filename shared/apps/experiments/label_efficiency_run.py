@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.experiments.options import add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
@@ -40,16 +41,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--section", choices=("testing", "validation"), default="testing", help="what is tested on (default: testing)")
     add("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5, 1.0], help="of labelled patients")
     add("--draws", type=int, default=3, help="each with a seed of its own, from 0 on (default: 3)")
-    add("--config", nargs="+", default=[], metavar="OVERLAY", help="configs merged over train.json: names or paths")
     add("--scratch", default="scratch", help="overlay of the control without pretraining (default: scratch)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the configs")
     add("--forest", action="store_true", help="also a random forest on colour and texture, on the same labels")
     add("--trees", type=int, default=500, help="of the forest (default: 500)")
     add("--output", required=True, help="folder of the experiment")
     add("--title", default="Label efficiency", help="of table and picture")
-    add("--jobs", type=int, default=1, help="runs at a time")
-    add("--threads", type=int, help="CPU threads of each (default: cores / jobs)")
-    add("--bootstrap", type=int, default=2000, help="replicates of the intervals")
+    add_options(parser, "--config", "--set", "--jobs", "--threads", "--bootstrap")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))

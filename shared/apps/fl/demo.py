@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
 from shared.reports.tables import interval_text, markdown_table, number_text
@@ -42,7 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--test", type=int, default=48, help="patients or patches of the unseen site (default: 48)")
     add("--pretraining_epochs", type=int, default=40, help="sscl_crc: on public patches (default: 40)")
     add("--seed", type=int, default=0, help="of data and training (default: 0)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the configs")
+    add_options(parser, "--set")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     for key, value in DEFAULTS[args.bundle].items():

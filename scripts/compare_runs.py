@@ -1,57 +1,12 @@
 #!/usr/bin/env python3
-"""Put runs side by side that were tested on one common part: means over seeds, intervals over patients, differences.
+"""Put runs side by side that were tested on one common part: means over seeds, intervals over patients, differences."""
 
-Each FOLDER holds predictions.csv of one run, or folders seed<k> with one each; TITLE= before it names its row. The
-differences are to the first. Folders of cross_validate.py, whose predictions hold several folds, are taken as well.
-
-    python scripts/compare_runs.py --output comparison.md "SSCL=eval/finetuned" "from scratch=eval/scratch" \\
-        eval/baselines/forest eval/baselines/imagenet
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared.errors import DataError  # noqa: E402
-from shared.io import write_text  # noqa: E402
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="[TITLE=]FOLDER", help="the first is the reference")
-    parser.add_argument("--output", help="Markdown file to write; it is printed in any case")
-    parser.add_argument("--bootstrap", type=int, default=2000, help="replicates of the intervals")
-    args = parser.parse_args(argv)
-    if args.bootstrap < 1:
-        parser.error("--bootstrap must be at least 1")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare."""
-    args = arguments(argv)
-    from shared.apps.experiments.comparison import comparison_table
-
-    titles, folders = [], []
-    for run in args.runs:
-        title, equals, folder = ("", "", run) if Path(run).is_dir() else run.partition("=")
-        titles.append(title or None)
-        folders.append(folder if equals else run)
-    try:
-        table = comparison_table(folders, titles=titles, bootstrap=args.bootstrap)
-    except DataError as error:
-        raise SystemExit(f"compare_runs: {error}") from None
-    if args.output:
-        write_text(args.output, table)
-    print(table)
-
+from shared.apps.experiments.compare_runs import main
 
 if __name__ == "__main__":
     from shared.errors import run_main

@@ -23,6 +23,16 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Cal
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        home = f"{package}.{homes[name]}"
+        try:
+            return getattr(import_module(home), name)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{home}.".startswith(f"{error.name}."):
+                raise  # another package is not installed
+            raise ModuleNotFoundError(
+                f"{package}.{name} needs the module {error.name}, which is not in {package.partition('.')[0]}/ here: a "
+                "bundle's package holds only the modules that the bundle uses; take this one from the repository",
+                name=error.name,
+            ) from error
 
     return sorted(homes), get

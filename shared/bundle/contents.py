@@ -6,15 +6,20 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import shared
+from shared.bundle.closure import ModuleGraph, shared_names
 from shared.bundle.record import SPLIT_FILE
 from shared.errors import DataError
 
 LARGEST = 25 * 2**20
 """Bytes a file of a bundle may have; larger ones are listed in ``large_files.yml``, as MONAI's model zoo does."""
+
+VERIFY = "shared.bundle.verify"
+"""The module that every package holds, whatever its configs name."""
 
 _OWN = ("LICENSE", "README.md", "requirements.txt", "large_files.yml")
 _FOLDERS = ("configs", "docs")
@@ -89,7 +94,14 @@ def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
 
 
 def packaged_files(bundle: str | os.PathLike) -> dict[str, Path]:
-    """All files of a bundle's package by their name in it, with the code: its own ``shared``, else the imported one.
+    """All files of a bundle's package by their name in it, with the code that it needs.
+
+    The code is what the bundle's JSON names (metadata.json's ``preparation`` too), what ``python -m
+    shared.bundle.verify`` needs, and all that these import. It comes from the bundle's own ``shared``, else from the
+    imported one.
+
+    Raises:
+        DataError: a config names something that ``shared`` does not define.
 
     Example:
         >>> "shared/io.py" in packaged_files(find_bundles()[0])
@@ -97,9 +109,12 @@ def packaged_files(bundle: str | os.PathLike) -> dict[str, Path]:
     """
     bundle = Path(bundle)
     own = bundle / "shared"
-    folder = own if (own / "__init__.py").is_file() else Path(shared.__file__).resolve().parent
-    code = {f"shared/{path.relative_to(folder).as_posix()}": path for path in shared_files(folder)}
-    return bundle_files(bundle) | code
+    folder = own if (own / "__init__.py").is_file() else _imported()
+    graph = ModuleGraph(folder)
+    texts = [path.read_text(encoding="utf-8") for path in sorted((bundle / "configs").glob("*.json"))]
+    modules = graph.closure([VERIFY, *(name for text in texts for name in shared_names(text))])
+    code = {f"shared/{graph.paths[name].relative_to(folder).as_posix()}": graph.paths[name] for name in modules}
+    return bundle_files(bundle) | dict(sorted(code.items()))
 
 
 def shared_files(folder: str | os.PathLike | None = None) -> list[Path]:
@@ -131,7 +146,9 @@ def check_vendored(bundle_root: str | os.PathLike) -> str:
     """Refuse to run a packaged bundle on another ``shared`` than the one it brings.
 
     Python keeps one module of a name: of two bundles in a process, the second gets the first one's. That is right where
-    both copies are the same, and wrong results or obscure errors where they are not.
+    both copies are the same, and wrong results or obscure errors where they are not. A package holds only the modules
+    that its bundle needs, so modules that both have are compared, and those that only this bundle brings are added to
+    the packages in use.
 
     Args:
         bundle_root: the bundle's folder; without a ``shared`` of its own, as in the repository, it takes what there is.
@@ -140,19 +157,31 @@ def check_vendored(bundle_root: str | os.PathLike) -> str:
         the folder of the ``shared`` in use.
 
     Raises:
-        DataError: the bundle's ``shared`` is not the one in use, and differs from it.
+        DataError: a module of the bundle's ``shared`` differs from the one in use.
 
     Example:
         >>> check_vendored("no/packaged/bundle").endswith("shared")
         True
     """
     own, used = Path(bundle_root).resolve() / "shared", _imported()
-    if (own / "__init__.py").is_file() and own != used and shared_digest(own) != shared_digest(used):
-        raise DataError(
-            f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another version "
-            f"of it from {used}. Run each bundle in a process of its own, or package both bundles from one version of "
-            "the repository."
-        )
+    places = [Path(place).resolve() for place in shared.__path__]
+    if not (own / "__init__.py").is_file() or own in places:
+        return str(used)
+    files = shared_files(own)
+    for path in files:
+        there = [place / path.relative_to(own) for place in places]
+        same = next((file for file in there if file.is_file()), None)
+        if same is not None and same.read_bytes() != path.read_bytes():
+            raise DataError(
+                f"The bundle {own.parent.name} brings its own code ({own}), but this process has imported another "
+                f"version of it from {used}; {path.relative_to(own).as_posix()} differs. Run each bundle in a process "
+                "of its own, or package both bundles from one version of the repository."
+            )
+    for path in sorted(files, key=lambda file: len(file.parts)):
+        if path.name == "__init__.py":
+            package = import_module(".".join(("shared", *path.parent.relative_to(own).parts)))
+            if str(path.parent) not in package.__path__:
+                package.__path__.append(str(path.parent))
     return str(used)
 
 

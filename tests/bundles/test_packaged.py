@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shared.apps.preparation.files import save_nifti
 from shared.bundle.archive import package_bundle
 from shared.bundle.contents import find_bundles, read_metadata
+from shared.data.brain.mni import mni_affine
 from tests.support.small import small_data, small_settings
 
 pytestmark = pytest.mark.slow
@@ -32,6 +35,35 @@ def run_elsewhere(folder, runs, *, fails=()):
         assert "error" not in report or i in fails, report["error"]
         assert not report["importable"], "the repository was importable"
     return reports
+
+
+def write_new(bundle, data, folder):
+    """Raw files of new patients; the options that prepare them."""
+    testing = json.loads((data / "datalist.json").read_text())
+    cases = testing["testing"][:2]
+    if bundle == "glioma_idh":
+        rng = np.random.default_rng(0)
+        for name in ("N1", "N2"):
+            brain = np.zeros((91, 109, 91), np.float32)
+            brain[20:70, 20:90, 15:75] = rng.uniform(80, 120, (50, 70, 60))
+            (folder / name).mkdir(parents=True)
+            mask = np.zeros(brain.shape, np.uint8)
+            mask[40:48, 56:64, 32:40] = 1
+            for kind in ("t1", "t1c", "t2", "flair"):
+                save_nifti(folder / name / f"{kind}.nii.gz", brain.astype(np.int16), mni_affine(), compresslevel=1)
+            save_nifti(folder / name / "seg.nii.gz", mask, mni_affine())
+        return ["--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching"]
+    for case in cases:
+        files = case["image"] if isinstance(case["image"], list) else [case["image"]]
+        for file in files + ([case["mask"]] if bundle == "ircl_mvi" else []):
+            target = folder / case["patient"] / Path(file).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / file, target)
+    return ["--modalities", ",".join(testing["modalities"])] if bundle == "ircl_mvi" else ["--group-by", "folder"]
+
+
+def command_words(values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
 def one_input(bundle):
@@ -83,11 +115,17 @@ def used(request, tmp_path_factory):
     load = {"name": bundle.name, "bundle_dir": str(unpacked.parent), "workflow_type": "inference"}
     from_inside = steps(".", "inside.ts")
     command = ["run", "--config_file", "configs/inference.json", "--dataset_dir", data]
-    command += [word for key, value in quick.items() for word in (f"--{key}", str(value))]
+    command += command_words(quick)
+    options = write_new(bundle.name, Path(data), folder / "new")
+    preparation = read_metadata(bundle)["preparation"]
+    new = [preparation, str(folder / "new"), "--inference", "--output", str(folder / "prepared"), *options]
+    predict = ["run", "--config_file", "configs/inference.json", "--dataset_dir", str(folder / "prepared")]
+    predict += ["--output_dir", str(folder / "predicted"), *command_words(quick)]
     runs = [
         {"cwd": elsewhere, "steps": [["command", download]], "requirements": None},
         {"cwd": elsewhere, "steps": [*from_outside.values(), ["load", load]]},
         {"cwd": unpacked, "steps": [from_inside["evaluate"], ["command", command], from_inside["export"], VERIFY]},
+        {"cwd": unpacked, "steps": [["module", new], ["command", predict]]},
     ]
     for i, run in enumerate(runs):
         run.setdefault("requirements", str(unpacked / "requirements.txt"))
@@ -96,7 +134,7 @@ def used(request, tmp_path_factory):
 
 
 def test_a_downloaded_bundle_runs_on_its_own_code_from_anywhere(used):
-    bundle, folder, (_, outside, inside) = used
+    bundle, folder, (_, outside, inside, _) = used
     verified = ["verify_net_in_out"] if one_input(bundle) else []
     assert outside["done"] == ["run", "run", "run", "run", "ckpt_export", *verified, "load"]
     assert inside["done"] == ["run", "command", "ckpt_export", "module"]
@@ -106,6 +144,16 @@ def test_a_downloaded_bundle_runs_on_its_own_code_from_anywhere(used):
     assert (unpacked / "models/model.pt").is_file() and (unpacked / "eval/inference/predictions.csv").is_file()
     assert all((folder / f"{place}.ts").stat().st_size > 1000 for place in ("outside", "inside"))
     assert not list((folder / "elsewhere").iterdir()), "a bundle writes into itself only"
+
+
+def test_a_zip_alone_takes_a_folder_of_new_patients_to_predictions(used):
+    bundle, folder, (*_, new) = used
+    assert new["done"] == ["module", "command"]
+    assert Path(new["shared"]).resolve().parent == (folder / "bundles" / bundle.name / "shared").resolve()
+    predicted = list((folder / "predicted").rglob("predictions.csv"))
+    assert len(predicted) == 1 and len(predicted[0].read_text().splitlines()) == 3
+    manifest = json.loads((folder / "prepared/manifest.json").read_text())
+    assert manifest["command"].startswith(f"python -m {read_metadata(bundle)['preparation']} ")
 
 
 def test_a_package_holds_no_tests_no_caches_and_no_outputs(used):

@@ -146,7 +146,7 @@ def test_copies_make_the_output_self_contained(ebhi, tmp_path):
 def test_the_output_may_be_the_folder_itself_or_a_file(ebhi, tmp_path, capsys):
     assert run(ebhi, ebhi, *CLASSES) == 0
     assert read(ebhi)["training"][0]["image"].startswith("Polyp/image/")
-    assert run(ebhi, ebhi / "other.json", *CLASSES, "--folds", "0", "--test-share", "0") == 0
+    assert run(ebhi, ebhi / "other.json", *CLASSES, "--folds", "0", "--test-fraction", "0") == 0
     content = read(ebhi, "other.json")
     assert len(content["training"]) == 90 and not content["testing"] and "fold" not in content["training"][0]
     assert (ebhi / "other_manifest.json").is_file() and len(PatchDatalist(ebhi, "other.json", fold=-1).training) == 90
@@ -158,12 +158,12 @@ def test_two_folders_are_the_classes_and_groups_come_from_a_pattern(tmp_path):
     root = tmp_path / "set"
     for number in range(24):
         save(root / ("HP" if number % 2 else "SSA") / f"slide{number // 4}" / f"{number}.jpg", number)
-    assert run(root, tmp_path / "list", "--group-by", r"/(slide\d)/", "--folds", "2", "--test-share", "0.3") == 0
+    assert run(root, tmp_path / "list", "--group-by", r"/(slide\d)/", "--folds", "2", "--test-fraction", "0.3") == 0
     content = read(tmp_path / "list")
     assert content["classes"] == ["HP", "SSA"]
     assert patients(content["training"]) | patients(content["testing"]) == {f"slide{row}" for row in range(6)}
     assert Counter(e["patient"] for e in content["training"] + content["testing"]) == {f"slide{i}": 4 for i in range(6)}
-    assert run(root, tmp_path / "folder", "--group-by", "folder", "--folds", "2", "--test-share", "0.3") == 0
+    assert run(root, tmp_path / "folder", "--group-by", "folder", "--folds", "2", "--test-fraction", "0.3") == 0
     assert read(tmp_path / "folder", "datalist.json") == content
     # without it, sub-folders are no reason to take each image for a patient
     assert run(root, tmp_path / "none", "--folds", "2") == 2
@@ -200,7 +200,7 @@ def test_an_official_split_without_validation_gets_folds_and_can_be_drawn_anew(o
     (official / "val").rename(tmp_path / "away")
     assert run(official, tmp_path / "list", "--unlabelled", "spare", "more", "--folds", "3") == 0
     assert {e["fold"] for e in read(tmp_path / "list")["training"]} == {0, 1, 2}
-    arguments = ("--unlabelled", "spare", "more", "--resplit", "--folds", "2", "--test-share", "0.5")
+    arguments = ("--unlabelled", "spare", "more", "--resplit", "--folds", "2", "--test-fraction", "0.5")
     assert run(official, tmp_path / "list", *arguments) == 0
     tops = {Path(e["image"]).parts[-3] for e in read(tmp_path / "list")["testing"]}
     assert tops == {"train", "test"}
@@ -276,9 +276,9 @@ def test_every_problem_is_listed_and_nothing_is_written(ebhi, tmp_path, capsys):
         ([*CLASSES, "--unlabelled", "SSA"], "no images of class 'SSA'"),
         ([*CLASSES, "--group-by", r"^(P\d+)"], "does not fit 90 of 90 file names"),
         ([*CLASSES, "--group-by", "(GT"], "is no regular expression"),
-        ([*CLASSES, "--group-by", "^GT"], "--test-share: label Low-grade IN is in 1 groups only"),
+        ([*CLASSES, "--group-by", "^GT"], "--test-fraction: label Low-grade IN is in 1 groups only"),
         ([*CLASSES, "--folds", "40"], "--folds: label Low-grade IN is in"),
-        (["--classes", "Polyp", "Cancer", "--test-share", "0", "--folds", "0"], "has one image of class 'Cancer'"),
+        (["--classes", "Polyp", "Cancer", "--test-fraction", "0", "--folds", "0"], "has one image of class 'Cancer'"),
     ],
 )
 def test_a_wrong_command_gets_one_clear_answer(ebhi, tmp_path, capsys, arguments, message):
@@ -290,10 +290,16 @@ def test_no_folder_and_no_images(tmp_path, capsys):
     assert run(tmp_path / "none", tmp_path / "list") == 2
     (tmp_path / "a").mkdir()
     assert run(tmp_path, tmp_path / "list") == 2
-    assert run(tmp_path, tmp_path / "list", "--test-share", "0.5") == 2
+    assert run(tmp_path, tmp_path / "list", "--test-fraction", "0.5") == 2
     error = capsys.readouterr().err
     assert "no such folder" in error and "one folder per class is needed" in error
-    for wrong in (["--test-share", "1"], ["--folds", "1"], ["--seed", "-1"], ["--classes", "a", "a"]):
+    for wrong in (
+        ["--test-share", "0.2"],
+        ["--test-fraction", "1"],
+        ["--folds", "1"],
+        ["--seed", "-1"],
+        ["--classes", "a", "a"],
+    ):
         with pytest.raises(SystemExit):
             run(tmp_path, tmp_path / "list", *wrong)
 
@@ -310,7 +316,18 @@ def polyps(tmp_path):
     return tmp_path / "set"
 
 
-FEW = ["--folds", "2", "--test-share", "0.3"]
+def test_new_patches_become_a_datalist_without_labels(ebhi, tmp_path, capsys):
+    assert run(ebhi, tmp_path / "new", "--inference", "--group-by", "none") == 0
+    content = json.loads((tmp_path / "new/datalist.json").read_text())
+    assert (
+        content["training"] == []
+        and content["testing"]
+        and f"{len(content['testing'])} patches" in capsys.readouterr().out
+    )
+    assert not [entry for entry in content["testing"] if set(entry) != {"image", "patient"}]
+
+
+FEW = ["--folds", "2", "--test-fraction", "0.3"]
 
 
 def test_whatever_is_not_taken_is_counted_and_named(polyps, tmp_path, capsys):
@@ -360,7 +377,7 @@ def blank(path, level=245):
 def test_blank_tiles_that_join_slides_are_told_and_can_be_left_out(polyps, tmp_path, capsys):
     for slide in range(5):
         blank(polyps / "HP" / f"S{slide}-blank.png")
-    assert run(polyps, tmp_path / "joined", "--folds", "0", "--test-share", "0.3") == 0
+    assert run(polyps, tmp_path / "joined", "--folds", "0", "--test-fraction", "0.3") == 0
     said = capsys.readouterr().out
     assert "5 patches are blank, of (nearly) one colour and join 5 patients or slides into one: HP/S0-blank" in said
     content = read(tmp_path / "joined")

@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_script(name, folder="scripts"):
-    """``<folder>/<name>.py``, run anew as a module of its own."""
+    """``<folder>/<name>.py``, run anew as a module; of a thin script, the module in ``shared.apps`` that it calls."""
     path = ROOT / folder / f"{name}.py"
     specification = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return module
+    called = getattr(module, "main", None)
+    return sys.modules[called.__module__] if folder == "scripts" and called else module
 
 
 @contextmanager

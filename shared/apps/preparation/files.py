@@ -173,7 +173,7 @@ def write_manifest(
         what was written.
     """
     content = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *program(), *sys.argv[1:]]),
         "versions": software_versions(),
         **more,
         "sources": dict(sources or {}),
@@ -232,3 +232,9 @@ def _phantom_content(output: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def program() -> list[str]:
+    """What started this process: a script, or a module of ``shared`` by ``python -m``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec and spec.name.startswith("shared.") else sys.argv[:1]

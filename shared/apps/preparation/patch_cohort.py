@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.apps.preparation.files import begin, place_file, software_versions, write_datalist, write_manifest
+from shared.apps.preparation.files import begin, place_file, program, software_versions, write_datalist, write_manifest
 from shared.data.names import nfc
 from shared.data.patches.checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
 from shared.data.splits import grouped_folds, split_off_groups
@@ -185,7 +185,7 @@ class PatchSet:
     def draw_testing(self, share: float, seed: int) -> None:
         """Move about ``share`` of the training part, whole patients, to the testing part."""
         groups, labels = self._labelled()
-        chosen = self._split(lambda: split_off_groups(groups, labels, share, seed), "--test-share")
+        chosen = self._split(lambda: split_off_groups(groups, labels, share, seed), "--test-fraction")
         training = self.parts["training"]
         self.parts["testing"] += [entry for entry in training if entry["patient"] in chosen]
         self.parts["training"] = [entry for entry in training if entry["patient"] not in chosen]
@@ -368,7 +368,7 @@ def portable(path: Path, output: Path) -> str:
 def command_line(output: Path) -> str:
     """The command as typed, without absolute paths where they can be told relative to the output or the repository."""
     words = []
-    for word in sys.argv:
+    for word in (*program(), *sys.argv[1:]):
         path = Path(word)
         if path.is_absolute():
             word = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else portable(path, output)

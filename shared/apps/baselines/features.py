@@ -1,0 +1,191 @@
+"""The controls that need no network, in the same folds: covariates alone, tumour size alone, a forest on ROI features.
+
+Every control is a folder that ``cross_validate.py --report`` reads beside the bundles' experiments. Nothing is fitted,
+not even a mean, outside the patients that train.
+
+    python scripts/feature_baselines.py --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --output data/baselines
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.apps.experiments.options import add_options
+from shared.errors import DataError
+from shared.io import write_csv
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset_dir", required=True, help="folder with datalist.json")
+    add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
+    add("--num_slices", type=int, default=3, help="slices of largest tumour area that are measured (default: 3)")
+    add("--trees", type=int, default=500, help="of each random forest (default: 500)")
+    add("--output", required=True, help="folder; one sub-folder a control")
+    add_options(parser, "--folds", "--seeds", "--bootstrap")
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    if (
+        args.folds < 2
+        or min(args.num_slices, args.bootstrap, args.trees) < 1
+        or len(set(args.seeds)) != len(args.seeds)
+    ):
+        parser.error(
+            "--num_slices, --trees and --bootstrap must be at least 1, --folds at least 2, and no seed given twice"
+        )
+    return args
+
+
+def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[str], str]]:
+    """Return name -> (title, columns, model) of every control these columns allow."""
+    size, roi, covariates = (list(columns[group]) for group in ("size", "roi", "covariates"))
+    found = {
+        "size": ("tumour size alone (logistic regression)", size, "logistic"),
+        "roi_forest": ("ROI features (random forest)", roi, "forest"),
+    }
+    if not covariates:
+        return found
+    names = " + ".join(covariates)
+    return {
+        "covariates": (f"{names} alone (logistic regression)", covariates, "logistic"),
+        "size": found["size"],
+        "size_covariates": (f"tumour size + {names} (logistic regression)", size + covariates, "logistic"),
+        "roi_forest": found["roi_forest"],
+        "roi_forest_covariates": (f"ROI features + {names} (random forest)", roi + covariates, "forest"),
+    }
+
+
+def make_model(kind: str, seed: int, trees: int) -> Any:
+    """Return an unfitted classifier, which fills gaps and standardises by the patients it is fitted to."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    last = LogisticRegression() if kind == "logistic" else RandomForestClassifier(trees, random_state=seed)
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), last)
+
+
+def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list[dict], dict[str, list[str]]]:
+    """Return one row of features a patient, and which columns are size, ROI features and covariates.
+
+    Raises:
+        DataError: every case that cannot be measured, at once.
+    """
+    from tqdm import tqdm
+
+    from shared.apps.baselines.roi_features import covariate_names, roi_features, size_features
+    from shared.transforms.load import LoadCased
+
+    load, rows, problems = LoadCased(), {}, []
+    names = covariate_names(datalist["training"])
+    groups: dict[str, list[str]] = {"size": [], "roi": [], "covariates": names}
+    for case in tqdm(datalist["training"], desc="measuring", unit="patient", dynamic_ncols=True):
+        patient = str(case["patient"])
+        if patient in rows:
+            problems.append(f"{patient}: stands in the datalist twice; one case a patient is measured")
+            continue
+        images = [case["image"]] if isinstance(case["image"], str) else case["image"]
+        paths = {"patient": patient, "image": [str(dataset_dir / path) for path in images]}
+        if case.get("mask"):
+            paths["mask"] = str(dataset_dir / case["mask"])
+        paths |= {key: case[key] for key in ("tumour_labels", "trust_affines") if key in case}
+        try:
+            loaded = load(paths)
+        except DataError as error:
+            problems += error.problems
+            continue
+        volumes, mask = loaded["image"].numpy(), loaded["mask"][0].numpy()
+        size = size_features(volumes, mask, loaded["affine"], num_slices)
+        roi = roi_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
+        # One number for size: area and its share are nearly collinear, and the share needs no trust in the voxel size.
+        groups["size"], groups["roi"] = ["log_area_share"], [*size, *roi]
+        covariates = {name: (case.get("covariates") or {}).get(name) for name in names}
+        rows[patient] = {"patient": patient, "label": case["label"], **size, **roi, **covariates}
+    if problems:
+        raise DataError(problems)
+    widths = {len(row) for row in rows.values()}
+    if len(widths) > 1:
+        raise DataError("patients have different numbers of images; every patient needs all modalities")
+    return [rows[patient] for patient in sorted(rows)], groups
+
+
+def out_of_fold(
+    rows: Sequence[Mapping], columns: Sequence[str], kind: str, args: argparse.Namespace, bar: Any
+) -> list[dict]:
+    """Return rows of seed, fold, patient, label, probability: each patient predicted by a model that never saw it."""
+    import numpy as np
+
+    from shared.data.splits import stratified_folds
+
+    patients, labels = [row["patient"] for row in rows], np.array([row["label"] for row in rows])
+    table = np.array([[np.nan if row[name] is None else row[name] for name in columns] for row in rows], dtype=float)
+    predictions = []
+    for seed in args.seeds:
+        fold_of = stratified_folds(patients, labels.tolist(), args.folds, seed)
+        fold = np.array([fold_of[patient] for patient in patients])
+        for number in range(args.folds):
+            inside = fold == number
+            model = make_model(kind, seed, args.trees).fit(table[~inside], labels[~inside])
+            probability = model.predict_proba(table[inside])[:, 1]
+            for i, p in zip(np.flatnonzero(inside), probability, strict=True):
+                row = {"seed": seed, "fold": number, "patient": patients[i], "label": int(labels[i])}
+                predictions.append({**row, "probability": float(p)})
+            bar.update()
+    return predictions
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every patient, then run and write every control."""
+    from tqdm import tqdm
+
+    from shared.apps.experiments.comparison import comparison_table
+    from shared.apps.experiments.folder import write_experiment, write_results
+    from shared.apps.experiments.training_rows import read_datalist
+    from shared.data.splits import stratified_folds
+    from shared.metrics.repeated import RepeatedPredictions
+
+    dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
+    datalist, labels = read_datalist(Path(args.datalist_file or dataset_dir / "datalist.json"))
+    stratified_folds(list(labels), list(labels.values()), args.folds, 0)  # too few patients: said before any work
+    rows, columns = measure(datalist, dataset_dir, args.num_slices)
+    write_csv(output / "features.csv", rows)
+    command = shlex.join(["python", "scripts/feature_baselines.py", *args.argv])
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    found = controls(columns)
+    with tqdm(total=len(found) * len(args.seeds) * args.folds, desc="controls", unit="fold", dynamic_ncols=True) as bar:
+        for name, (title, used, kind) in found.items():
+            settings = {"control": name, "folds": args.folds, "columns": used, "features": digest}
+            settings |= {"trees": args.trees} if kind == "forest" else {}
+            write_experiment(output / name, title=title, command=command, settings=settings)
+            predictions = out_of_fold(rows, used, kind, args, bar)
+            write_results(output / name, RepeatedPredictions.from_rows(predictions), bootstrap=args.bootstrap)
+    print(comparison_table([output / name for name in found], bootstrap=args.bootstrap))
+    print(f"Tables, pictures and predictions: {output}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the controls."""
+    args = arguments(argv)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except DataError as error:
+        raise SystemExit(f"feature_baselines: {error}") from None
+
+
+if __name__ == "__main__":
+    from shared.errors import run_main
+
+    run_main(main)

@@ -1,0 +1,44 @@
+"""Options that the drivers of experiments have in common, declared once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--folds": {"type": int, "default": 5, "help": "folds by patient (default: 5)"},
+    "--seeds": {"type": int, "nargs": "+", "default": [0], "help": "each splits anew and trains anew (default: 0)"},
+    "--config": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "OVERLAY",
+        "help": "configs merged over train.json: names or paths",
+    },
+    "--set": {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "override keys of the configs",
+    },
+    "--jobs": {"type": int, "default": 1, "help": "runs at a time (default: 1)"},
+    "--threads": {"type": int, "help": "CPU threads of each (default: cores / jobs)"},
+    "--bootstrap": {"type": int, "default": 2000, "help": "replicates of the intervals (default: 2000)"},
+}
+
+
+def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Declare the named options, or all of them, on a driver's parser.
+
+    Args:
+        parser: the driver's.
+        names: of ``--folds --seeds --config --set --jobs --threads --bootstrap``; none: all.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_options(parser, "--folds", "--seeds")
+        >>> parser.parse_args(["--folds", "3"])
+        Namespace(folds=3, seeds=[0])
+    """
+    for name in names or _OPTIONS:
+        parser.add_argument(name, **_OPTIONS[name])

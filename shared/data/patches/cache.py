@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.disk_cache import DiskCache
+from shared.data.patches.reading import read_turned
 from shared.data.patches.resizing import resize_images
 from shared.errors import DataError
 
@@ -26,6 +27,7 @@ class PatchCache:
         progress: show a progress bar.
         mask: also keep the masks, resized to the nearest pixel; a string names another key of the entries.
         num_classes: width of the soft labels.
+        disk_cache: where decoded patches are kept, by the datalist's check for instance.
 
     Attributes:
         images: uint8 ``[N, 3, S, S]``.
@@ -55,10 +57,11 @@ class PatchCache:
         progress: bool = True,
         mask: bool | str = False,
         num_classes: int = 2,
+        disk_cache: DiskCache | None = None,
     ):
         if not entries:
             raise DataError("There is no patch to read: the list of entries is empty.")
-        self.entries = list(entries)
+        self.entries, self._disk_cache = list(entries), disk_cache
         self.size = size
         self.mask_key = "mask" if mask is True else mask
         self.images = self.masks = None
@@ -83,6 +86,8 @@ class PatchCache:
             self.images[row] = image
             if inside is not None:
                 self.masks[row] = inside
+        if disk_cache is not None:
+            disk_cache.tidy()
         if problems:
             raise DataError(problems)
         self.labels, self.soft_labels = _labels(self.entries, num_classes)
@@ -100,13 +105,14 @@ class PatchCache:
     def _decode(self, entry: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | DataError:
         path = entry["image"]
         try:
-            image = torch.from_numpy(read_patch(path))
+            image = torch.from_numpy(read_turned(path, disk_cache=self._disk_cache)[0])
             height, width = image.shape[1:]
             if height != width:
                 return DataError(f"{path}: patches are square, this one has {width} x {height} pixels; cut or pad it.")
             inside = None
             if self.mask_key and entry.get(self.mask_key):
-                inside = torch.from_numpy(read_patch_mask(entry[self.mask_key]))[None]
+                mask = read_turned(entry[self.mask_key], mask=True, disk_cache=self._disk_cache)[0]
+                inside = torch.from_numpy(mask)[None]
                 if inside.shape[1:] != image.shape[1:]:
                     shape = f"{inside.shape[2]} x {inside.shape[1]}"
                     return DataError(

@@ -8,15 +8,18 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.data.checks import SectionCheck
 from shared.data.names import look_alikes, nfc
 from shared.data.patches.files import is_utf8
 from shared.data.tables import some
 from shared.errors import DataError
+
+if TYPE_CHECKING:
+    from shared.data.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +54,16 @@ class PatchFacts:
     few_colours: bool = False
 
 
-def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = True) -> PatchFacts:
+def patch_facts(
+    path: str | os.PathLike, *, mask: bool = False, pixels: bool = True, disk_cache: DiskCache | None = None
+) -> PatchFacts:
     """Look at one patch or mask.
 
     Args:
         path: the file.
         mask: whether it is a mask.
         pixels: decode it, which finds truncated files, transparency, the digest and empty masks; else its header only.
+        disk_cache: keeps the pixels and what is known of them.
 
     Example:
         >>> patch_facts("no_such.png", pixels=False).problem
@@ -67,13 +73,24 @@ def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = T
         return PatchFacts(problem=f"{path}: file not found")
     if not pixels:
         return _header_facts(path)
+    try:
+        if disk_cache is None:
+            return _pixel_facts(path, mask, None)
+        kept = disk_cache(
+            {"image": str(path)},
+            f"facts, mask {mask}",
+            lambda entry: asdict(_pixel_facts(entry["image"], mask, disk_cache)),
+        )
+        return PatchFacts(**kept)
+    except DataError as error:
+        return PatchFacts(problem=str(error))
+
+
+def _pixel_facts(path: str | os.PathLike, mask: bool, disk_cache: DiskCache | None) -> PatchFacts:
     from shared.data.patches.looks import has_few_colours, is_blank
     from shared.data.patches.reading import read_turned
 
-    try:
-        array, turned = read_turned(path, mask=mask)
-    except DataError as error:
-        return PatchFacts(problem=str(error))
+    array, turned = read_turned(path, mask=mask, disk_cache=disk_cache)
     size = (int(array.shape[-2]), int(array.shape[-1]))
     if mask:
         return PatchFacts(size, empty=not array.any(), turned=turned)
@@ -96,14 +113,19 @@ def _header_facts(path: str | os.PathLike) -> PatchFacts:
     return PatchFacts(size, turned=turn > 1)
 
 
-def all_facts(entries: Sequence[Mapping[str, Any]], *, pixels: bool = True) -> dict[str, PatchFacts]:
+def all_facts(
+    entries: Sequence[Mapping[str, Any]], *, pixels: bool = True, disk_cache: DiskCache | None = None
+) -> dict[str, PatchFacts]:
     """Facts of every image, mask and planted map of ``entries``, by path; each file is read once, in threads."""
     files = {entry["image"]: False for entry in entries}
     files |= {entry[key]: True for entry in entries for key in MAPS if key in entry}
     # Decoding and hashing release the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        facts = pool.map(lambda item: patch_facts(item[0], mask=item[1], pixels=pixels), files.items())
-        return dict(zip(files, facts, strict=True))
+        options = {"pixels": pixels, "disk_cache": disk_cache}
+        facts = list(pool.map(lambda item: patch_facts(item[0], mask=item[1], **options), files.items()))
+    if disk_cache is not None:
+        disk_cache.tidy()
+    return dict(zip(files, facts, strict=True))
 
 
 class PatchDatalistCheck(SectionCheck):
@@ -115,6 +137,7 @@ class PatchDatalistCheck(SectionCheck):
         num_classes: labels lie in ``range(num_classes)``.
         content: the parsed datalist, where it is not to be read from ``file``.
         crop_square: patches that are not square are none of its problems: they will be cropped.
+        disk_cache: keeps the decoded files.
     """
 
     remedy = PREPARE_PATCHES
@@ -128,9 +151,10 @@ class PatchDatalistCheck(SectionCheck):
         *,
         content: dict[str, Any] | None = None,
         crop_square: bool = False,
+        disk_cache: DiskCache | None = None,
     ):
         super().__init__(root, file, num_classes, content=content)
-        self.crop_square = crop_square
+        self.crop_square, self.disk_cache = crop_square, disk_cache
         if num_classes != 2:
             self.problems.append(
                 f"num_classes must be 2, got {num_classes}: what is measured and written of patches is of two classes; "
@@ -220,7 +244,7 @@ class PatchDatalistCheck(SectionCheck):
             pixels: decode every file; else headers only.
             facts: of the files, where they are known.
         """
-        self.facts = all_facts(cases, pixels=pixels) if facts is None else dict(facts)
+        self.facts = all_facts(cases, pixels=pixels, disk_cache=self.disk_cache) if facts is None else dict(facts)
         missing = [case for case in cases if not Path(case["image"]).is_file()]
         if len(missing) > 20:
             shown = ", ".join(self.name_of(case) for case in missing[:5])

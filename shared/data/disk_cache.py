@@ -10,7 +10,6 @@ import os
 import shutil
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from shared.data.cache_entry import Decoder, Encoder
-from shared.data.fingerprint import fingerprint, source_digest
+from shared.data.fingerprint import fingerprint, names_file, source_digest
 from shared.digests import Digests, sha256
 from shared.io import atomic_path
 
@@ -125,16 +124,13 @@ class DiskCache:
         """The entry's name, and the digest of every file; None where not all of the content can be told."""
         files: dict[str, str] = {}
         for text in paths:
-            path = Path(text)
-            if path.is_dir() or path.suffix.lower() in (".hdr", ".img"):  # content in more than this file
-                return None, {}
-            if path.is_file():
+            if names_file(text):
                 digest = self._digest(text)
-                if digest is None:
+                if digest is None or Path(text).suffix.lower() in (".hdr", ".img"):  # a pair of files is one image
                     return None, {}
                 files[text] = digest
         try:
-            named = fingerprint({"entry": _with_digests(seen, files), "settings": settings, "code": code_version()})
+            named = "\n".join([fingerprint(_with_digests(seen, files)), settings, code_version()])
         except TypeError:
             return None, {}
         return hashlib.sha256(named.encode()).hexdigest(), files
@@ -147,7 +143,7 @@ class DiskCache:
             result = Decoder(arrays, paths, constants)(text["tree"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged file can raise nearly anything
             logger.info("%s is damaged (%s) and is made anew.", path, error)
             with suppress(OSError):
                 path.unlink()
@@ -248,7 +244,7 @@ def _with_digests(value: Any, files: Mapping[str, str]) -> Any:
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
         # the ending says how a file is read
-        return ("file", files[text], "".join(Path(text).suffixes[-2:])) if text in files else ("text", text)
+        return {"file": files[text], "ending": "".join(Path(text).suffixes[-2:])} if text in files else text
     if isinstance(value, Mapping):
         return {key: _with_digests(item, files) for key, item in value.items()}
     if isinstance(value, list | tuple):

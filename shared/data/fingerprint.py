@@ -42,8 +42,7 @@ def _told(value: Any, above: tuple[int, ...]) -> str:
         return f"{type(value).__name__}:{value!r}"
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        is_file = ("/" in text or "." in text) and len(text) < 4096 and "\0" not in text and Path(text).is_file()
-        return f"file:{source_digest(Path(text))}" if is_file else f"str:{text!r}"
+        return f"file:{source_digest(Path(text))}" if names_file(text) else f"str:{text!r}"
     if isinstance(value, Enum | logging.Logger):
         return f"{type(value).__name__}:{value}"
     if isinstance(value, type):
@@ -100,6 +99,14 @@ def _code_of(thing: Any) -> str:
         return source_digest(Path(inspect.getsourcefile(thing) or ""))
     except (OSError, TypeError) as error:
         raise TypeError(f"{thing!r}, whose code is not at hand") from error
+
+
+def names_file(text: str) -> bool:
+    """Whether a text is the path of a file."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # far too long for one, or with a character that none can have
+        return False
 
 
 def source_digest(path: Path) -> str:

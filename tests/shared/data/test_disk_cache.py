@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,9 +16,9 @@ from shared.data import disk_cache as module
 from shared.data.fingerprint import fingerprint
 from shared.transforms import LoadCased, LoadGliomad, PrepareGliomad, ROISlicesd
 from tests.support.tiny import affine_of, ball, save, texture, write_case
-from tests.support.tiny_brain import AFFINE, tiny_atlas
+from tests.support.tiny_brain import tiny_atlas
 from tests.support.tiny_glioma import write_case as write_glioma
-from tests.support.tiny_patches import *  # noqa: F403
+from tests.support.tiny_patches import write_patch_data
 
 GLIOMA = {"size": 16, "num_points": 32, "radii": (8.0, 14.0), "num_voxels": 8}
 
@@ -91,17 +90,6 @@ def test_labels_folds_and_covariates_are_the_datalists_of_now(tmp_path, cases):
     changed = [{**case, "label": 1 - case["label"], "fold": 7, "covariates": {"age": 1.0}} for case in cases]
     again, cache = read(changed, tmp_path / "cache")
     assert cache.made == 0 and again[0]["label"] == 1 - cases[0]["label"] and again[0]["fold"] == 7
-
-
-def changed_content(cases):
-    """Another image of the same size and time stamp."""
-    path, stat = Path(cases[0]["image"][0]), Path(cases[0]["image"][0]).stat()
-    content = bytearray(path.read_bytes())
-    save(path, texture(seed=99))
-    other = path.read_bytes()
-    path.write_bytes(other[: len(content)].ljust(len(content), b"\0"))
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert path.stat().st_size == stat.st_size
 
 
 def test_content_changed_under_the_same_size_and_time_stamp_is_read_again(tmp_path):
@@ -234,7 +222,7 @@ def test_nothing_is_unpickled(tmp_path, cases, monkeypatch):
 def test_the_folder_may_be_deleted_at_any_time_and_renamed_with_the_data(tmp_path, cases):
     import shutil
 
-    first, cache = read(cases, tmp_path / "data" / ".cache")
+    read(cases, tmp_path / "data" / ".cache")
     (tmp_path / "data").rename(tmp_path / "moved")
     text = str(tmp_path / "data")
     moved = [{k: _moved(v, text, str(tmp_path / "moved")) for k, v in case.items()} for case in cases]
@@ -274,7 +262,10 @@ def test_used_longest_ago_is_removed_first(tmp_path):
 def test_an_entry_that_finds_no_room_is_told_once(tmp_path, cases, caplog):
     with caplog.at_level(logging.WARNING):
         items = CaseDataset(
-            cases, [LoadCased(), ROISlicesd(3, size=16)], progress=False, disk_cache=DiskCache(tmp_path / "c", limit_gb=0)
+            cases,
+            [LoadCased(), ROISlicesd(3, size=16)],
+            progress=False,
+            disk_cache=DiskCache(tmp_path / "c", limit_gb=0),
         )
     assert len(items) == 2 and len([line for line in caplog.messages if "nothing more is kept" in line]) == 1
 
@@ -366,3 +357,44 @@ def test_what_a_killed_process_left_is_removed(tmp_path, cases):
     os.utime(left, (1, 1))
     read(cases, tmp_path / "cache", size=20)
     assert not left.exists() and young.exists()
+
+
+def patches(folder, cache):
+    """The checked datalist and its decoded patches."""
+    found = PatchDatalist(folder, fold=-1, disk_cache=cache)
+    return found, PatchCache(found.training, progress=False, disk_cache=cache)
+
+
+def test_patches_are_decoded_once_for_the_check_and_all_caches(tmp_path, monkeypatch):
+    from shared.data.patches import reading
+
+    write_patch_data(tmp_path)
+    plain, images = patches(tmp_path, None)
+    read, before = [], reading._read_patch
+    monkeypatch.setattr(reading, "_read_patch", lambda path: read.append(path) or before(path))
+    cache = DiskCache(tmp_path / ".cache")
+    found, first = patches(tmp_path, cache)
+    PatchCache(found.pretraining, size=16, progress=False, disk_cache=cache)
+    every = len(plain.training) + len(plain.testing) + len(plain.unlabelled)
+    assert len(read) == len(set(read)) == every
+    second, again = patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    assert len(read) == every
+    assert torch.equal(images.images, first.images) and torch.equal(images.images, again.images)
+    assert plain.pretraining == found.pretraining == second.pretraining
+    assert plain.patch_size == second.patch_size and isinstance(second.patch_size, tuple)
+
+
+def test_a_patch_of_other_content_or_a_broken_one_is_decoded_anew(tmp_path):
+    from shared.errors import DataError
+
+    content = write_patch_data(tmp_path)
+    patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    path, other = (tmp_path / content["training"][k]["image"] for k in (0, 3))
+    kept = path.read_bytes()
+    path.write_bytes(kept[: len(kept) // 2])
+    for _ in range(2):
+        with pytest.raises(DataError, match="cannot be read"):
+            patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(DataError, match="the same image has labels"):
+        patches(tmp_path, DiskCache(tmp_path / ".cache"))

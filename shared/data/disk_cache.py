@@ -75,6 +75,7 @@ class DiskCache:
         self.writable = self.folder is not None
         self._started, self._written, self._lock = time.time(), 0, threading.Lock()
         self._told: set[str] = set()
+        self._held: dict[tuple[str, bool], tuple[str | None, np.ndarray]] = {}
 
     def __call__(
         self,
@@ -110,6 +111,16 @@ class DiskCache:
         if all(self._digest(file) == digest for file, digest in files.items()):
             self._write(path, result, Encoder(paths, constants), lines)
         return {**result, **joined}
+
+    def hold(self, key: tuple[str, bool], array: np.ndarray) -> None:
+        """Keep a decoded file in memory, too, for the rest of this process."""
+        if self.folder is not None:
+            self._held[key] = (self._digest(key[0]), array)
+
+    def held(self, key: tuple[str, bool]) -> np.ndarray | None:
+        """What was held of a file, unless the file changed."""
+        digest, array = self._held.get(key, (None, None))
+        return array if digest is not None and digest == self._digest(key[0]) else None
 
     def _digest(self, path: str) -> str | None:
         try:

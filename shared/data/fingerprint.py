@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 # classes whose code is told by the version of their library or of shared
 _VERSIONED = ("builtins", "shared", "monai", "torch", "numpy", "scipy", "nibabel", "PIL")
+_STATE = {"monai.data.image_reader": {"filenames"}}  # of the image that was read last
 
 
 def fingerprint(value: Any) -> str:
@@ -83,6 +85,9 @@ def _told(value: Any, above: tuple[int, ...]) -> str:
         raise TypeError(f"a {_name(kind)}")
     left_out = {name for base in kind.__mro__ for name in vars(base).get("not_settings", ())}
     left_out |= {n for base in kind.__mro__ for n, v in vars(base).items() if isinstance(v, functools.cached_property)}
+    left_out |= _STATE.get(kind.__module__, set())
+    # MONAI keeps whether it traces in a thread's own place
+    left_out |= {name for name, item in vars(value).items() if isinstance(item, threading.local)}
     kept = {name: item for name, item in vars(value).items() if name not in left_out}
     return f"{_name(kind)}:{_code_of(kind)}{_told(kept, above)}"
 

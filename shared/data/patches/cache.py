@@ -27,7 +27,7 @@ class PatchCache:
         progress: show a progress bar.
         mask: also keep the masks, resized to the nearest pixel; a string names another key of the entries.
         num_classes: width of the soft labels.
-        disk_cache: where decoded patches are kept, by the datalist's check for instance.
+        disk_cache: of the datalist's check, which decoded the same files.
 
     Attributes:
         images: uint8 ``[N, 3, S, S]``.
@@ -86,8 +86,6 @@ class PatchCache:
             self.images[row] = image
             if inside is not None:
                 self.masks[row] = inside
-        if disk_cache is not None:
-            disk_cache.tidy()
         if problems:
             raise DataError(problems)
         self.labels, self.soft_labels = _labels(self.entries, num_classes)
@@ -105,14 +103,13 @@ class PatchCache:
     def _decode(self, entry: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | DataError:
         path = entry["image"]
         try:
-            image = torch.from_numpy(read_turned(path, disk_cache=self._disk_cache)[0])
+            image = self._pixels(path)
             height, width = image.shape[1:]
             if height != width:
                 return DataError(f"{path}: patches are square, this one has {width} x {height} pixels; cut or pad it.")
             inside = None
             if self.mask_key and entry.get(self.mask_key):
-                mask = read_turned(entry[self.mask_key], mask=True, disk_cache=self._disk_cache)[0]
-                inside = torch.from_numpy(mask)[None]
+                inside = self._pixels(entry[self.mask_key], mask=True)[None]
                 if inside.shape[1:] != image.shape[1:]:
                     shape = f"{inside.shape[2]} x {inside.shape[1]}"
                     return DataError(
@@ -126,6 +123,11 @@ class PatchCache:
             if inside is not None:
                 inside = functional.interpolate(inside[None].byte(), self.size, mode="nearest-exact")[0].bool()
         return image, inside
+
+    def _pixels(self, path: str, *, mask: bool = False) -> Tensor:
+        """A decoded file: as the datalist's check left it, if it did."""
+        held = None if self._disk_cache is None else self._disk_cache.held((path, mask))
+        return torch.from_numpy(read_turned(path, mask=mask)[0] if held is None else held)
 
 
 def _labels(entries: Sequence[Mapping[str, Any]], num_classes: int) -> tuple[Tensor | None, Tensor | None]:

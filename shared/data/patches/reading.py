@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,9 +14,6 @@ from PIL import Image, ImageOps
 from shared.data.patches.jpeg import jpeg_damage, tiff_jpeg_damage
 from shared.errors import DataError
 from shared.io import disguise
-
-if TYPE_CHECKING:
-    from shared.data.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +53,9 @@ def read_patch(path: str | os.PathLike) -> np.ndarray:
     return _read_patch(path)[0]
 
 
-def read_turned(
-    path: str | os.PathLike, *, mask: bool = False, disk_cache: DiskCache | None = None
-) -> tuple[np.ndarray, bool]:
+def read_turned(path: str | os.PathLike, *, mask: bool = False) -> tuple[np.ndarray, bool]:
     """:func:`read_patch` or :func:`read_patch_mask`, and whether the EXIF orientation turned it."""
-
-    def read(entry: Mapping[str, Any]) -> dict[str, Any]:
-        array, turned = _read_mask(entry["image"]) if mask else _read_patch(entry["image"])
-        return {"array": array, "turned": turned}
-
-    found = read({"image": path}) if disk_cache is None else disk_cache({"image": str(path)}, f"mask {mask}", read)
-    return found["array"], found["turned"]
+    return _read_mask(path) if mask else _read_patch(path)
 
 
 def _read_patch(path: str | os.PathLike) -> tuple[np.ndarray, bool]:

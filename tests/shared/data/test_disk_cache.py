@@ -85,6 +85,13 @@ def test_a_glioma_patient_is_bitwise_the_same_and_shares_its_voxels(tmp_path):
     assert item["tract_rows"].index.data_ptr() == made[2].transform.transforms[1].constants[1].data_ptr()
 
 
+def test_used_transforms_are_told_as_new_ones(cases):
+    steps = [LoadCased(), ROISlicesd(3, size=16)]
+    before = fingerprint(steps)
+    steps[1](steps[0](cases[0]))
+    assert fingerprint(steps) == before == fingerprint([LoadCased(), ROISlicesd(3, size=16)])
+
+
 def test_labels_folds_and_covariates_are_the_datalists_of_now(tmp_path, cases):
     read(cases, tmp_path / "cache")
     changed = [{**case, "label": 1 - case["label"], "fold": 7, "covariates": {"age": 1.0}} for case in cases]

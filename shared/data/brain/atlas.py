@@ -56,6 +56,8 @@ class TractAtlas:
         (2, 1, [[0], [1]], [0, 1, 2, 3])
     """
 
+    not_settings = ("source",)  # for messages
+
     def __init__(
         self,
         *,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from shared.data.brain.point_graph import collate_point_graphs
 from shared.data.cases import CaseDataset
+from shared.data.disk_cache import DiskCache
 from shared.errors import DataError
 
 STACKED = ("image", "points", "centre", "region_rows", "tract_rows", "covariates", "nodes", "edges")
@@ -62,6 +63,7 @@ class GliomaCases(_Rows, CaseDataset):
         transform: :class:`shared.transforms.LoadGliomad` and :class:`shared.transforms.PrepareGliomad`.
         covariates: names of the covariates.
         progress: show a progress bar while loading.
+        disk_cache: keeps the prepared patients, see :class:`CaseDataset`.
 
     Attributes:
         items: the prepared patients.
@@ -80,9 +82,11 @@ class GliomaCases(_Rows, CaseDataset):
         *,
         covariates: Sequence[str] = (),
         progress: bool = True,
+        disk_cache: DiskCache | None = None,
     ):
         # made contiguous, the named tuples of the graphs would come apart
-        CaseDataset.__init__(self, data, transform, covariates=covariates, progress=progress, as_contiguous=False)
+        options = {"covariates": covariates, "progress": progress, "disk_cache": disk_cache}
+        CaseDataset.__init__(self, data, transform, as_contiguous=False, **options)
 
     @property
     def items(self) -> list[dict[str, Any]]:

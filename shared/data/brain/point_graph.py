@@ -8,7 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shared.data.cache_entry import kept
 
+
+@kept("neighbours", "distances", "survivors", "nearest")
 class PointGraph(NamedTuple):
     """What the geometric encoder needs of a cloud besides its coordinates; a rigid motion changes none of it.
 

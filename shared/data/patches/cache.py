@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from shared.data.disk_cache import DiskCache
 from shared.data.loaders import collate_patches
-from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.patches.reading import read_turned
 from shared.data.patches.resizing import resize_images
 from shared.errors import DataError
 
@@ -27,6 +28,7 @@ class PatchCache:
         progress: show a progress bar.
         mask: also keep the masks, resized to the nearest pixel; a string names another key of the entries.
         num_classes: width of the soft labels.
+        disk_cache: of the datalist's check, which decoded the same files.
 
     Attributes:
         images: uint8 ``[N, 3, S, S]``.
@@ -56,10 +58,11 @@ class PatchCache:
         progress: bool = True,
         mask: bool | str = False,
         num_classes: int = 2,
+        disk_cache: DiskCache | None = None,
     ):
         if not entries:
             raise DataError("There is no patch to read: the list of entries is empty.")
-        self.entries = list(entries)
+        self.entries, self._disk_cache = list(entries), disk_cache
         self.size = size
         self.mask_key = "mask" if mask is True else mask
         self.images = self.masks = None
@@ -101,13 +104,13 @@ class PatchCache:
     def _decode(self, entry: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | DataError:
         path = entry["image"]
         try:
-            image = torch.from_numpy(read_patch(path))
+            image = self._pixels(path)
             height, width = image.shape[1:]
             if height != width:
                 return DataError(f"{path}: patches are square, this one has {width} x {height} pixels; cut or pad it.")
             inside = None
             if self.mask_key and entry.get(self.mask_key):
-                inside = torch.from_numpy(read_patch_mask(entry[self.mask_key]))[None]
+                inside = self._pixels(entry[self.mask_key], mask=True)[None]
                 if inside.shape[1:] != image.shape[1:]:
                     shape = f"{inside.shape[2]} x {inside.shape[1]}"
                     return DataError(
@@ -121,6 +124,11 @@ class PatchCache:
             if inside is not None:
                 inside = functional.interpolate(inside[None].byte(), self.size, mode="nearest-exact")[0].bool()
         return image, inside
+
+    def _pixels(self, path: str, *, mask: bool = False) -> Tensor:
+        """A decoded file: as the datalist's check left it, if it did."""
+        held = None if self._disk_cache is None else self._disk_cache.held((path, mask))
+        return torch.from_numpy(read_turned(path, mask=mask)[0] if held is None else held)
 
 
 def _labels(entries: Sequence[Mapping[str, Any]], num_classes: int) -> tuple[Tensor | None, Tensor | None]:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.data.checks import SectionCheck
 from shared.data.names import look_alikes, nfc
 from shared.data.patches.files import is_utf8
 from shared.data.tables import some
 from shared.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shared.data.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +73,25 @@ def patch_facts(path: str | os.PathLike, *, mask: bool = False, pixels: bool = T
         return PatchFacts(problem=f"{path}: file not found")
     if not pixels:
         return _header_facts(path)
+    return _pixel_facts(path, mask)[0]
+
+
+def _pixel_facts(path: str | os.PathLike, mask: bool) -> tuple[PatchFacts, np.ndarray | None]:
+    """What is known of a decoded file, and its pixels."""
     from shared.data.patches.looks import has_few_colours, is_blank
     from shared.data.patches.reading import read_turned
 
     try:
         array, turned = read_turned(path, mask=mask)
     except DataError as error:
-        return PatchFacts(problem=str(error))
+        return PatchFacts(problem=str(error)), None
     size = (int(array.shape[-2]), int(array.shape[-1]))
     if mask:
-        return PatchFacts(size, empty=not array.any(), turned=turned)
+        return PatchFacts(size, empty=not array.any(), turned=turned), array
     digest = hashlib.sha256(f"{size}".encode())
     digest.update(memoryview(array).cast("B"))
-    return PatchFacts(
-        size, digest.hexdigest(), turned=turned, blank=is_blank(array), few_colours=has_few_colours(array)
-    )
+    looks = {"blank": is_blank(array), "few_colours": has_few_colours(array)}
+    return PatchFacts(size, digest.hexdigest(), turned=turned, **looks), array
 
 
 def _header_facts(path: str | os.PathLike) -> PatchFacts:
@@ -96,14 +106,61 @@ def _header_facts(path: str | os.PathLike) -> PatchFacts:
     return PatchFacts(size, turned=turn > 1)
 
 
-def all_facts(entries: Sequence[Mapping[str, Any]], *, pixels: bool = True) -> dict[str, PatchFacts]:
+def all_facts(
+    entries: Sequence[Mapping[str, Any]], *, pixels: bool = True, disk_cache: DiskCache | None = None
+) -> dict[str, PatchFacts]:
     """Facts of every image, mask and planted map of ``entries``, by path; each file is read once, in threads."""
     files = {entry["image"]: False for entry in entries}
     files |= {entry[key]: True for entry in entries for key in MAPS if key in entry}
+    if disk_cache is not None and pixels:
+        return dict(zip(files, _kept_facts(files, disk_cache), strict=True))
+    facts = _in_threads(lambda path: patch_facts(path, mask=files[path], pixels=pixels), files)
+    return dict(zip(files, facts, strict=True))
+
+
+def _in_threads(call: Callable[[str], Any], paths: Iterable[str]) -> list:
     # Decoding and hashing release the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        facts = pool.map(lambda item: patch_facts(item[0], mask=item[1], pixels=pixels), files.items())
-        return dict(zip(files, facts, strict=True))
+        return list(pool.map(call, paths))
+
+
+def _kept_facts(files: Mapping[str, bool], disk_cache: DiskCache) -> list[PatchFacts]:
+    """Facts of all files, in one entry of the cache: one for each patch would cost as much as to decode it."""
+    import numpy as np
+
+    def decoded(entry: Mapping[str, Any]) -> dict[str, Any]:
+        found = _in_threads(lambda path: _pixel_facts(path, files[path]), [*entry["image"], *entry["mask"]])
+        facts = [asdict(one) for one, _ in found]
+        if any(one["problem"] for one in facts):
+            raise _NotKeptError(facts)
+        kinds = {"images": [a for _, a in found if a.ndim == 3], "masks": [a for _, a in found if a.ndim == 2]}
+        flat = {k: np.concatenate([a.reshape(-1) for a in arrays] or [np.empty(0)]) for k, arrays in kinds.items()}
+        return {"facts": facts, **flat}
+
+    images, masks = ([path for path, mask in files.items() if mask is kind] for kind in (False, True))
+    order = [*(images := sorted(images)), *(masks := sorted(masks))]
+    try:
+        kept = disk_cache({"image": images, "mask": masks}, "facts and pixels of patches", decoded)
+        facts = [PatchFacts(**one) for one in kept["facts"]]
+        places = {"images": 0, "masks": 0}
+        for path, one in zip(order, facts, strict=True):
+            kind, shape = ("masks", one.size) if files[path] else ("images", (3, *one.size))
+            start, length = places[kind], math.prod(shape)
+            disk_cache.hold((path, files[path]), kept[kind][start : start + length].reshape(shape))
+            places[kind] += length
+    except _NotKeptError as error:
+        facts = [PatchFacts(**one) for one in error.facts]
+    disk_cache.tidy()
+    known = dict(zip(order, facts, strict=True))
+    return [known[path] for path in files]
+
+
+class _NotKeptError(Exception):
+    """Facts of files that are not all sound."""
+
+    def __init__(self, facts: list[dict[str, Any]]):
+        super().__init__()
+        self.facts = facts
 
 
 class PatchDatalistCheck(SectionCheck):
@@ -115,6 +172,7 @@ class PatchDatalistCheck(SectionCheck):
         num_classes: labels lie in ``range(num_classes)``.
         content: the parsed datalist, where it is not to be read from ``file``.
         crop_square: patches that are not square are none of its problems: they will be cropped.
+        disk_cache: keeps the decoded files.
     """
 
     remedy = PREPARE_PATCHES
@@ -128,9 +186,10 @@ class PatchDatalistCheck(SectionCheck):
         *,
         content: dict[str, Any] | None = None,
         crop_square: bool = False,
+        disk_cache: DiskCache | None = None,
     ):
         super().__init__(root, file, num_classes, content=content)
-        self.crop_square = crop_square
+        self.crop_square, self.disk_cache = crop_square, disk_cache
         if num_classes != 2:
             self.problems.append(
                 f"num_classes must be 2, got {num_classes}: what is measured and written of patches is of two classes; "
@@ -220,7 +279,7 @@ class PatchDatalistCheck(SectionCheck):
             pixels: decode every file; else headers only.
             facts: of the files, where they are known.
         """
-        self.facts = all_facts(cases, pixels=pixels) if facts is None else dict(facts)
+        self.facts = all_facts(cases, pixels=pixels, disk_cache=self.disk_cache) if facts is None else dict(facts)
         missing = [case for case in cases if not Path(case["image"]).is_file()]
         if len(missing) > 20:
             shown = ", ".join(self.name_of(case) for case in missing[:5])

@@ -8,11 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.data.names import nfc
 from shared.data.patches.checks import PREPARE_PATCHES, SECTIONS, PatchDatalistCheck
 from shared.errors import DataError
+
+if TYPE_CHECKING:
+    from shared.data.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class PatchDatalist:
         num_classes: labels lie in ``range(num_classes)``.
         check_pixels: decode every file; False: headers only, which cannot see truncation, transparency or copies.
         classes: of a trained model: other names, or another order, are refused.
+        disk_cache: keeps the decoded patches, which :class:`shared.data.PatchCache` then reads.
 
     Attributes:
         training: patches to train on.
@@ -63,8 +67,9 @@ class PatchDatalist:
         num_classes: int = 2,
         check_pixels: bool = True,
         classes: Sequence[str] = (),
+        disk_cache: DiskCache | None = None,
     ):
-        check = PatchDatalistCheck(dataset_dir, file, num_classes)
+        check = PatchDatalistCheck(dataset_dir, file, num_classes, disk_cache=disk_cache)
         check.match_classes(classes)
         parts = check.run(pixels=check_pixels)
         kept, held = check.training_parts(parts, fold)
@@ -130,6 +135,7 @@ class PatchInferenceDatalist:
         group_by: regular expression for the patient of an image without one, see
             :func:`shared.data.patches.groups.group_of`.
         check_pixels: decode every file before anything is predicted.
+        disk_cache: keeps the decoded patches, which :class:`shared.data.PatchCache` then reads.
 
     Attributes:
         cases: the patches.
@@ -149,6 +155,7 @@ class PatchInferenceDatalist:
         classes: Sequence[str] | None = None,
         group_by: str | None = None,
         check_pixels: bool = True,
+        disk_cache: DiskCache | None = None,
     ):
         if split not in SECTIONS:
             raise DataError(f"split must be one of {', '.join(SECTIONS)}, got {split!r}")
@@ -160,7 +167,7 @@ class PatchInferenceDatalist:
             content = {split: listed_patches(root, root / file, group_by)}
         elif root.is_dir() and not (root / file).exists() and str(file) == "datalist.json":
             content = {split: folder_patches(root, group_by, classes or ())}
-        check = PatchDatalistCheck(root, file, num_classes, content=content)
+        check = PatchDatalistCheck(root, file, num_classes, content=content, disk_cache=disk_cache)
         if not check.content.get(split):
             there = [name for name in SECTIONS if check.content.get(name)]
             raise DataError(

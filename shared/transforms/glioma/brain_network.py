@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shared.data.brain.atlas import TractAtlas
 from shared.data.brain.tracts import flat_voxels, ranges
+from shared.data.cache_entry import kept
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class VoxelSampler:
     Raises:
         DataError: a part without a voxel; a volume of another grid than the atlas's.
     """
+
+    not_settings = ("_gather",)
 
     def __init__(
         self, parts: Sequence[np.ndarray], atlas: TractAtlas, *, kind: str, num_voxels: int = 1000, seed: int = 0
@@ -177,6 +180,7 @@ class TractIncidence:
         return torch.from_numpy(found)
 
 
+@kept("voxels", "index")
 class SampledRows:
     """Rows of all parts of one patient, made when they are asked for; kept is each voxel once, however many read it.
 
@@ -227,10 +231,12 @@ class BrainRowsd(MapTransform):
         centroid_key: key of the tumour's centroid ``[3]``, mm.
         affine_key: key of the volumes' affine; it is checked where it is there.
         patient_key: key of the patient's name, for messages.
+        fa_key: key of the FA map ``[1, X, Y, Z]``, where it was loaded.
 
     Shape:
         - ``data["region_rows"]``: ``[R, C * V]``, ``data["tract_rows"]``: ``[E, C * V]``, as :class:`SampledRows`: of
           2,309 tracts they are 38 MB a patient, their voxels 3
+        - ``data["fa_rows"]``: ``[E, V]``, where there is FA
         - ``data["incidence"]``: ``[P, T]`` long, padded with -1
 
     Raises:
@@ -248,15 +254,18 @@ class BrainRowsd(MapTransform):
         centroid_key: str = "centroid",
         affine_key: str = "affine",
         patient_key: str = "patient",
+        fa_key: str = "fa",
     ):
         super().__init__([image_key])
+        self.fa_key = fa_key
         self.regions, self.tracts, self.incidence = regions, tracts, incidence
         self.image_key, self.points_key, self.centroid_key = image_key, points_key, centroid_key
         self.affine_key, self.patient_key = affine_key, patient_key
         lists = regions.index, tracts.index
         self._used, place = torch.unique(torch.cat([index.flatten() for index in lists]), return_inverse=True)
         parts = place.split([index.numel() for index in lists])
-        self._index = [part.view_as(index) for part, index in zip(parts, lists, strict=True)]
+        # one for all patients: what is kept on disk refers to it
+        self.constants = self._index = [part.view_as(index) for part, index in zip(parts, lists, strict=True)]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample one patient's volumes."""
@@ -268,6 +277,9 @@ class BrainRowsd(MapTransform):
         out["region_rows"], out["tract_rows"] = (SampledRows(voxels, index) for index in self._index)
         if not voxels.isfinite().all():
             raise DataError(f"{patient}: the images hold NaN or Inf in the atlas's voxels; prepare the patient again")
+        if isinstance(out.get(self.fa_key), Tensor):  # not only its path
+            fa = self.tracts.checked(out[self.fa_key], f"{patient}, FA map,").flatten(1)[:, self._used]
+            out["fa_rows"] = SampledRows(fa, self._index[1])
         if self.incidence is not None and self.points_key in out:
             points = torch.as_tensor(out[self.points_key]).double() + torch.as_tensor(out[self.centroid_key]).double()
             out["incidence"] = self.incidence(points)

@@ -37,7 +37,7 @@ class LoadGliomad(MapTransform):
 
     Args:
         atlas: whose grid the images must have.
-        fa: also load the FA map, which every case then needs.
+        fa: also load the FA map, which every case then needs; ``"known"``: of the cases that have one.
         margin: mm about the tumour that are not taken for healthy; None: the whole brain counts, with the tumour, as it
             did for models trained before there was a margin.
 
@@ -51,7 +51,7 @@ class LoadGliomad(MapTransform):
             brain that is nearly all tumour or of one brightness.
     """
 
-    def __init__(self, atlas: TractAtlas, *, fa: bool = False, margin: float | None = MARGIN_MM):
+    def __init__(self, atlas: TractAtlas, *, fa: bool | str = False, margin: float | None = MARGIN_MM):
         super().__init__(["image"])
         self.atlas, self.fa, self.margin = atlas, fa, margin
         self._load = LoadCased(whole_allowed=False)
@@ -78,7 +78,7 @@ class LoadGliomad(MapTransform):
             spacing = np.linalg.norm(self.atlas.affine[:3, :3], axis=0)
             healthy = distance_transform_edt(~mask[0], sampling=spacing) > self.margin
         out["image"] = torch.from_numpy(np.stack([standardised(one, healthy, patient) for one in image]))
-        if self.fa:
+        if self.fa and (data.get("fa") or self.fa != "known"):
             if not data.get("fa"):
                 raise DataError(f"{patient}: has no FA map; leave the patient out of this stage, or prepare one")
             loaded = self._load({"image": data["fa"], "patient": patient})
@@ -136,6 +136,7 @@ class PrepareGliomad(MapTransform):
         regions: the sampler of regions; tracts: of tracts; crop: the :class:`TumourCropd`, which counts what it clips.
 
     Shape:
+        - ``fa_rows`` ``[E, V]``, where the FA map was loaded
         - ``image`` ``[C, S, S, S]``, ``mask`` ``[1, S, S, S]`` bool, ``points`` ``[P, 3]``, ``centroid`` ``[3]``,
           ``centre`` ``[3]``, ``graph``, ``incidence`` ``[P, T]``, ``region_rows`` ``[R, C * V]``, ``tract_rows``
           ``[E, C * V]``
@@ -165,6 +166,7 @@ class PrepareGliomad(MapTransform):
             self.crop,
             BrainRowsd(self.regions, self.tracts, TractIncidence(atlas, threshold=threshold, dilation=dilation)),
         )
+        self.constants = self.steps[-1].constants
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Prepare one patient."""
@@ -175,4 +177,6 @@ class PrepareGliomad(MapTransform):
         kept = torch.from_numpy(np.ascontiguousarray(mask))[None].float()
         out["mask"] = crop_volume(kept, out["crop"]["start"], self.crop.size) > 0
         out["image"] = out.pop("tumour")
+        if "fa_rows" in out:
+            del out["fa"]
         return out

@@ -72,6 +72,8 @@ class TumourCropd(MapTransform):
         ValueError: an unknown ``outside``.
     """
 
+    not_settings = ("clipped",)
+
     def __init__(
         self,
         size: int = 64,

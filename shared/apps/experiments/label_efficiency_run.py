@@ -38,7 +38,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("bundle", help="a name under bundles/, or the folder of an unpacked bundle")
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json)")
-    add("--section", choices=("testing", "validation"), default="testing", help="what is tested on (default: testing)")
+    add("--split", choices=("testing", "validation"), default="testing", help="what is tested on (default: testing)")
     add("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5, 1.0], help="of labelled patients")
     add("--draws", type=int, default=3, help="each with a seed of its own, from 0 on (default: 3)")
     add("--scratch", default="scratch", help="overlay of the control without pretraining (default: scratch)")
@@ -69,7 +69,7 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
         steps = [("pretrain_run", configs["pretrained"], {})]
     else:
         train = configs[run.arm]
-        steps = [("train_run", train, {}), ("evaluate", [*train, configs["evaluate"]], {"split": args.section})]
+        steps = [("train_run", train, {}), ("evaluate", [*train, configs["evaluate"]], {"split": args.split})]
     return [
         (run_id, [*RUN_BUNDLE, *bundle_arguments(files, {**values, **own}, cwd=cwd, run_id=run_id)])
         for run_id, files, own in steps
@@ -87,9 +87,9 @@ def read(args: argparse.Namespace) -> tuple[dict, tuple, tuple]:
             f"{path}: label efficiency is of patches; its training section must list PNG, JPEG or TIFF files"
         )
     training = patch_truth(datalist["training"], args.dataset_dir, f"{path}, training")
-    tested = patch_truth(datalist.get(args.section, []), args.dataset_dir, f"{path}, {args.section}")
+    tested = patch_truth(datalist.get(args.split, []), args.dataset_dir, f"{path}, {args.split}")
     if len(set(tested[0].values())) < 2:
-        raise DataError(f"{path}: the {args.section} section needs patches of both classes to be tested on")
+        raise DataError(f"{path}: the {args.split} split needs patches of both classes to be tested on")
     return datalist, training, tested
 
 
@@ -128,7 +128,7 @@ def fit_forests(args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping
     from shared.data import PatchCache
     from shared.reports.predictions import patch_name, write_predictions
 
-    entries = [*datalist["training"], *datalist[args.section]]
+    entries = [*datalist["training"], *datalist[args.split]]
     entries = [{**entry, "image": str(args.dataset_dir / entry["image"])} for entry in entries]
     names = [patch_name(entry["image"], args.dataset_dir) for entry in entries]
     table = measured_features(PatchCache(entries).images, names, output / "colour_texture.csv")
@@ -171,7 +171,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in [*configs["scratch"], configs["evaluate"]]}
-    settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "section": args.section}
+    settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
     settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
     cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
     cases = [case for case in cases if isinstance(case, dict) and "image" in case]

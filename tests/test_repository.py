@@ -1,20 +1,26 @@
 """Rules of the whole repository: what may lie in it, what is pinned, what starts fast, what the shell scripts say."""
 
 import ast
+import json
 import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from tests.support.script_modules import load_script
+
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")])
 STARTED = [path for path in SCRIPTS if not path.name.startswith("_")]  # the others are parts of these
 SHELL_SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run"]
@@ -55,7 +61,14 @@ def test_no_large_files_and_nobodys_paths():
     assert not large and not personal
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirement_files_are_those_of_pyproject():
+    wanted = load_script("write_requirements").requirement_files(ROOT / "pyproject.toml")
+    there = {path.name: path.read_text() for path in ROOT.glob("requirements*.txt")}
+    assert there.pop("requirements-monailabel.txt")  # of an environment of its own
+    assert there == wanted, "run: python scripts/write_requirements.py"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_exactly(name):
     loose = [
         str(r) for r in requirements(name) if [s.operator for s in r.specifier] != ["=="] or "*" in str(r.specifier)
@@ -178,8 +191,21 @@ def test_shell_scripts_parse(script):
 
 
 def test_ci_runs_the_tests():
-    run = ROOT / ".ci" / "run"
+    run, workflow = ROOT / ".ci" / "run", (ROOT / ".github/workflows/tests.yml").read_text()
     assert os.access(run, os.X_OK) and "bash scripts/test.sh" in run.read_text()
+    job = yaml.safe_load(workflow)["jobs"]["pinned"]
+    supported = [name.split(" :: ")[-1] for name in PROJECT["classifiers"] if "Python :: " in name]
+    assert job["strategy"]["matrix"]["python"] == supported and job["steps"][-1]["run"] == "bash scripts/test.sh"
+    deselected = re.search(r"--deselect tests/test_repository.py::(\w+)", workflow).group(1)
+    assert deselected in globals()
+
+
+def test_versions_are_one():
+    version = PROJECT["version"]
+    of_bundles = [json.loads(path.read_text())["version"] for path in ROOT.glob("bundles/*/configs/metadata.json")]
+    assert of_bundles == [version] * 3
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(rf"^## \[?{version}\]? - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def house(tmp_path):
     (folder / "bundles" / "ircl_mvi" / "configs").mkdir(parents=True)
     (folder / "bundles" / "ircl_mvi" / "configs" / "train.json").write_text("{}")
     shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in (path.name for path in ROOT.glob("requirements*.txt")):
         (folder / name).write_text("# nothing\n")
     return folder
 

@@ -21,6 +21,7 @@ while :; do
 done
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
+"$VENV/bin/python" -m mypy
 NO_MKDOCS_2_WARNING=1 "$VENV/bin/python" -m mkdocs build --strict --quiet
 # two processes of one thread each are faster than one of two threads; a module's tests share what they train
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

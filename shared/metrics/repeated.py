@@ -176,7 +176,7 @@ def paired_seed_difference(
     if (first.names, first.patients) != (other.names, other.patients) or (first.labels != other.labels).any():
         return None
     both = (other.probability, first.probability)
-    draws = {"bootstrap": bootstrap, "level": level, "seed": seed}
+    draws: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}
     return paired_difference(first.labels, *both, metric, groups=first.groups, **draws)
 
 

@@ -267,6 +267,31 @@ def test_installs_once_and_says_in_one_line_when_pip_cannot(house, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ((), "-m not slow"),
+        (("tests/shared", "-x"), "-m not slow tests/shared -x"),
+        (("--all",), "-m "),
+        (("--all", "--coverage", "-x"), "-m  --cov -x"),
+        (("--coverage",), "-m not slow --cov"),
+    ],
+)
+def test_slow_tests_and_coverage_are_asked_for(house, tmp_path, arguments, passed):
+    python = house / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$*" in *version_info*) echo 3.11 ;; *) echo "$@" ;; esac\n')
+    python.chmod(0o755)
+    for path in house.glob("requirements*.txt"):
+        shutil.copy(path, house / ".venv" / f".installed-{path.name}")
+    ended = bash(house / "scripts" / "test.sh", *arguments, cwd=tmp_path, PYTHON=str(python))
+    *checks, last = [line for line in ended.stdout.splitlines() if line.startswith("-m ")]
+    assert ended.returncode == 0 and last == f"-m pytest -n 2 --dist loadfile {passed}", ended.stderr
+    assert checks == [
+        f"-m {check}" for check in ("ruff check .", "ruff format --check .", "mypy", "mkdocs build --strict --quiet")
+    ]
+
+
 def test_demo_names_the_bundles_there_are(house, tmp_path):
     ended = bash(house / "scripts" / "demo.sh", "nothing", cwd=tmp_path)
     assert ended.returncode == 1 and ended.stderr == "demo.sh: no bundle 'nothing'; there is: ircl_mvi\n"

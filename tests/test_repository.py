@@ -7,14 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from tests.support.script_modules import load_script
+
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")])
 STARTED = [path for path in SCRIPTS if not path.name.startswith("_")]  # the others are parts of these
 SHELL_SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run"]
@@ -55,7 +60,14 @@ def test_no_large_files_and_nobodys_paths():
     assert not large and not personal
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirement_files_are_those_of_pyproject():
+    wanted = load_script("write_requirements").requirement_files(ROOT / "pyproject.toml")
+    there = {path.name: path.read_text() for path in ROOT.glob("requirements*.txt")}
+    assert there.pop("requirements-monailabel.txt")  # of an environment of its own
+    assert there == wanted, "run: python scripts/write_requirements.py"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_exactly(name):
     loose = [
         str(r) for r in requirements(name) if [s.operator for s in r.specifier] != ["=="] or "*" in str(r.specifier)
@@ -197,8 +209,21 @@ def test_shell_scripts_parse(script):
 
 
 def test_ci_runs_the_tests():
-    run = ROOT / ".ci" / "run"
+    run, workflow = ROOT / ".ci" / "run", (ROOT / ".github/workflows/tests.yml").read_text()
     assert os.access(run, os.X_OK) and "bash scripts/test.sh" in run.read_text()
+    job = yaml.safe_load(workflow)["jobs"]["pinned"]
+    supported = [name.split(" :: ")[-1] for name in PROJECT["classifiers"] if "Python :: " in name]
+    assert job["strategy"]["matrix"]["python"] == supported and job["steps"][-1]["run"] == "bash scripts/test.sh"
+    deselected = re.search(r"--deselect tests/test_repository.py::(\w+)", workflow).group(1)
+    assert deselected in globals()
+
+
+def test_versions_are_one():
+    version = PROJECT["version"]
+    of_bundles = [json.loads(path.read_text())["version"] for path in ROOT.glob("bundles/*/configs/metadata.json")]
+    assert of_bundles == [version] * 3
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(rf"^## \[?{version}\]? - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 @pytest.fixture
@@ -208,7 +233,7 @@ def house(tmp_path):
     (folder / "bundles" / "ircl_mvi" / "configs").mkdir(parents=True)
     (folder / "bundles" / "ircl_mvi" / "configs" / "train.json").write_text("{}")
     shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in (path.name for path in ROOT.glob("requirements*.txt")):
         (folder / name).write_text("# nothing\n")
     return folder
 
@@ -258,6 +283,31 @@ def test_installs_once_and_says_in_one_line_when_pip_cannot(house, tmp_path):
             "pip cannot install requirements.txt: ERROR: No matching distribution found for no-such-thing"
             in failed.stderr
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ((), "-m not slow"),
+        (("tests/shared", "-x"), "-m not slow tests/shared -x"),
+        (("--all",), "-m "),
+        (("--all", "--coverage", "-x"), "-m  --cov -x"),
+        (("--coverage",), "-m not slow --cov"),
+    ],
+)
+def test_slow_tests_and_coverage_are_asked_for(house, tmp_path, arguments, passed):
+    python = house / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$*" in *version_info*) echo 3.11 ;; *) echo "$@" ;; esac\n')
+    python.chmod(0o755)
+    for path in house.glob("requirements*.txt"):
+        shutil.copy(path, house / ".venv" / f".installed-{path.name}")
+    ended = bash(house / "scripts" / "test.sh", *arguments, cwd=tmp_path, PYTHON=str(python))
+    *checks, last = [line for line in ended.stdout.splitlines() if line.startswith("-m ")]
+    assert ended.returncode == 0 and last == f"-m pytest -n 2 --dist loadfile {passed}", ended.stderr
+    assert checks == [
+        f"-m {check}" for check in ("ruff check .", "ruff format --check .", "mypy", "mkdocs build --strict --quiet")
+    ]
 
 
 def test_demo_names_the_bundles_there_are(house, tmp_path):

@@ -14,7 +14,7 @@ from shared.metrics.classification import to_numpy
 def biomarker_table(
     assignment: Any,
     similarity: Any,
-    patient: Sequence[Any],
+    patient: Any,
     label: Any,
     modality: Any = None,
     *,

@@ -122,8 +122,8 @@ def files_name(stem: str, path: str) -> str:
     """Name of a large file beside the zip.
 
     Example:
-        >>> files_name("ircl_mvi_v0.1.0", "models/model.pt")
-        'ircl_mvi_v0.1.0_model.pt'
+        >>> files_name("ircl_mvi_v0.2.0", "models/model.pt")
+        'ircl_mvi_v0.2.0_model.pt'
     """
     return f"{stem}_{PurePosixPath(path).name}"
 

@@ -322,7 +322,7 @@ class DatalistCheck(SectionCheck):
             else:
                 case[key] = str(self.root / entry[key])
                 grids.append((case[key], self._grid(case[key], patient)))
-        self._places([pair for pair in grids if pair[1] is not None], patient, entry)
+        self._places([(image, grid) for image, grid in grids if grid is not None], patient, entry)
         labels = entry.get("tumour_labels")
         if labels is not None and not (
             isinstance(labels, list) and labels and all(type(label) is int and label > 0 for label in labels)

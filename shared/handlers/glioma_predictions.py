@@ -66,7 +66,7 @@ class SaveGliomaPredictions(SavePredictions):
         """Register with an evaluator, and look at what the population graph is given."""
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._watch)
-        engine.add_event_handler(Events.COMPLETED, lambda _: [hook.remove() for hook in self._hooks])
+        engine.add_event_handler(Events.COMPLETED, self._unwatch)
 
     def _watch(self, engine: Engine) -> None:
         def asked(module: Any, given: tuple, out: torch.Tensor) -> None:
@@ -81,6 +81,10 @@ class SaveGliomaPredictions(SavePredictions):
 
         graph, encoders = self.network.population, self.network.features.glioma
         self._hooks = [graph.register_forward_hook(asked), encoders.register_forward_hook(embedded)]
+
+    def _unwatch(self, _: Engine) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     def started(self, engine: Engine) -> None:
         """Forget earlier rows."""

@@ -54,7 +54,7 @@ class BalancedCrossEntropyLoss(nn.Module):
     @torch.no_grad()
     def start(self, head: nn.Linear) -> None:
         """Move a new head's bias to the classes' log frequencies: training begins where all classes are equal."""
-        head.bias -= self.log_weight.to(head.bias)
+        head.bias.sub_(self.log_weight.to(head.bias))
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of a batch."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class RepeatedPredictions:
         return None if self.images is None else self.patients
 
     @classmethod
-    def from_rows(cls, rows: list[Mapping], *, source: str = "predictions") -> RepeatedPredictions:
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], *, source: str = "predictions") -> RepeatedPredictions:
         """Collect rows of ``seed, fold, patient, label, probability``, and ``image`` where a row is a patch.
 
         Raises:
@@ -100,7 +101,7 @@ class RepeatedPredictions:
         rows = []
         for s, seed in enumerate(self.seeds):
             for i, name in enumerate(self.names):
-                row = {"seed": seed, "fold": int(self.folds[s, i])}
+                row: dict[str, Any] = {"seed": seed, "fold": int(self.folds[s, i])}
                 row |= {"patient": name} if self.images is None else {"image": name, "patient": self.patients[i]}
                 rows.append({**row, "label": int(self.labels[i]), "probability": float(self.probability[s, i])})
         return rows
@@ -140,15 +141,18 @@ def summarise(
         raise DataError(f"metrics need {unit} of both classes, all {len(labels)} have label {labels[0]}")
     of_seeds = _metrics(labels, probability, names)
     samples = _bootstrap(labels == 1, probability, predictions.groups, 0.5, bootstrap, seed, names)  # [S, B]
-    metrics, tails = {}, (50 * (1 - level), 50 * (1 + level))
+    metrics: dict[str, dict[str, Any]] = {}
+    tails = (50 * (1 - level), 50 * (1 + level))
     for name in names:
         values = of_seeds[name]
-        metrics[name] = _interval(mean_defined(values), mean_defined(samples[name]), tails) | {"sd": _spread(values)}
+        metrics[name] = _interval(float(mean_defined(values)), mean_defined(samples[name]), tails) | {
+            "sd": _spread(values)
+        }
         metrics[name]["seeds"] = [_plain(value) for value in values]
     folds = _fold_aucs(predictions)
-    fold_auc = {"value": _plain(mean_defined(folds)), "sd": _spread(folds), "folds": len(folds)}
+    fold_auc = {"value": _plain(float(mean_defined(folds))), "sd": _spread(folds), "folds": len(folds)}
     images = {} if predictions.images is None else {"images": len(labels)}
-    counts = {"patients": len(set(predictions.patients)), **images, "positive": int(labels.sum())}
+    counts: dict[str, Any] = {"patients": len(set(predictions.patients)), **images, "positive": int(labels.sum())}
     counts["seeds"] = list(predictions.seeds)
     return {**counts, "level": level, "bootstrap": bootstrap, "metrics": metrics, "fold_auc": fold_auc}
 
@@ -161,7 +165,7 @@ def paired_seed_difference(
     bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, float] | None:
+) -> dict[str, float | None] | None:
     """Return the metric of ``other`` minus that of ``first``, both on the same drawn patients; None where rows differ.
 
     Returns:
@@ -176,7 +180,7 @@ def paired_seed_difference(
     if (first.names, first.patients) != (other.names, other.patients) or (first.labels != other.labels).any():
         return None
     both = (other.probability, first.probability)
-    draws = {"bootstrap": bootstrap, "level": level, "seed": seed}
+    draws: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}
     return paired_difference(first.labels, *both, metric, groups=first.groups, **draws)
 
 

@@ -102,7 +102,7 @@ def write_glioma_controls(
     folder = Path(folder)
     labelled = [row for row in rows if row["label"] != ""]
     labels = np.array([row["label"] for row in labelled])
-    draws = {"bootstrap": bootstrap, "seed": seed}
+    draws: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed}
     probability = np.array([row["probability"] for row in labelled])
     report = class_report(labels, probability, class_names=class_names, **draws)
     outside = sum(bool(row["out_of_cohort"]) for row in rows)

@@ -64,9 +64,9 @@ def write_predictions(
     labels = [row["label"] for row in known]
     probability = [row["probability"] for row in known]
     groups = [row["patient"] for row in known] if patches else None
-    draws = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
+    draws: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
     metrics = classification_metrics(labels, probability, **draws)
-    if patches:
+    if groups is not None:
         metrics |= {"patients": len(set(groups))}
         metrics |= class_report(labels, probability, class_names=class_names, **draws)
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)

@@ -171,7 +171,11 @@ def loss_curve(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, fontsize=12)
     axes.grid(axis="y", color="0.9")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import AutoLocator
+
+    locator = AutoLocator()
+    locator.set_params(integer=True)
+    axes.xaxis.set_major_locator(locator)
     axes.legend(fontsize=8.5)
     plain(axes)
     save(figure, path)

@@ -166,7 +166,7 @@ def _ring(axes: Axes, atlas: TractAtlas, values: np.ndarray, drawn: np.ndarray, 
         members = members[np.argsort(-world[members, 1])]
         angle = np.pi / 2 - side * np.pi * start * (np.arange(len(members)) + 0.5) / max(len(members), 1)
         angles[members], place[members] = angle, np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    axes.scatter(*place.T, s=7, color="0.6", zorder=2)
+    axes.scatter(place[:, 0], place[:, 1], s=7, color="0.6", zorder=2)
     for edge in drawn:
         a, b = place[atlas.pairs[edge]]
         curve = Curve([a, 0.25 * (a + b), b], [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3])

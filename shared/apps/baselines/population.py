@@ -117,8 +117,8 @@ class Cohort:
 
         from shared.networks.glioma.population_edges import graph_inputs
 
-        parts = [torch.from_numpy(self.table.named(p)) for p in (self.tumour_prefix, self.brain_prefix)]
-        nodes, edges = graph_inputs(*parts, method.variant)
+        tumour, brain = (torch.from_numpy(self.table.named(p)) for p in (self.tumour_prefix, self.brain_prefix))
+        nodes, edges = graph_inputs(tumour, brain, method.variant)
         return nodes.numpy(), edges.numpy(), covariates
 
 

@@ -4,7 +4,7 @@ The zip has the same bytes for the same input. Its sha256 is printed and written
 OUTPUT/model_info.json (the form of MONAI's model zoo) and OUTPUT/NAME_v<version>.zip.sha256 (for sha256sum -c).
 
     python scripts/package_bundle.py ircl_mvi sscl_crc --output dist
-    python scripts/package_bundle.py --check dist/ircl_mvi_v0.1.0.zip --sha256 HEX      # before unpacking
+    python scripts/package_bundle.py --check dist/ircl_mvi_v0.2.0.zip --sha256 HEX      # before unpacking
 """
 
 from __future__ import annotations

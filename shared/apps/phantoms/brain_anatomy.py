@@ -50,7 +50,8 @@ def ellipsoid_anatomy() -> Anatomy:
     grey = brain & ~fluid & ((radius > 0.9 + folds) | nuclei)
     maps = [gaussian_filter(part.astype(np.float32), 0.6) * brain for part in (grey, brain & ~grey & ~fluid, fluid)]
     total = np.maximum(sum(maps), 1e-6)
-    return Anatomy(brain, *(np.where(brain, part / total, 0) for part in maps), "ellipsoids")
+    grey, white, fluid = (np.where(brain, part / total, 0) for part in maps)
+    return Anatomy(brain, grey, white, fluid, "ellipsoids")
 
 
 def choose_anatomy(kind: str = "auto") -> Anatomy:

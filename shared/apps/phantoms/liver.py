@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PATTERNS = {"interrupted_capsule": 1, "mosaic": 2, "halo": 3}
 # Added to the liver's brightness of 1.
@@ -57,7 +61,7 @@ def bayes_auc(effect: float) -> float:
     return wins / (sum(positive) * sum(negative))
 
 
-def draw_labels(count: int, effect: float, rng) -> list[dict]:
+def draw_labels(count: int, effect: float, rng: np.random.Generator) -> list[dict]:
     """Patterns, label and tumour diameter of ``count`` patients; half of them (rounded up) aggressive, in random order.
 
     Labels and diameters are drawn systematically (one per equal slice of probability) within the patients of one number
@@ -81,12 +85,12 @@ def draw_labels(count: int, effect: float, rng) -> list[dict]:
     return rows
 
 
-def _systematic(count: int, rng):
+def _systematic(count: int, rng: np.random.Generator):
     """``count`` uniform draws in random order, one in each of ``count`` equal slices of [0, 1)."""
     return (rng.permutation(count) + rng.random(count)) / max(count, 1)
 
 
-def _wave(rng, theta, orders, amplitude):
+def _wave(rng: np.random.Generator, theta, orders, amplitude):
     """A smooth random periodic function of an angle."""
     import numpy as np
 
@@ -107,7 +111,7 @@ def _window(theta, centre, half_width, soft=0.15):
     return _step(half_width - np.abs(np.angle(np.exp(1j * (theta - centre)))), soft)
 
 
-def _nodules(rng, x, y, z, extent, pitch):
+def _nodules(rng: np.random.Generator, x, y, z, extent, pitch):
     """Voronoi nodules of about ``pitch`` mm: bright or dark, parted by darker septa; they run along the slices."""
     import numpy as np
     from scipy.spatial import cKDTree
@@ -124,7 +128,7 @@ def _nodules(rng, x, y, z, extent, pitch):
     return (tone[nearest[:, 0]] * (1 - septum) - 0.8 * septum).reshape(points.shape[:-1])
 
 
-def _vessels(rng, x, y, z, reach):
+def _vessels(rng: np.random.Generator, x, y, z, reach):
     """Four to seven straight tubes anywhere in the organ, 0 to 1."""
     import numpy as np
 
@@ -139,7 +143,7 @@ def _vessels(rng, x, y, z, reach):
     return tubes
 
 
-def paint_patient(present: dict, diameter: float, modalities: tuple[str, ...], rng) -> dict:
+def paint_patient(present: dict, diameter: float, modalities: tuple[str, ...], rng: np.random.Generator) -> dict:
     """Draw one patient in the frame of acquisition (x to the right, y forward, slices along z).
 
     Args:
@@ -249,7 +253,7 @@ def paint_patient(present: dict, diameter: float, modalities: tuple[str, ...], r
     }
 
 
-def _affine(shape, spacing, rng):
+def _affine(shape, spacing, rng: np.random.Generator):
     """Affine of the acquisition: two patients in five are oblique, by up to 18 degrees about each axis."""
     import numpy as np
     from scipy.spatial.transform import Rotation

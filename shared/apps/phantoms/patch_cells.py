@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shared.apps.phantoms.patch_glands import Gland
 
 # Cells of a crypt, in pixels of a patch of 128: how deep they stand, how far apart, how many of the places are taken,
 # mean and spread of their half axes.
-NUCLEUS = {"depth": 4.6, "gap": 3.9, "chance": 0.94, "long": (3.3, 0.35), "short": (1.75, 0.2), "dark": (0.8, 1.15)}
-VACUOLE = {"depth": 9.2, "gap": 5.6, "chance": 0.5, "long": (2.9, 0.4), "short": (2.0, 0.3), "dark": (1.0, 1.0)}
+NUCLEUS: dict[str, Any] = {
+    "depth": 4.6,
+    "gap": 3.9,
+    "chance": 0.94,
+    "long": (3.3, 0.35),
+    "short": (1.75, 0.2),
+    "dark": (0.8, 1.15),
+}
+VACUOLE: dict[str, Any] = {
+    "depth": 9.2,
+    "gap": 5.6,
+    "chance": 0.5,
+    "long": (2.9, 0.4),
+    "short": (2.0, 0.3),
+    "dark": (1.0, 1.0),
+}
 
 
 def smooth_step(x, width: float = 1.0):
@@ -96,8 +112,9 @@ def stroma(rng, free, nuclei: Ellipses, cells: float, unit: float) -> None:
     area = size**2 / unit**2
     for density, long, short in ((0.0052, 3.6, 1.05), (0.0055, 1.95, 1.75)):
         count = rng.poisson(density * cells * area)
-        shape = (np.clip(rng.normal(mean, 0.12 * mean, count), 0.8, 5.0) for mean in (long, short))
-        scatter(*rng.uniform(0, size, (2, count)), *shape, rng.uniform(0.75, 1.15, count))
+        x, y = rng.uniform(0, size, (2, count))
+        longs, shorts = (np.clip(rng.normal(mean, 0.12 * mean, count), 0.8, 5.0) for mean in (long, short))
+        scatter(x, y, longs, shorts, rng.uniform(0.75, 1.15, count))
     if rng.random() < 0.35:
         centre, count = rng.uniform(0, size, 2), rng.integers(60, 130)
         x, y = centre[:, None] + rng.normal(0, 7.5 * unit, (2, count))

@@ -7,7 +7,10 @@ base tells them apart. Neutral crypts are of one kind in both classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass
@@ -27,7 +30,7 @@ def _teeth(phase, sharpness: float = 1.7):
     return 2.0 * triangle**sharpness - 1.0
 
 
-def _wave(rng, angle, orders, amplitude: float):
+def _wave(rng: np.random.Generator, angle, orders, amplitude: float):
     """Sum of cosines of these orders, the lower the stronger."""
     import numpy as np
 
@@ -37,14 +40,16 @@ def _wave(rng, angle, orders, amplitude: float):
     return amplitude * total
 
 
-def _turned(rng, x, y):
+def _turned(rng: np.random.Generator, x, y):
     import numpy as np
 
     turn = rng.uniform(0, 2 * np.pi)
     return x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
 
 
-def cross_section(rng, x, y, kind: str, radius: float, strength: float = 1.0) -> Gland:
+def cross_section(
+    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, kind: str, radius: float, strength: float = 1.0
+) -> Gland:
     """A crypt cut across.
 
     Args:
@@ -83,7 +88,15 @@ def cross_section(rng, x, y, kind: str, radius: float, strength: float = 1.0) ->
     return Gland(kind, depth, (radius * share * profile - distance) * np.sqrt(squeeze))
 
 
-def long_section(rng, x, y, kind: str, length: float, width: float, strength: float = 1.0) -> Gland:
+def long_section(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    kind: str,
+    length: float,
+    width: float,
+    strength: float = 1.0,
+) -> Gland:
     """A crypt cut along its bent axis.
 
     Args:

@@ -7,10 +7,13 @@ sets of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.apps.phantoms.patch_cells import Ellipses, epithelium, fat, smooth_step, stroma, vessels
 from shared.apps.phantoms.patch_glands import Gland, cross_section, long_section
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PLANTED = {"straight": 1, "serrated": 2}
 CLASSES = ("straight crypts", "serrated crypts")
@@ -31,7 +34,7 @@ class Slide:
     cells: float
 
 
-def draw_slide(rng) -> Slide:
+def draw_slide(rng: np.random.Generator) -> Slide:
     """A slide as another laboratory might stain it."""
     import numpy as np
 
@@ -44,7 +47,7 @@ def draw_slide(rng) -> Slide:
     )
 
 
-def annotate(serrated: bool, clarity: float, accuracy: float, rng) -> int:
+def annotate(serrated: bool, clarity: float, accuracy: float, rng: np.random.Generator) -> int:
     """Votes for serrated of the readers, each right with probability ``accuracy + (1 - accuracy) * clarity``."""
     right = int((rng.random(ANNOTATORS) < accuracy + (1 - accuracy) * clarity).sum())
     return right if serrated else ANNOTATORS - right
@@ -72,7 +75,7 @@ def _smooth(field, scale):
     return (field - field.mean()) / field.std()
 
 
-def _place_glands(rng, size: int, serrated: bool, clarity: float) -> list[Gland]:
+def _place_glands(rng: np.random.Generator, size: int, serrated: bool, clarity: float) -> list[Gland]:
     """Crypts that do not touch: one to three that tell the class, well inside, and neutral ones, also at the border."""
     import numpy as np
 
@@ -109,7 +112,7 @@ def _place_glands(rng, size: int, serrated: bool, clarity: float) -> list[Gland]
     return glands
 
 
-def paint_patch(slide: Slide, serrated: bool, clarity: float, rng, *, size: int = 128) -> dict:
+def paint_patch(slide: Slide, serrated: bool, clarity: float, rng: np.random.Generator, *, size: int = 128) -> dict:
     """Draw one patch.
 
     Args:

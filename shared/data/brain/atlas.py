@@ -18,9 +18,6 @@ from shared.errors import DataError
 from shared.io import atomic_path, disguise
 
 if TYPE_CHECKING:
-    from shared.data.brain.atlas import TractAtlas
-
-if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _ARRAYS = ("pairs", "counts", "starts", "voxels", "probabilities", "regions", "affine", "names")

@@ -33,7 +33,7 @@ class PointGraph(NamedTuple):
     def to(self, *args, **kwargs) -> PointGraph:
         """The same graph elsewhere, with the arguments of ``Tensor.to`` that keep the data type."""
         moved = [tuple(part.to(*args, **kwargs) for part in parts) for parts in self[:3]]
-        return PointGraph(*moved, self.nearest.to(*args, **kwargs))
+        return PointGraph._make([*moved, self.nearest.to(*args, **kwargs)])
 
 
 def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
@@ -47,4 +47,4 @@ def collate_point_graphs(graphs: Sequence[PointGraph]) -> PointGraph:
     """
     *fields, nearest = zip(*graphs, strict=True)
     levels = [tuple(torch.stack(parts) for parts in zip(*field, strict=True)) for field in fields]
-    return PointGraph(*levels, torch.stack(nearest))
+    return PointGraph._make([*levels, torch.stack(nearest)])

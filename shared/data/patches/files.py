@@ -200,8 +200,8 @@ def scan(folder: Path, claimed: Iterable[str] = ()) -> PatchFolder:
     beside = {nfc(str(path.with_suffix(""))) for path in files}
     for path in files:
         stem = path.stem
-        ending = MASK_ENDING.search(stem)
-        short = stem[: ending.start()] if ending else stem
+        word = MASK_ENDING.search(stem)
+        short = stem[: word.start()] if word else stem
         is_mask = bool(short) and short != stem and nfc(str(path.with_name(short))) in beside
         file = _patch_file(path, path.relative_to(folder), claimed, is_mask=is_mask)
         if file.kind == "image":

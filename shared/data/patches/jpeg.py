@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 # What libjpeg warns of where pixels are not those that were stored; its other warnings are of harmless headers.
 _DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
@@ -18,6 +18,7 @@ def jpeg_damage(content: bytes) -> str | None:
     Example:
         >>> import io
         >>> file = io.BytesIO()
+        >>> from PIL import Image
         >>> Image.effect_noise((64, 64), 50).save(file, "JPEG")
         >>> content = file.getvalue()
         >>> jpeg_damage(content), jpeg_damage(content[:1500] + bytes(2000))
@@ -34,7 +35,7 @@ def jpeg_damage(content: bytes) -> str | None:
     return None
 
 
-def tiff_jpeg_damage(image: Image.Image, content: bytes) -> str | None:
+def tiff_jpeg_damage(image: TiffImageFile, content: bytes) -> str | None:
     """:func:`jpeg_damage` of the strips or tiles of a TIFF compressed as JPEG; None for every other TIFF."""
     tags = image.tag_v2
     if tags.get(259) != _TIFF_JPEG:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from shared.data.patches.jpeg import jpeg_damage, tiff_jpeg_damage
 from shared.errors import DataError
@@ -176,11 +177,11 @@ def _damage(image: Image.Image, content: bytes) -> str | None:
         return "it ends in zeros" if content.endswith(bytes(32)) else None
     if image.format in ("JPEG", "MPO"):
         return jpeg_damage(content)
-    return tiff_jpeg_damage(image, content) if image.format == "TIFF" else None
+    return tiff_jpeg_damage(image, content) if isinstance(image, TiffImageFile) else None
 
 
 def _orientation(image: Image.Image) -> int:
-    turn = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
+    turn = image.tag_v2.get(_ORIENTATION) if isinstance(image, TiffImageFile) else image.getexif().get(_ORIENTATION)
     return turn if turn in range(2, 9) else 1
 
 
@@ -198,7 +199,7 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> DataError:
 
 def _bits(image: Image.Image, content: bytes) -> int:
     """Bits a channel in the file: Pillow reads 16-bit colour as 8 bits without a word."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(258, (1,)))
     if image.format == "PNG":
         return content[24]

@@ -206,6 +206,7 @@ class GliomaExplainer:
         Points and brain stay the patient's: along the way only the image's own embedding changes.
         """
         encoder, target = self.network.image_encoder, self.explained.of("image")
+        assert encoder is not None  # the caller asks for maps of images only then
         with torch.inference_mode(False), torch.enable_grad():
             image = image.clone()
             rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
@@ -231,7 +232,8 @@ class GliomaExplainer:
                 output.point_attention, given["incidence"], edges.shape[1], network.edge_attention
             ).detach()
             found["edge_factor"] = _array(factor[0])
-        if self.edges is None:
+        brain_encoder = network.brain_encoder
+        if self.edges is None or brain_encoder is None:
             return found
 
         def logit(mask: Tensor | None) -> Tensor:
@@ -239,7 +241,7 @@ class GliomaExplainer:
             part, message = factor, mask
             if self.masked == "attributes" and mask is not None:
                 part, message = mask[None] if factor is None else factor * mask, None
-            embedding, attention = network.brain_encoder(nodes, edges, output.z_tumour, part, message)
+            embedding, attention = brain_encoder(nodes, edges, output.z_tumour, part, message)
             return self.explained.of("brain")(output._replace(u_brain=embedding, node_attention=attention), case)
 
         return found | {"edges": explain_edges(logit, nodes[0], network.brain_encoder.edge_index, **self.edges)}

@@ -43,7 +43,8 @@ class PlantedScores:
         *,
         sequences: Sequence[str] = (),
     ):
-        self.planted, self.atlas, self.untrained, self.sequences = dict(planted), atlas, untrained, list(sequences)
+        self.planted: dict[str, Any] = dict(planted)
+        self.atlas, self.untrained, self.sequences = atlas, untrained, list(sequences)
 
     def __call__(
         self,

@@ -298,7 +298,7 @@ class _Member(GraphAttentionNetwork):
 
     def own(self, x: Tensor, known: Tensor) -> Tensor:
         """Logits ``[B]`` from patients' own features."""
-        if self.alone is not None:
+        if self.alone is not None and self.alone_head is not None:
             return self.alone_head(torch.cat([self.alone(x), known], dim=1))[:, 0]
         nobody = x.new_zeros(x.shape[0], 0)
         none: list[Tensor] = []

@@ -140,7 +140,7 @@ def build_point_graph(
     """
     if points.ndim == 2:
         graph = build_point_graph(points[None], radii=radii, max_neighbours=max_neighbours, ratio=ratio)
-        return PointGraph(*(tuple(part[0] for part in parts) for parts in graph[:3]), graph.nearest[0])
+        return PointGraph._make([*(tuple(part[0] for part in parts) for parts in graph[:3]), graph.nearest[0]])
     if not 0 < ratio <= 1 or max_neighbours < 1 or not radii or min(radii) <= 0:
         raise ValueError(
             "A point graph needs radii above 0, max_neighbours of at least 1 and a ratio in (0, 1], got radii "
@@ -155,7 +155,7 @@ def build_point_graph(
             "fewer radii."
         )
     graph = graph_levels(points.detach(), [float(radius) for radius in radii], max_neighbours, ratio)
-    return PointGraph(*(tuple(parts) for parts in graph[:3]), graph.nearest)
+    return PointGraph._make([*(tuple(parts) for parts in graph[:3]), graph.nearest])
 
 
 def graph_levels(points: Tensor, radii: list[float], max_neighbours: int, ratio: float) -> PointGraph:

@@ -116,9 +116,9 @@ class TumourCropd(MapTransform):
             )
         crop = crop_volume(image.float(), start, self.size)
         if self.outside != "keep":
-            kept = np.zeros_like(mask)
-            kept[tuple(map(slice, low, high))] = True
-            kept = torch.from_numpy(mask if self.outside == "mask" else kept)
+            box = np.zeros_like(mask)
+            box[tuple(map(slice, low, high))] = True
+            kept = torch.from_numpy(mask if self.outside == "mask" else box)
             crop = crop * crop_volume(kept[None].float(), start, self.size)
         shifted = affine.copy()
         shifted[:3, 3] += affine[:3, :3] @ start

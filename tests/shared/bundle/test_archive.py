@@ -44,10 +44,10 @@ def test_the_same_input_gives_the_same_bytes(bundle, packed, tmp_path):
 
 def test_name_checksum_size_and_version_are_written_in_monais_form(packed):
     info = json.loads((packed.parent / "model_info.json").read_text())
-    assert list(info) == ["sscl_crc_v0.1.0"] and packed.name == "sscl_crc_v0.1.0.zip"
-    entry = info["sscl_crc_v0.1.0"]
+    assert list(info) == ["sscl_crc_v0.2.0"] and packed.name == "sscl_crc_v0.2.0.zip"
+    entry = info["sscl_crc_v0.2.0"]
     assert entry["checksum"] == sha256(packed) and entry["size"] == packed.stat().st_size
-    assert entry["version"] == "0.1.0" and entry["source"] == "sscl_crc_v0.1.0.zip"
+    assert entry["version"] == "0.2.0" and entry["source"] == "sscl_crc_v0.2.0.zip"
     subprocess.run(["sha256sum", "-c", f"{packed.name}.sha256"], cwd=packed.parent, check=True, capture_output=True)
 
 
@@ -61,7 +61,7 @@ def test_the_code_and_requirements_go_along(packed):
 
 def test_a_zip_is_accepted_by_the_checksum_beside_it_or_given(packed):
     found = archive.check_package(packed)
-    assert (found["name"], found["version"]) == ("sscl_crc", "0.1.0")
+    assert (found["name"], found["version"]) == ("sscl_crc", "0.2.0")
     assert archive.check_package(packed, sha256=found["sha256"].upper()) == found
     (packed.parent / f"{packed.name}.sha256").unlink()
     assert archive.check_package(packed) == found
@@ -113,8 +113,8 @@ def test_a_large_model_lies_beside_the_zip_as_monai_fetches_it(bundle, tmp_path,
 
 def test_a_bundle_that_fails_a_check_is_not_packed(bundle, tmp_path):
     path = bundle / "configs/metadata.json"
-    path.write_text(path.read_text().replace('"0.1.0":', '"0.0.9":'))
+    path.write_text(path.read_text().replace('"0.2.0":', '"0.0.9":'))
     command = [sys.executable, ROOT / "scripts/package_bundle.py", bundle, "--output", tmp_path / "dist"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode and "the changelog says nothing of version 0.1.0" in done.stderr
+    assert done.returncode and "the changelog says nothing of version 0.2.0" in done.stderr
     assert not (tmp_path / "dist").exists()

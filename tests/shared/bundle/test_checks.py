@@ -60,8 +60,8 @@ def test_the_schema_is_applied(bundle):
 
 
 def test_a_version_must_be_in_the_changelog(bundle):
-    edit(bundle / "configs/metadata.json", version="0.2.0")
-    assert checks.check_version(bundle).problems == ["the changelog says nothing of version 0.2.0"]
+    edit(bundle / "configs/metadata.json", version="0.3.0")
+    assert checks.check_version(bundle).problems == ["the changelog says nothing of version 0.3.0"]
 
 
 def test_versions_are_those_of_the_requirements(bundle):

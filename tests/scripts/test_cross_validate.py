@@ -350,9 +350,8 @@ def test_interrupt_ends_the_children_and_can_be_resumed(bundle, data, tmp_path, 
     output = tmp_path / "out"
     options = [str(bundle), "--dataset_dir", str(data), "--folds", "2", "--output", str(output), "--bootstrap", "50"]
     start = (
-        "import sys, importlib.util as u\n"
-        f"spec = u.spec_from_file_location('script', {str(SCRIPT)!r})\n"
-        "script = u.module_from_spec(spec); spec.loader.exec_module(script)\n"
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parents[1])!r})\n"
+        "from shared.apps.experiments import cross_validate as script\n"
         f"script.RUN_BUNDLE = (sys.executable, {str(bundle / 'fake_method.py')!r})\n"
         f"script.main({options!r})"
     )

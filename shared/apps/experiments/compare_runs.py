@@ -30,23 +30,32 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare."""
-    args = arguments(argv)
+def compare(runs: Sequence[str], *, output: str | None, bootstrap: int) -> str:
+    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``.
+
+    Raises:
+        DataError: a folder has no predictions, or of other patients.
+    """
     from shared.apps.experiments.comparison import comparison_table
 
     titles, folders = [], []
-    for run in args.runs:
+    for run in runs:
         title, equals, folder = ("", "", run) if Path(run).is_dir() else run.partition("=")
         titles.append(title or None)
         folders.append(folder if equals else run)
+    table = comparison_table(folders, titles=titles, bootstrap=bootstrap)
+    if output:
+        write_text(output, table)
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare."""
+    args = arguments(argv)
     try:
-        table = comparison_table(folders, titles=titles, bootstrap=args.bootstrap)
+        print(compare(args.runs, output=args.output, bootstrap=args.bootstrap))
     except DataError as error:
         raise SystemExit(f"compare_runs: {error}") from None
-    if args.output:
-        write_text(args.output, table)
-    print(table)
 
 
 if __name__ == "__main__":

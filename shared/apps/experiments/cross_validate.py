@@ -24,7 +24,7 @@ from shared.apps import ROOT
 from shared.apps.experiments.options import add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
-from shared.io import write_json, write_text
+from shared.io import write_json
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
 
@@ -48,7 +48,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--report",
         nargs="+",
-        metavar="EXPERIMENT",
+        metavar="[TITLE=]EXPERIMENT",
         help="only compare finished experiments; the first is the reference",
     )
     add_options(parser)
@@ -161,11 +161,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with resumable("cross_validate"):
         if args.report:
-            from shared.apps.experiments.comparison import comparison_table
+            from shared.apps.experiments.compare_runs import compare
 
-            table = comparison_table(args.report, bootstrap=args.bootstrap)
-            write_text(args.output, table)
-            print(table)
+            print(compare(args.report, output=args.output, bootstrap=args.bootstrap))
             return
         output = cross_validate(args)
     print((output / "results.md").read_text(encoding="utf-8"))

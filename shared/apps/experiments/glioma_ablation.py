@@ -58,11 +58,11 @@ def _without(*names: str) -> dict:
 # by group: what a run is called, what it overrides, the overlay it merges
 SINGLE, PAIRS = ("image", "points", "brain"), ("image + points", "image + brain", "points + brain")
 SUPERVISED = {"network_def#objective": "multitask"}  # where there is no contrast, whatever the preset's objective
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     **{name: {"network_def#encoders": [name], **SUPERVISED} for name in SINGLE},
     **{name: {"network_def#encoders": name.split(" + ")} for name in PAIRS},
 }
-MODULES = {
+MODULES: dict[str, dict[str, Any]] = {
     "without classifiers of the single encoders": {"network_def#unimodal": False},
     "without epochs of the single encoders": {"contrast#unimodal_share": 0},
     "surface without each point's distance to the centroid": {"network_def#points#radial": False},
@@ -77,7 +77,7 @@ MODULES = {
     "without any attention": _without("edge_attention", "brain#node_attention"),
     "attention as printed": {"network_def#edge_attention": "literal", "network_def#brain#node_attention": "literal"},
 }
-GRAPHS = {
+GRAPHS: dict[str, dict[str, Any]] = {
     **{
         f"graph {name}": {"network_def#graph": name}
         for name in ("tumour-brain", "brain-tumour", "both-brain", "both-tumour", "both-both")

@@ -69,7 +69,7 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
         steps = [("pretrain_run", configs["pretrained"], {})]
     else:
         train = configs[run.arm]
-        steps = [("train_run", train, {}), ("evaluate", [*train, configs["evaluate"]], {"split": args.split})]
+        steps = [("train_run", train, {}), ("evaluate", [*train, *configs["evaluate"]], {"split": args.split})]
     return [
         (run_id, [*RUN_BUNDLE, *bundle_arguments(files, {**values, **own}, cwd=cwd, run_id=run_id)])
         for run_id, files, own in steps
@@ -158,8 +158,9 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     bundle = find_bundle(args.bundle, ROOT)
     train = [find_config(bundle, name) for name in ("train", *args.config)]
     configs = {"pretrained": train, "scratch": [*train, find_config(bundle, args.scratch)]}
-    configs["evaluate"] = find_config(bundle, "evaluate")
-    merged = merge_configs([*configs["scratch"], configs["evaluate"]])
+    configs["evaluate"] = [find_config(bundle, "evaluate")]
+    used = [*configs["scratch"], *configs["evaluate"]]
+    merged = merge_configs(used)
     needed = (*SET_HERE, "pretrain_run", "train_run", "evaluate")
     if lacking := [key for key in needed if key not in merged]:
         raise DataError(f"{bundle.name} cannot be measured so: its configs lack the keys {', '.join(lacking)}")
@@ -170,7 +171,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
     cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
-    files = {path.name: config_digest(path) for path in [*configs["scratch"], configs["evaluate"]]}
+    files = {path.name: config_digest(path) for path in used}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
     settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
     cases = [case for section in datalist.values() if isinstance(section, list) for case in section]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from shared.apps.preparation.cohort import (
     add_section_options,
@@ -64,10 +65,9 @@ def prepare(options: argparse.Namespace) -> None:
     found.check_cohort(inference=options.inference)
     cases, copies = [], []
     for name, patient in patients.items():
-        case = {"patient": name, "image": []}
-        for modality, path in patient["files"].items():
-            case["image"].append(f"{name}/{file_name(modality)}{file_ending(path)}")
-            copies.append((path, options.output / case["image"][-1]))
+        placed = {path: f"{name}/{file_name(kind)}{file_ending(path)}" for kind, path in patient["files"].items()}
+        copies += [(path, options.output / place) for path, place in placed.items()]
+        case: dict[str, Any] = {"patient": name, "image": [*placed.values()]}
         if patient["mask_file"] is not None:
             case["mask"] = f"{name}/mask{file_ending(patient['mask_file'])}"
             copies.append((patient["mask_file"], options.output / case["mask"]))

@@ -62,7 +62,7 @@ def act(step):
         return runpy.run_module("monai.bundle", run_name="__main__", alter_sys=False)
     if name == "module":
         sys.argv = given
-        sys.path.insert(0, os.getcwd())  # as python -m does
+        sys.path.insert(0, str(Path.cwd()))  # as python -m does
         try:
             return runpy.run_module(given[0], run_name="__main__", alter_sys=True)
         except SystemExit as end:

@@ -110,7 +110,7 @@ def variants(group: str) -> dict[str, tuple[dict, list[str], tuple[str, ...]]]:
     if group == "backbones":
         return {name: ({"backbone": network}, ["backbone"], ()) for name, network in BACKBONES.items()}
     found = {"encoders": ENCODERS, "modules": MODULES, "graphs": GRAPHS}[group]
-    stages = dict.fromkeys(found, GRAPH if group == "graphs" else NETWORK)
+    stages: dict[str, tuple[str, ...]] = dict.fromkeys(found, GRAPH if group == "graphs" else NETWORK)
     # without the brain encoder there is nothing of these stages to take
     stages |= {name: () for name in found if "brain" not in found[name].get("network_def#encoders", ["brain"])}
     return {name: (values, [], stages[name]) for name, values in found.items()}

@@ -137,7 +137,8 @@ def _kept_facts(files: Mapping[str, bool], disk_cache: DiskCache) -> list[PatchF
         flat = {k: np.concatenate([a.reshape(-1) for a in arrays] or [np.empty(0)]) for k, arrays in kinds.items()}
         return {"facts": facts, **flat}
 
-    images, masks = (sorted(path for path, mask in files.items() if mask is kind) for kind in (False, True))
+    images = sorted(path for path, mask in files.items() if not mask)
+    masks = sorted(path for path, mask in files.items() if mask)
     order = [*images, *masks]
     try:
         kept = disk_cache({"image": images, "mask": masks}, "facts and pixels of patches", decoded)

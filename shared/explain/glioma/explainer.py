@@ -22,7 +22,7 @@ from shared.explain.glioma.target import EncoderLogit, Target
 from shared.explain.grad_cam import GradCAM, frozen, resize_cam
 from shared.explain.randomisation import randomise
 from shared.networks.glioma.brain_encoder import edge_attention
-from shared.networks.glioma.network import GliomaNetwork, GliomaOutput
+from shared.networks.glioma.network import GliomaInputs, GliomaNetwork, GliomaOutput
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class GliomaExplainer:
         given = self._inputs(case)
         with frozen(self.explained):
             with torch.no_grad():
-                output = self.network(**given)
+                output = self.network(GliomaInputs(**given))
                 logit = float(self.explained.target(output, case)[0])
                 own = {name: float(target(output, case)[0]) for name, target in self.explained.own.items()} or None
             found: dict[str, Any] = {}
@@ -260,7 +260,7 @@ class _Explained(nn.Module):
         return self.own[encoder] if len(self.own) else self.target
 
     def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
-        logit = self.of("image")(self.network(**given), case)
+        logit = self.of("image")(self.network(GliomaInputs(**given)), case)
         return torch.stack([-logit, logit], dim=1)
 
 

@@ -395,3 +395,10 @@ def test_integrated_gradients_of_a_square_are_exact_at_the_middle_of_their_steps
         explainer = GliomaExplainer(net, Sum(), steps=steps)
         found = explainer._contribution({}, image, GliomaOutput(u_image=torch.zeros(1, 1)), predicted)
         np.testing.assert_allclose(found, sign * expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "resnet34"])
+def test_a_backbone_of_monai_is_refused(atlas, backbone):
+    net = tiny_network(atlas, encoders=("image",), size=32, image={"backbone": backbone})
+    with pytest.raises(DataError, match="Train without backbone"):
+        GliomaExplainer(net, ClassifierLogit(net))

@@ -151,7 +151,7 @@ def measure_step(kind: str, batch: int, tiny: bool) -> float:
     from _timing import resident_peak
 
     from shared.data.brain.point_graph import collate_point_graphs
-    from shared.networks import GliomaNetwork
+    from shared.networks import GliomaInputs, GliomaNetwork
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def measure_step(kind: str, batch: int, tiny: bool) -> float:
     inputs |= {"graph": collate_point_graphs([graph] * batch), "nodes": nodes, "edges": edges}
 
     def step(inputs: dict[str, Any]) -> None:
-        network(**inputs).logits.square().mean().backward()
+        network(GliomaInputs(**inputs)).logits.square().mean().backward()
 
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)

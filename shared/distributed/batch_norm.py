@@ -8,6 +8,8 @@ from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shared.distributed.processes import world_size
+
 
 class GatheredBatchNorm(_BatchNorm):
     """BatchNorm whose mean and variance, in training, are those of the images of all processes.
@@ -42,7 +44,7 @@ class GatheredBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise."""
-        many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        many = world_size() > 1
         if not (self.training and many):
             return super().forward(input)
         self._check_input_dim(input)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from shared.data.brain.cases import GliomaRows, collate_glioma, glioma_inputs
+from shared.distributed.processes import gather_rows
 from shared.networks.glioma.classifier import GliomaFeatures
 from shared.networks.glioma.embeddings import brain_networks
 from shared.transforms.glioma.tumour_crop import TumourRotation
@@ -132,8 +132,5 @@ class PrepareTracts:
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict]:
         """Rows and pairs on the device."""
         rows, fa, tract = (batchdata[key].to(device, non_blocking=non_blocking) for key in ("rows", "fa_rows", "unit"))
-        columns = tract
-        if self.gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            columns = tract.new_empty(dist.get_world_size() * len(tract))
-            dist.all_gather_into_tensor(columns, tract.contiguous())
+        columns = gather_rows(tract) if self.gather else tract
         return rows, torch.eq(tract[:, None], columns), (fa,), {}

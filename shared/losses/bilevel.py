@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from shared.distributed.processes import gather_rows, rank, world_size
 from shared.errors import DataError
-from shared.losses.contrastive import _agree, _gather, _not_finite
+from shared.losses.contrastive import _agree, _not_finite
 
 
 class InfoNCELoss(nn.Module):
@@ -66,14 +67,14 @@ class InfoNCELoss(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return the loss of a batch."""
-        shared = self.gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._check_shapes(query, key, exclude, dist.get_world_size() if shared else 1)
+        shared = self.gather and world_size() > 1
+        self._check_shapes(query, key, exclude, world_size() if shared else 1)
         device = query.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             self._check_length(query, key, shared)
             query, key = unit_rows(query), unit_rows(key)
             columns = _GatherRows.apply(key) if shared else key
-            first = dist.get_rank() * len(key) if shared else 0
+            first = rank() * len(key) if shared else 0
             scores = _Scores.apply(query, columns) / self.temperature
             positives = scores.diagonal(first)
             own = torch.zeros_like(scores, dtype=torch.bool)
@@ -241,11 +242,11 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         """Stack the rows in the order of their ranks."""
-        return _gather(rows)
+        return gather_rows(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Sum over the processes, then take the own part."""
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        return gradient.chunk(world_size())[rank()]

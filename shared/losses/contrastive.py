@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
+from shared.distributed.processes import gather_rows, rank, world_size
 from shared.errors import DataError
 
 _ROWS = 128  # rows of similarities handled together on a CPU, so that they stay in its cache
@@ -74,7 +74,7 @@ class NTXentLoss(nn.Module):
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        shared = self.gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        shared = self.gather and world_size() > 1
         if view_a.ndim != 2 or view_a.shape != view_b.shape:
             raise DataError(
                 f"both views must be embeddings [B, D] of the same samples, got {list(view_a.shape)} and "
@@ -177,7 +177,7 @@ def _symmetric(z: Tensor, temperature: float, with_gradient: bool) -> tuple[Tens
 def _rowwise(z: Tensor, temperature: float, shared: bool, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """As `_symmetric`, at any temperature and with the columns of all processes: P^T from the columns' log-sum-exp."""
     size = len(z)
-    columns, first = (_gather(z), dist.get_rank() * size) if shared else (z, 0)
+    columns, first = (gather_rows(z), rank() * size) if shared else (z, 0)
     rows = _rows_at_once(z, len(columns))
     scale, keys = _BITS / temperature, columns.t()
     partner = torch.arange(first, first + size, device=z.device).roll(size // 2)[:, None]
@@ -193,7 +193,7 @@ def _rowwise(z: Tensor, temperature: float, shared: bool, with_gradient: bool) -
         blocks.append(block if with_gradient else None)
     margin = (negatives - positive).div_(_BITS)
     summed = torch.cat((torch.logaddexp2(negatives, positive), nn.functional.softplus(margin)), dim=1)
-    summed_all = _gather(summed) if shared else summed
+    summed_all = gather_rows(summed) if shared else summed
     loss = summed_all[:, 1].mean()
     if not with_gradient:
         return loss, None
@@ -216,18 +216,11 @@ def _rows_at_once(z: Tensor, columns: int) -> int:
     return _ROWS if z.device.type == "cpu" else max(_ROWS, _TILE // columns)
 
 
-def _gather(rows: Tensor) -> Tensor:
-    """Stack the rows of all processes, in the order of their ranks."""
-    everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
-    dist.all_gather_into_tensor(everyone, rows.contiguous())
-    return everyone
-
-
 def _agree(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
     """Raise in every process what is wrong in any: a process alone would leave the others waiting for its rows."""
     own = torch.tensor([[*view.shape, norm.element_size()]], device=norm.device)
     finite = norm.sum().isfinite().long().view(1, 1)
-    found = _gather(torch.cat((own, finite), dim=1)).tolist()
+    found = gather_rows(torch.cat((own, finite), dim=1)).tolist()
     problems = []
     if len({tuple(row[:3]) for row in found}) > 1:
         shapes = ", ".join(f"rank {rank}: [{b}, {d}] float{8 * size}" for rank, (b, d, size, _) in enumerate(found))
@@ -237,7 +230,7 @@ def _agree(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
         )
     if broken := [rank for rank, row in enumerate(found) if not row[3]]:
         problems.append(
-            _not_finite(norm, names) if dist.get_rank() in broken else f"embeddings of ranks {broken} are not finite"
+            _not_finite(norm, names) if rank() in broken else f"embeddings of ranks {broken} are not finite"
         )
     if problems:
         raise DataError(problems)

@@ -14,6 +14,7 @@ __all__, __getattr__ = lazy_exports(
         "PatchEncoder": "sscl",
         "SSCLClassifier": "sscl",
         "load_imagenet_weights": "sscl",
+        "GliomaInputs": "glioma.network",
         "GliomaNetwork": "glioma.network",
         "GliomaOutput": "glioma.network",
         "FeaturesTraining": "glioma.classifier",

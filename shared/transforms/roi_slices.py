@@ -44,12 +44,9 @@ class ROISlicesd(MapTransform):
         tails: share of the region's values, at least one of them, that its range leaves out at either end: a voxel of
             metal must not set it; 0: minimum and maximum.
         slice_axis: ``"auto"`` (the axis of the thickest voxels, the third where none stands out) or 0, 1, 2 in RAS.
-        image_key: key of the volumes ``[C, X, Y, Z]``.
-        mask_key: key of the mask ``[1, X, Y, Z]``.
-        patient_key: key of the patient's name, for messages.
 
     Shape:
-        - ``data[image_key]`` becomes ``[C * k, size, size]`` float32 in [0, 1], the mask likewise (bool)
+        - ``data["image"]`` becomes ``[C * k, size, size]`` float32 in [0, 1], the mask likewise (bool)
         - ``data["geometry"]``: what :func:`masks_to_volume` needs to undo it
 
     Raises:
@@ -72,11 +69,8 @@ class ROISlicesd(MapTransform):
         organ_range: float = 3.0,
         tails: float = 0.005,
         slice_axis: str | int = "auto",
-        image_key: str = "image",
-        mask_key: str = "mask",
-        patient_key: str = "patient",
     ):
-        super().__init__([image_key])
+        super().__init__(["image"])
         for name, value, allowed in (
             ("roi", roi, ("box", "fixed_mm")),
             ("normalise", normalise, ("roi", "organ")),
@@ -90,13 +84,12 @@ class ROISlicesd(MapTransform):
         self.roi, self.margin, self.extent_mm = roi, margin, extent_mm
         self.mask_background, self.mask_margin_mm = mask_background, mask_margin_mm
         self.normalise, self.organ_range, self.tails, self.slice_axis = normalise, organ_range, tails, slice_axis
-        self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Cut one case."""
         out = dict(data)
-        patient = str(out.get(self.patient_key, "?"))
-        image, mask = out[self.image_key], out[self.mask_key][0]
+        patient = str(out.get("patient", "?"))
+        image, mask = out["image"], out["mask"][0]
         spacing = np.linalg.norm(out["affine"][:3, :3], axis=0)
         axis = thickest_axis(spacing) if self.slice_axis == "auto" else int(self.slice_axis)
         plane = [i for i in range(3) if i != axis]
@@ -122,8 +115,8 @@ class ROISlicesd(MapTransform):
             cut = cut * keep
         images = functional.interpolate(cut, (self.size, self.size), mode="bilinear", antialias=True)
         small = functional.interpolate(inside[None].float(), (self.size, self.size), mode="bilinear", antialias=True)
-        out[self.image_key] = images.clamp(0, 1).flatten(0, 1).contiguous()
-        out[self.mask_key] = (small > 0.5).expand(image.shape[0], -1, -1, -1).flatten(0, 1).contiguous()
+        out["image"] = images.clamp(0, 1).flatten(0, 1).contiguous()
+        out["mask"] = (small > 0.5).expand(image.shape[0], -1, -1, -1).flatten(0, 1).contiguous()
         out["geometry"] = {
             "axis": axis,
             "slices": list(slices),

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from shared.networks import GliomaClassifier
+from shared.networks import GliomaClassifier, GliomaInputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 from tests.references import glioma_paper as reference
 from tests.references.population_graph import attention_layer, dot, edge_weights
@@ -123,7 +123,7 @@ def test_the_preset_computes_equations_2_to_7_and_algorithm_1_as_printed(parser)
     glioma = lively(network.double().features.glioma).eval()
     nodes, edges, incidence = brains(5, dtype=torch.float64)
     cubes = torch.rand(5, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    out = glioma(cubes, cloud(batch=5, dtype=torch.float64), None, nodes, edges, incidence)
+    out = glioma(GliomaInputs(cubes, cloud(batch=5, dtype=torch.float64), None, nodes, edges, incidence))
     encoder = glioma.brain_encoder
     layers = [{key: value.tolist() for key, value in layer.state_dict().items()} for layer in encoder.layers]
     u_brain = []

@@ -47,8 +47,8 @@ def tiny_patient(folder, name="P1", *, label=0, seed=0):
     atlas = tiny_atlas()
     case = {"image": torch.from_numpy(images / 100), "mask": torch.from_numpy(mask[None]), "affine": AFFINE}
     case |= {"patient": name, "label": label, "files": files}
-    made = Compose([PointCloudd(num_points=96, radii=RADII), TumourCropd(SIZE, output_key="crop_image")])(case)
-    made["image"] = made.pop("crop_image")
+    made = Compose([PointCloudd(num_points=96, radii=RADII), TumourCropd(SIZE)])(case)
+    made["image"] = made.pop("tumour")
     made["incidence"] = TractIncidence(atlas)(made["points"].double() + made["centroid"].double())
     generator = torch.Generator().manual_seed(seed)
     made["nodes"] = torch.randn(atlas.num_regions, 16, generator=generator)

@@ -1,6 +1,6 @@
 """Graph of a point cloud: neighbours, distances and survivors of every level, and how clouds become a batch."""
 
-from __future__ import annotations
+# annotations are not postponed here: TorchScript must read those of PointGraph
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class PointGraph(NamedTuple):
     survivors: list[Tensor]
     nearest: Tensor
 
-    def to(self, *args, **kwargs) -> PointGraph:
+    def to(self, *args, **kwargs) -> "PointGraph":
         """The same graph elsewhere, with the arguments of ``Tensor.to`` that keep the data type."""
         moved = [tuple(part.to(*args, **kwargs) for part in parts) for parts in self[:3]]
         return PointGraph._make([*moved, self.nearest.to(*args, **kwargs)])

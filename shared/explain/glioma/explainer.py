@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.data.brain.point_graph import PointGraph, collate_point_graphs
+from shared.errors import DataError
 from shared.explain.glioma.edges import EdgeExplanation, explain_edges
 from shared.explain.glioma.target import EncoderLogit, Target
 from shared.explain.grad_cam import GradCAM, frozen, resize_cam
 from shared.explain.randomisation import randomise
 from shared.networks.glioma.brain_encoder import edge_attention
-from shared.networks.glioma.network import GliomaNetwork, GliomaOutput
+from shared.networks.glioma.image_encoder import ImageEncoder
+from shared.networks.glioma.network import GliomaInputs, GliomaNetwork, GliomaOutput
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,10 @@ class GliomaExplainer:
         - a case: ``image [C, S, S, S]`` (the tumour's crop), ``points [P, 3]``, ``graph``, ``nodes [R, F]`` and ``edges
           [E, F]`` (or ``region_rows``, ``tract_rows``), ``incidence [P, T]``, as the network needs them; ``centre [3]``
           (the centroid in voxels of the crop) and ``crop`` (with the crop's ``affine``) for the map at the points
+
+    Raises:
+        ValueError: an unknown ``masked``.
+        DataError: the image encoder is a backbone of MONAI.
     """
 
     def __init__(
@@ -119,6 +125,12 @@ class GliomaExplainer:
     ):
         if masked not in MASKED:
             raise ValueError(f"masked must be one of {MASKED}, got {masked!r}.")
+        if network.image_encoder is not None and not isinstance(network.image_encoder, ImageEncoder):
+            kind = type(network.image_encoder).__name__
+            raise DataError(
+                f"The maps of the image come from the blocks of this package's image encoder; this network has MONAI's "
+                f"{kind} in its place (network_def#image#backbone). Train without backbone to explain it."
+            )
         if own and not network.unimodal and len(network.encoders) > 1:
             logger.info("The encoders' own classifiers were not trained: all maps explain the whole answer.")
         self.explained = _Explained(network, target, own=own and network.unimodal).to(device)
@@ -131,7 +143,7 @@ class GliomaExplainer:
         given = self._inputs(case)
         with frozen(self.explained):
             with torch.no_grad():
-                output = self.network(**given)
+                output = self.network(GliomaInputs(**given))
                 logit = float(self.explained.target(output, case)[0])
                 own = {name: float(target(output, case)[0]) for name, target in self.explained.own.items()} or None
             found: dict[str, Any] = {}
@@ -260,7 +272,7 @@ class _Explained(nn.Module):
         return self.own[encoder] if len(self.own) else self.target
 
     def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
-        logit = self.of("image")(self.network(**given), case)
+        logit = self.of("image")(self.network(GliomaInputs(**given)), case)
         return torch.stack([-logit, logit], dim=1)
 
 

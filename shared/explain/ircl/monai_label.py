@@ -41,10 +41,9 @@ class RequestedCased(MapTransform):
         covariates: names of the covariates it takes.
         modalities: their names; a datalist with the same in another order is put into this one, others are refused.
         datalist: name of the datalist file.
-        image_key: key of the requested image's path.
 
     Shape:
-        - ``data[image_key]`` becomes the list of the modalities' paths
+        - ``data["image"]`` becomes the list of the modalities' paths
         - ``mask``, ``patient``, ``covariates`` ``[C]`` and ``requested`` (path and modality asked for) are set
 
     Raises:
@@ -64,17 +63,15 @@ class RequestedCased(MapTransform):
         covariates: Sequence[str] = (),
         modalities: Sequence[str] = (),
         datalist: str = DATALIST,
-        image_key: str = "image",
     ):
-        super().__init__([image_key])
+        super().__init__(["image"])
         self.num_modalities, self.covariates, self.datalist = num_modalities, tuple(covariates), datalist
         self.modalities = tuple(modalities)
-        self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Find the case of one request."""
         out = dict(data)
-        path, label, given = out[self.image_key], out.pop("label", None), out.pop("covariates", None) or {}
+        path, label, given = out["image"], out.pop("label", None), out.pop("covariates", None) or {}
         if not isinstance(path, (str, os.PathLike)):
             raise DataError(f"A request names one image file, got {path!r}; the patient's others are looked up.")
         if not str(path):
@@ -90,7 +87,7 @@ class RequestedCased(MapTransform):
         if label and not Path(label).is_file():
             raise DataError(f"{case['patient']}: 'label' must be the file of a tumour mask, got {label!r}.")
         modality = [Path(image).resolve() for image in case["image"]].index(asked)
-        out |= {self.image_key: case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
+        out |= {"image": case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
         how = ("trust_affines",) if label else ("trust_affines", LABELS_KEY)  # the datalist's mask is read
         out |= {key: case[key] for key in how if key in case}
         out["requested"] = {"path": str(path), "modality": modality}
@@ -142,7 +139,7 @@ def _is_file(folder: Path, listed: Any, path: Path) -> bool:
 class BiomarkerAnswerd(MapTransform):
     """Explain a case and answer with a map of its biomarkers and the figures.
 
-    Under ``pred`` (and ``labels_key``): the regions of the image asked for that make its slices look like their
+    Under ``pred`` (and ``biomarkers``): the regions of the image asked for that make its slices look like their
     biomarkers, on the file's own grid; value k + 1 is biomarker k, 0 none. Under ``result``:
     :meth:`shared.explain.PatientExplainer.summary` and the values' names. The weights are read anew for each request,
     strictly: a retrained model needs no restart, and a file that does not fit is refused.
@@ -152,14 +149,10 @@ class BiomarkerAnswerd(MapTransform):
         ckpt_dir: folder of the weights.
         model_file: the weights; ``model_filename`` of a request wins.
         threshold: a pixel belongs to the region from this value of its mask on.
-        image_key: key of the network's images.
-        pred_key: key of the answer's label map.
-        result_key: key of the answer's values.
-        labels_key: second key of the label map, the bundle's output of that name.
 
     Shape:
-        - ``data[image_key]``: ``[C * k, H, W]``, with what ``LoadCased`` and ``ROISlicesd`` set
-        - ``data[pred_key]``: ``[X, Y, Z]`` uint8 of the requested file's shape and affine
+        - ``data["image"]``: ``[C * k, H, W]``, with what ``LoadCased`` and ``ROISlicesd`` set
+        - ``data["pred"]``: ``[X, Y, Z]`` uint8 of the requested file's shape and affine
 
     Raises:
         DataError: more biomarkers than a label map holds.
@@ -173,17 +166,12 @@ class BiomarkerAnswerd(MapTransform):
         ckpt_dir: str | os.PathLike,
         model_file: str = "model.pt",
         threshold: float = 0.5,
-        image_key: str = "image",
-        pred_key: str = "pred",
-        result_key: str = "result",
-        labels_key: str = "biomarkers",
     ):
-        super().__init__([image_key])
+        super().__init__(["image"])
         if len(explainer.network.biomarkers) > 255:
             raise DataError(f"A label map holds 255 biomarkers, the model has {len(explainer.network.biomarkers)}.")
         self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file
-        self.threshold, self.image_key = threshold, image_key
-        self.pred_key, self.result_key, self.labels_key = pred_key, result_key, labels_key
+        self.threshold = threshold
         self._lock = threading.Lock()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -197,14 +185,14 @@ class BiomarkerAnswerd(MapTransform):
             explainer.device = torch.device(out.get("device") or explainer.device)
             # the name alone: a request must not reach other folders
             load_model(self.ckpt_dir / Path(chosen).name, explainer.network)
-            found = explainer({**out, "image": torch.as_tensor(out[self.image_key])})
+            found = explainer({**out, "image": torch.as_tensor(out["image"])})
         path, modality = out["requested"]["path"], out["requested"]["modality"]
         count = len(found["images"]) // out["geometry"]["num_modalities"]
         own = slice(modality * count, (modality + 1) * count)
         rows = found["images"][own]
         labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, out["geometry"], path)
-        out |= {self.pred_key: labels, self.labels_key: labels}
-        out[self.result_key] = explainer.summary(found) | {
+        out |= {"pred": labels, "biomarkers": labels}
+        out["result"] = explainer.summary(found) | {
             "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
             "regions": {
                 str(k + 1): {"biomarker": k, "voxels": int((labels == k + 1).sum())}

@@ -7,7 +7,8 @@ labels, neither names nor images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,18 @@ from torch import Tensor, nn
 from shared.data.brain.point_graph import PointGraph
 from shared.networks.blocks import mlp
 from shared.networks.glioma.brain_features import WIDTHS, EdgeEncoder, NodeAutoencoder
-from shared.networks.glioma.network import ENCODERS, GliomaNetwork, GliomaOutput
+from shared.networks.glioma.network import ENCODERS, GliomaInputs, GliomaNetwork, GliomaOutput
 from shared.networks.glioma.population_edges import VARIANTS, graph_inputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 
 STANDARDISE = ("unit", "none")
 _PATIENTS = ("bank_labels", "bank_nodes", "bank_edges")  # buffers with a row for each of them
+
+
+def given_rows(batch: Mapping[str, Any]) -> GliomaInputs:
+    """A batch of :func:`shared.data.glioma_inputs` as :class:`GliomaInputs`, its rows of voxels as nodes and edges."""
+    names = {"region_rows": "nodes", "tract_rows": "edges"}
+    return GliomaInputs(**{names.get(key, key): x for key, x in batch.items() if key != "covariates"})
 
 
 class GliomaFeatures(nn.Module):
@@ -39,12 +46,11 @@ class GliomaFeatures(nn.Module):
         batch_norm: BatchNorm in these encoders.
         standardise: ``"unit"``: attributes of each region and each tract to mean 0, SD 1 over the patients that the
             encoders were trained on; ``"none"``: as they come (the paper).
-        network: of :class:`GliomaNetwork`.
+        brain: see :class:`GliomaNetwork`, but its ``num_regions`` and ``in_channels``, which are known here.
+        network: all further settings of :class:`GliomaNetwork`.
 
     Shape:
-        - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``; graph: the batch's PointGraph or None
-        - region_rows: ``[B, R, C * V]``, tract_rows: ``[B, E, C * V]``, incidence: ``[B, P, T]``; None without the
-          brain encoder
+        - inputs: :class:`GliomaInputs`, nodes and edges the rows of voxels; None without the brain encoder
         - returns: :class:`GliomaOutput`
 
     Raises:
@@ -62,19 +68,19 @@ class GliomaFeatures(nn.Module):
         edge_head: Sequence[int] = (32, 64, 128),
         batch_norm: bool = False,
         standardise: str = "unit",
-        network: Mapping[str, Any] | None = None,
+        brain: Mapping[str, Any] | None = None,
+        **network: Any,
     ):
         super().__init__()
         if standardise not in STANDARDISE:
             raise ValueError(f"standardise must be one of {STANDARDISE}, got {standardise!r}.")
         self.standardise = standardise
-        network = dict(network or {})
         width, tracts = attribute_widths[-1], len(edge_index[0])
         has_brain = "brain" in network.get("encoders", ENCODERS)
         rows = {"widths": attribute_widths, "batch_norm": batch_norm}
         self.nodes = NodeAutoencoder(in_channels * num_voxels, **rows) if has_brain else None
         self.edges = EdgeEncoder(in_channels * num_voxels, head=edge_head, **rows) if has_brain else None
-        brain = {"num_regions": num_regions, "in_channels": width, **(network.pop("brain", None) or {})}
+        brain = {"num_regions": num_regions, "in_channels": width, **(brain or {})}
         self.glioma = GliomaNetwork(edge_index, in_channels=in_channels, brain=brain, **network)
         for name, count in (("node", num_regions), ("edge", tracts)) if has_brain else ():
             self.register_buffer(f"{name}_mean", torch.zeros(count, width))
@@ -115,25 +121,20 @@ class GliomaFeatures(nn.Module):
         """
         return self.nodes is None and key.startswith(("nodes.", "edges.", "node_", "edge_"))
 
-    def forward(
-        self,
-        image: Tensor,
-        points: Tensor | None = None,
-        graph: PointGraph | None = None,
-        region_rows: Tensor | None = None,
-        tract_rows: Tensor | None = None,
-        incidence: Tensor | None = None,
-        edge_mask: Tensor | None = None,
-    ) -> GliomaOutput:
+    def forward(self, inputs: GliomaInputs) -> GliomaOutput:
         """Embeddings, projections and attention of each patient."""
-        nodes: Tensor | None = None
-        edges: Tensor | None = None
-        if self.nodes is not None and self.edges is not None and region_rows is not None and tract_rows is not None:
+        nodes, edges = inputs.nodes, inputs.edges
+        if self.nodes is not None and self.edges is not None and nodes is not None and edges is not None:
             if torch.jit.is_scripting():  # for inference only
-                nodes, edges = self._scaled(self.nodes.encode(region_rows), self.edges.encode(tract_rows))
+                nodes, edges = self._scaled(self.nodes.encode(nodes), self.edges.encode(edges))
             else:
-                nodes, edges = self.attributes(region_rows, tract_rows)
-        return self.glioma(image, points, graph, nodes, edges, incidence, edge_mask)
+                nodes, edges = self.attributes(nodes, edges)
+        else:
+            nodes, edges = None, None
+        known = GliomaInputs(
+            inputs.image, inputs.points, inputs.graph, nodes, edges, inputs.incidence, inputs.edge_mask
+        )  # TorchScript knows no _replace
+        return self.glioma(known)
 
 
 class GliomaClassifier(nn.Module):
@@ -141,26 +142,12 @@ class GliomaClassifier(nn.Module):
 
     Args:
         edge_index: the pairs of regions joined by a tract, ``[2, E]``; they are in the state dict, too.
-        num_regions: R.
-        in_channels: sequences of the MRI.
-        size: side of the tumour's crop.
-        num_voxels: sampled of each region and tract.
-        encoders: some of ``"image"``, ``"points"``, ``"brain"``.
-        edge_attention: see :class:`GliomaNetwork`.
-        objective: ``"contrastive"`` or ``"multitask"``.
-        unimodal: see :class:`GliomaNetwork`.
+        objective: ``"contrastive"`` (the paper's, and the default of :class:`GliomaNetwork`) or ``"multitask"`` (the
+            bundle's, and the default here).
+        unimodal: each encoder has a classifier of its own, see :class:`GliomaNetwork`.
         classification_weight: of the classifiers in the loss: with 0 they are not trained, so there are none.
         unimodal_weight: of the single encoders' classifiers in it, likewise.
-        embedding_dim: width of each embedding.
-        projection: widths of the projection heads.
-        hidden: widths of the multitask classifiers.
-        image: of the image encoder.
-        points: of the geometric encoder.
-        brain: of the brain encoder (``node_attention``, ...).
-        attribute_widths: see :class:`GliomaFeatures`; so are the next three.
-        edge_head: of Eq. 1.
-        batch_norm: in the node and edge encoders.
-        standardise: of the brain network's attributes.
+        image: of the image encoder, but the three switches below.
         graph: nodes and edges of the population graph, one of Table 1 (``VARIANTS``); where the encoders give but one
             of u^T and u^B, that one.
         population: of :class:`PopulationGraphClassifier`.
@@ -172,10 +159,14 @@ class GliomaClassifier(nn.Module):
         bank_size: patients of the population graph; as trained, so that a state dict fits at once; kept in
             ``settings`` when it is known.
         seen_size: no longer used; ``model.json`` of older versions has it.
+        features: all further settings of :class:`GliomaFeatures`, those of its network among them.
+
+    Attributes:
+        settings: every argument, defaults too, as ``model.json`` keeps them: ``GliomaClassifier(**settings)``.
 
     Shape:
-        - inputs: see :class:`GliomaFeatures`; covariates: ``[B, k]`` or None
-        - edge_mask: ``[B, E]``, ``[E]`` or None: factor on what a tract carries, for explanations
+        - inputs of :meth:`embed`: see :class:`GliomaFeatures`; those of the call are its fields one by one, under the
+          names of ``metadata.json``, so that exports have them as inputs; covariates: ``[B, k]`` or None
         - returns: logits ``[B, 2]``, the first of them 0
 
     Raises:
@@ -187,26 +178,11 @@ class GliomaClassifier(nn.Module):
         self,
         edge_index: Any,
         *,
-        num_regions: int = 90,
-        in_channels: int = 4,
-        size: int = 64,
-        num_voxels: int = 1000,
-        encoders: Sequence[str] = ENCODERS,
-        edge_attention: str = "residual",
         objective: str = "multitask",
         unimodal: bool = False,
         classification_weight: float = 1.0,
         unimodal_weight: float = 1.0,
-        embedding_dim: int = 32,
-        projection: Sequence[int] = (64, 128, 128),
-        hidden: Sequence[int] = (64,),
         image: Mapping[str, Any] | None = None,
-        points: Mapping[str, Any] | None = None,
-        brain: Mapping[str, Any] | None = None,
-        attribute_widths: Sequence[int] = WIDTHS,
-        edge_head: Sequence[int] = (32, 64, 128),
-        batch_norm: bool = False,
-        standardise: str = "unit",
         graph: str = "both-brain",
         population: Mapping[str, Any] | None = None,
         num_covariates: int = 0,
@@ -216,41 +192,28 @@ class GliomaClassifier(nn.Module):
         checkpointing: bool = False,
         bank_size: int = 0,
         seen_size: int = 0,
+        **features: Any,
     ):
-        settings = {key: value for key, value in locals().items() if key not in ("self", "__class__", "seen_size")}
+        own = {
+            key: value for key, value in locals().items() if key not in ("self", "__class__", "seen_size", "features")
+        }
         super().__init__()
-        self.settings = settings | {"edge_index": [[int(r) for r in row] for row in edge_index]}
+        self.settings = _defaults(GliomaNetwork) | _defaults(GliomaFeatures) | features | own
+        self.settings["edge_index"] = [[int(r) for r in row] for row in edge_index]
         if graph not in VARIANTS:
             raise ValueError(f"graph must be one of {', '.join(VARIANTS)} (nodes-edges, Table 1), got {graph!r}.")
         self.graph = graph
-        switches = {"bf16": bf16, "channels_last": channels_last, "checkpointing": checkpointing}
         self.features = GliomaFeatures(
             edge_index,
-            num_regions=num_regions,
-            in_channels=in_channels,
-            num_voxels=num_voxels,
-            attribute_widths=attribute_widths,
-            edge_head=edge_head,
-            batch_norm=batch_norm,
-            standardise=standardise,
-            network={
-                "size": size,
-                "encoders": encoders,
-                "edge_attention": edge_attention,
-                "objective": objective,
-                "unimodal": unimodal and unimodal_weight > 0,
-                "classifiers": classification_weight > 0,
-                "embedding_dim": embedding_dim,
-                "projection": projection,
-                "hidden": hidden,
-                "image": {**(image or {}), **switches},
-                "points": points,
-                "brain": brain,
-            },
+            objective=objective,
+            unimodal=unimodal and unimodal_weight > 0,
+            classifiers=classification_weight > 0,
+            image={**(image or {}), "bf16": bf16, "channels_last": channels_last, "checkpointing": checkpointing},
+            **features,
         )
+        encoders, width = self.features.glioma.encoders, self.settings["embedding_dim"]
         has_brain = "brain" in encoders
-        self.tumour_dim = embedding_dim * (len(encoders) - has_brain)
-        self.brain_dim = embedding_dim * has_brain
+        self.tumour_dim, self.brain_dim = width * (len(encoders) - has_brain), width * has_brain
         nodes, edges = self.graph_parts(GliomaOutput(u_tumour=self._empty("tumour"), u_brain=self._empty("brain")))
         self.population = PopulationGraphClassifier(
             nodes.shape[1], edge_features=edges.shape[1], num_covariates=num_covariates, **(population or {})
@@ -269,18 +232,9 @@ class GliomaClassifier(nn.Module):
         assert only is not None  # there is an encoder
         return only, only
 
-    def embed(
-        self,
-        image: Tensor,
-        points: Tensor | None = None,
-        graph: PointGraph | None = None,
-        region_rows: Tensor | None = None,
-        tract_rows: Tensor | None = None,
-        incidence: Tensor | None = None,
-        edge_mask: Tensor | None = None,
-    ) -> GliomaOutput:
+    def embed(self, inputs: GliomaInputs) -> GliomaOutput:
         """Embeddings and attention."""
-        return self.features(image, points, graph, region_rows, tract_rows, incidence, edge_mask)
+        return self.features(inputs)
 
     def classify(self, output: GliomaOutput, covariates: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of the population graph."""
@@ -299,7 +253,7 @@ class GliomaClassifier(nn.Module):
         edge_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits of both classes."""
-        output = self.embed(image, points, graph, region_rows, tract_rows, incidence, edge_mask)
+        output = self.embed(GliomaInputs(image, points, graph, region_rows, tract_rows, incidence, edge_mask))
         logit = self.classify(output, covariates if self.population.num_covariates else None)
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
@@ -362,7 +316,7 @@ class FeaturesTraining(nn.Module):
 
     def forward(self, image: Tensor, **inputs: Any) -> GliomaOutput:
         """Embeddings and projections of a batch."""
-        return self.features.glioma(image, **inputs)
+        return self.features.glioma(GliomaInputs(image, **inputs))
 
 
 class PopulationTraining(nn.Module):
@@ -395,3 +349,9 @@ class PopulationTraining(nn.Module):
         logits = self.whole[0].mlp_logits(nodes, known)[None]
         back = rows if whole else slice(None)
         return graph[:, back], None if alone is None else alone[:, back], logits[:, back]
+
+
+def _defaults(kind: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Settings of a class by name, as they are where nobody gives them; but ``classifiers``, which others decide."""
+    known = {name: each.default for name, each in inspect.signature(kind).parameters.items() if name != "classifiers"}
+    return {name: default for name, default in known.items() if default is not inspect.Parameter.empty}

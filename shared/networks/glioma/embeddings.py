@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from shared.data.brain.cases import GliomaRows, collate_glioma, glioma_inputs
-from shared.networks.glioma.classifier import GliomaClassifier, GliomaFeatures
+from shared.networks.glioma.classifier import GliomaClassifier, GliomaFeatures, given_rows
 
 
 @torch.no_grad()
@@ -55,7 +55,6 @@ class FrozenEmbeddings(Dataset):
         found = []
         for first in tqdm(range(0, len(self.rows), self.batch_size), desc="Embedding patients", leave=False):
             batch = collate_glioma(self.rows.items[first : first + self.batch_size])
-            inputs = glioma_inputs(batch, self.device)
-            inputs.pop("covariates")
-            found.append(self.network.graph_parts(self.network.embed(**inputs)))
+            inputs = given_rows(glioma_inputs(batch, self.device))
+            found.append(self.network.graph_parts(self.network.embed(inputs)))
         return tuple(torch.cat(part) for part in zip(*found, strict=True))

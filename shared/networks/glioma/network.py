@@ -20,6 +20,29 @@ ENCODERS = ("image", "points", "brain")
 OBJECTIVES = ("contrastive", "multitask")
 
 
+class GliomaInputs(NamedTuple):
+    """What the networks of this package take of a batch of patients; None where no encoder needs it.
+
+    Attributes:
+        image: the tumour's crop ``[B, C, S, S, S]``.
+        points: its surface ``[B, P, 3]``, mm from the centroid.
+        graph: the batch's PointGraph; None: made by the geometric encoder.
+        nodes: of each region ``[B, R, *]``: the voxels' rows (``C * V``) for :class:`GliomaFeatures`, the attributes
+            v^N (``F``) for :class:`GliomaNetwork`.
+        edges: of each tract ``[B, E, *]``, likewise: rows, or the attributes v^E.
+        incidence: ``[B, P, T]`` long, -1 padded: the tracts that cross each point, as it lies in the brain.
+        edge_mask: ``[B, E]`` or ``[E]``: factor on what a tract carries, for explanations.
+    """
+
+    image: Tensor | None = None
+    points: Tensor | None = None
+    graph: PointGraph | None = None
+    nodes: Tensor | None = None
+    edges: Tensor | None = None
+    incidence: Tensor | None = None
+    edge_mask: Tensor | None = None
+
+
 class GliomaOutput(NamedTuple):
     """What the network gives for each patient; None where the part that gives it was left out.
 
@@ -79,10 +102,7 @@ class GliomaNetwork(nn.Module):
             encoders gets their embeddings and attention without a way back for the gradient.
 
     Shape:
-        - image: ``[B, C, S, S, S]``; points: ``[B, P, 3]``, graph: the batch's PointGraph or None (made here)
-        - nodes: ``[B, R, F]``, edges: ``[B, E, F]``, incidence: ``[B, P, T]`` long, -1 padded: the tracts that cross
-          each point, as it lies in the brain
-        - edge_mask: ``[B, E]``, ``[E]`` or None: factor on what a tract carries, for explanations
+        - inputs: :class:`GliomaInputs`, its nodes and edges the attributes
         - returns: :class:`GliomaOutput`
 
     Raises:
@@ -96,8 +116,9 @@ class GliomaNetwork(nn.Module):
         ...     points={"channels": (4, 8), "radii": (10, 20)},
         ...     brain={"num_regions": 3, "channels": (8, 8)},
         ... )
-        >>> out = net(torch.rand(2, 4, 8, 8, 8), torch.randn(2, 16, 3), nodes=torch.randn(2, 3, 16),
-        ...           edges=torch.randn(2, 2, 16), incidence=torch.zeros(2, 16, 1, dtype=torch.long))
+        >>> brain = {"nodes": torch.randn(2, 3, 16), "edges": torch.randn(2, 2, 16)}
+        >>> crossed = torch.zeros(2, 16, 1, dtype=torch.long)
+        >>> out = net(GliomaInputs(torch.rand(2, 4, 8, 8, 8), torch.randn(2, 16, 3), incidence=crossed, **brain))
         >>> out.u_tumour.shape, out.u_brain.shape, out.z_brain.shape, out.node_attention.shape
         (torch.Size([2, 64]), torch.Size([2, 32]), torch.Size([2, 128]), torch.Size([2, 3]))
     """
@@ -168,19 +189,10 @@ class GliomaNetwork(nn.Module):
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None
         self.classify_brain = mlp([embedding_dim, *hidden, 1]) if "brain" in alone else None
 
-    def forward(
-        self,
-        image: Tensor | None = None,
-        points: Tensor | None = None,
-        graph: PointGraph | None = None,
-        nodes: Tensor | None = None,
-        edges: Tensor | None = None,
-        incidence: Tensor | None = None,
-        edge_mask: Tensor | None = None,
-    ) -> GliomaOutput:
+    def forward(self, inputs: GliomaInputs) -> GliomaOutput:
         """Embeddings, projections and attention of each patient."""
         if not torch.jit.is_scripting():
-            self._check(image=image, points=points, nodes=nodes, edges=edges, incidence=incidence)
+            self._check(inputs)
         # one by one and with their types, as TorchScript wants it
         u_image: Tensor | None = None
         u_points: Tensor | None = None
@@ -195,9 +207,9 @@ class GliomaNetwork(nn.Module):
         point_attention: Tensor | None = None
         node_attention: Tensor | None = None
         if self.image_encoder is not None:
-            u_image = self.image_encoder(_given(image, "image"))
+            u_image = self.image_encoder(_given(inputs.image, "image"))
         if self.geometric_encoder is not None:
-            u_points, point_attention = self.geometric_encoder(_given(points, "points"), graph)
+            u_points, point_attention = self.geometric_encoder(_given(inputs.points, "points"), inputs.graph)
         alone: list[Tensor] = []
         if self.classify_image is not None:
             alone.append(self.classify_image(_given(u_image, "u_image")))
@@ -212,13 +224,13 @@ class GliomaNetwork(nn.Module):
             z_tumour = self.project_tumour(_given(u_tumour, "u_tumour"))
         joined_brain: Tensor | None = None
         if self.brain_encoder is not None:
-            nodes, edges = _given(nodes, "nodes"), _given(edges, "edges")
+            nodes, edges = _given(inputs.nodes, "nodes"), _given(inputs.edges, "edges")
             factor: Tensor | None = None
             if self.attends_edges:
                 mine = _given(_joined(point_attention, shielded), "point_attention")
-                crossed = _given(incidence, "incidence")
+                crossed = _given(inputs.incidence, "incidence")
                 factor = edge_attention(mine, crossed, edges.shape[1], self.edge_attention)
-            u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, edge_mask)
+            u_brain, node_attention = self.brain_encoder(nodes, edges, z_tumour, factor, inputs.edge_mask)
             joined_brain = _joined(u_brain, shielded)
         if self.classify_brain is not None:
             alone.append(self.classify_brain(_given(u_brain, "u_brain")))
@@ -247,11 +259,11 @@ class GliomaNetwork(nn.Module):
             node_attention,
         )
 
-    def _check(self, **given: Tensor | None) -> None:
+    def _check(self, inputs: GliomaInputs) -> None:
         needed = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}
         wanted = [name for encoder in self.encoders for name in needed[encoder]]
         wanted += ["incidence"] if self.attends_edges else []
-        missing = [name for name in wanted if given[name] is None]
+        missing = [name for name in wanted if getattr(inputs, name) is None]
         if missing:
             raise ValueError(
                 f"The network's encoders ({', '.join(self.encoders)}) need {', '.join(wanted)}; missing: "

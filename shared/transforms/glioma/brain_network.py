@@ -226,12 +226,6 @@ class BrainRowsd(MapTransform):
         regions: sampler of the nodes.
         tracts: sampler of the edges.
         incidence: of the points; None: no incidence.
-        image_key: key of the volumes ``[C, X, Y, Z]``.
-        points_key: key of the points ``[P, 3]``, mm relative to the centroid.
-        centroid_key: key of the tumour's centroid ``[3]``, mm.
-        affine_key: key of the volumes' affine; it is checked where it is there.
-        patient_key: key of the patient's name, for messages.
-        fa_key: key of the FA map ``[1, X, Y, Z]``, where it was loaded.
 
     Shape:
         - ``data["region_rows"]``: ``[R, C * V]``, ``data["tract_rows"]``: ``[E, C * V]``, as :class:`SampledRows`: of
@@ -248,19 +242,9 @@ class BrainRowsd(MapTransform):
         regions: RegionSampler,
         tracts: TractSampler,
         incidence: TractIncidence | None = None,
-        *,
-        image_key: str = "image",
-        points_key: str = "points",
-        centroid_key: str = "centroid",
-        affine_key: str = "affine",
-        patient_key: str = "patient",
-        fa_key: str = "fa",
     ):
-        super().__init__([image_key])
-        self.fa_key = fa_key
+        super().__init__(["image"])
         self.regions, self.tracts, self.incidence = regions, tracts, incidence
-        self.image_key, self.points_key, self.centroid_key = image_key, points_key, centroid_key
-        self.affine_key, self.patient_key = affine_key, patient_key
         lists = regions.index, tracts.index
         self._used, place = torch.unique(torch.cat([index.flatten() for index in lists]), return_inverse=True)
         parts = place.split([index.numel() for index in lists])
@@ -270,18 +254,18 @@ class BrainRowsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample one patient's volumes."""
         out = dict(data)
-        patient, image = str(out.get(self.patient_key, "?")), torch.as_tensor(out[self.image_key])
-        if self.affine_key in out:
-            self.regions.atlas.check_grid(image.shape[-3:], out[self.affine_key], what=patient)
+        patient, image = str(out.get("patient", "?")), torch.as_tensor(out["image"])
+        if "affine" in out:
+            self.regions.atlas.check_grid(image.shape[-3:], out["affine"], what=patient)
         voxels = self.regions.checked(image, patient).flatten(1)[:, self._used]
         out["region_rows"], out["tract_rows"] = (SampledRows(voxels, index) for index in self._index)
         if not voxels.isfinite().all():
             raise DataError(f"{patient}: the images hold NaN or Inf in the atlas's voxels; prepare the patient again")
-        if isinstance(out.get(self.fa_key), Tensor):  # not only its path
-            fa = self.tracts.checked(out[self.fa_key], f"{patient}, FA map,").flatten(1)[:, self._used]
+        if isinstance(out.get("fa"), Tensor):  # not only its path
+            fa = self.tracts.checked(out["fa"], f"{patient}, FA map,").flatten(1)[:, self._used]
             out["fa_rows"] = SampledRows(fa, self._index[1])
-        if self.incidence is not None and self.points_key in out:
-            points = torch.as_tensor(out[self.points_key]).double() + torch.as_tensor(out[self.centroid_key]).double()
+        if self.incidence is not None and "points" in out:
+            points = torch.as_tensor(out["points"]).double() + torch.as_tensor(out["centroid"]).double()
             out["incidence"] = self.incidence(points)
         return out
 

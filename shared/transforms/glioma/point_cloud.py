@@ -92,9 +92,6 @@ class PointCloudd(MapTransform):
         max_neighbours: nearest neighbours kept within a radius.
         ratio: share of a level's points that survive it.
         min_voxels: a smaller mask has no surface worth the name.
-        mask_key: key of the mask ``[1, X, Y, Z]``.
-        affine_key: key of its affine.
-        patient_key: key of the patient's name, for messages.
 
     Shape:
         - ``data["points"]``: ``[P, 3]`` float32, mm relative to the tumour's centroid
@@ -119,20 +116,16 @@ class PointCloudd(MapTransform):
         max_neighbours: int = MAX_NEIGHBOURS,
         ratio: float = 0.5,
         min_voxels: int = MIN_VOXELS,
-        mask_key: str = "mask",
-        affine_key: str = "affine",
-        patient_key: str = "patient",
     ):
-        super().__init__([mask_key])
+        super().__init__(["mask"])
         self.num_points, self.min_voxels = num_points, min_voxels
         self.graph = {"radii": tuple(radii), "max_neighbours": max_neighbours, "ratio": ratio}
-        self.mask_key, self.affine_key, self.patient_key = mask_key, affine_key, patient_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample one patient's surface."""
         out = dict(data)
-        mask = tumour_mask(out[self.mask_key], str(out.get(self.patient_key, "?")), self.min_voxels)
-        affine = np.asarray(out[self.affine_key], dtype=np.float64)
+        mask = tumour_mask(out["mask"], str(out.get("patient", "?")), self.min_voxels)
+        affine = np.asarray(out["affine"], dtype=np.float64)
         centroid = tumour_centroid(mask, affine)
         # in float64 up to here: far from the origin, float32 would round the distances
         near = affine.copy()

@@ -52,17 +52,12 @@ class TumourCropd(MapTransform):
         spacing: mm of a voxel, which the image must have, its axes along right, anterior, superior.
         outside: what becomes zero: ``"box"``: all outside the mask's box; ``"mask"``: all outside the mask;
             ``"keep"``: nothing.
-        image_key: key of the volumes ``[C, X, Y, Z]``.
-        mask_key: key of the mask ``[1, X, Y, Z]``.
-        output_key: key of the crop; the volumes stay for the brain network.
-        affine_key: key of the affine of both.
-        patient_key: key of the patient's name, for messages.
 
     Attributes:
         clipped: patients so far whose tumour is larger than the cube.
 
     Shape:
-        - ``data[output_key]``: ``[C, S, S, S]`` float32
+        - ``data["tumour"]``: ``[C, S, S, S]`` float32; the volumes stay for the brain network
         - ``data["centre"]``: ``[3]`` float32, the tumour's centroid in voxels of the crop: a point of the cloud lies at
           ``centre + points / spacing``
         - ``data["crop"]``: start, affine, and the mask's voxels that are clipped
@@ -80,26 +75,19 @@ class TumourCropd(MapTransform):
         *,
         spacing: float = 2.0,
         outside: str = "box",
-        image_key: str = "image",
-        mask_key: str = "mask",
-        output_key: str = "tumour",
-        affine_key: str = "affine",
-        patient_key: str = "patient",
     ):
-        super().__init__([image_key])
+        super().__init__(["image"])
         if outside not in OUTSIDE:
             raise ValueError(f"outside must be one of {OUTSIDE}, got {outside!r}.")
         self.size, self.spacing, self.outside = size, spacing, outside
-        self.image_key, self.mask_key, self.output_key = image_key, mask_key, output_key
-        self.affine_key, self.patient_key = affine_key, patient_key
         self.clipped: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Cut one patient's tumour out."""
         out = dict(data)
-        patient = str(out.get(self.patient_key, "?"))
-        image, affine = torch.as_tensor(out[self.image_key]), np.asarray(out[self.affine_key], dtype=np.float64)
-        mask = tumour_mask(out[self.mask_key], patient)
+        patient = str(out.get("patient", "?"))
+        image, affine = torch.as_tensor(out["image"]), np.asarray(out["affine"], dtype=np.float64)
+        mask = tumour_mask(out["mask"], patient)
         self._check(image, mask, affine, patient)
         inside = np.argwhere(mask)
         low, high = inside.min(axis=0), inside.max(axis=0) + 1
@@ -122,7 +110,7 @@ class TumourCropd(MapTransform):
             crop = crop * crop_volume(kept[None].float(), start, self.size)
         shifted = affine.copy()
         shifted[:3, 3] += affine[:3, :3] @ start
-        out[self.output_key] = crop
+        out["tumour"] = crop
         out["centre"] = torch.from_numpy((tumour_centroid(mask, np.eye(4)) - start).astype(np.float32))
         out["crop"] = {"start": start, "affine": shifted, "clipped": lost, "voxels": len(inside)}
         return out

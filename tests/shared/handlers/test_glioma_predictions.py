@@ -10,6 +10,7 @@ from ignite.engine import Engine
 
 from shared.data import collate_glioma, glioma_inputs
 from shared.handlers import SaveGliomaPredictions
+from shared.networks.glioma.classifier import given_rows
 from tests.support.tiny_brains import lively
 from tests.support.tiny_glioma_rows import glioma_classifier, patients_rows
 
@@ -52,7 +53,7 @@ def evaluated(network, tmp_path_factory):
 def correlation(network, evaluated):
     """Pearson's correlation of each new patient's standardised edges with the bank's, in float64."""
     with torch.no_grad():
-        _, edges = network.graph_parts(network.embed(**evaluated[2]))
+        _, edges = network.graph_parts(network.embed(given_rows(evaluated[2])))
         mine, bank = (
             network.population._standard(x, "edge").double().numpy() for x in (edges, network.population.bank_edges)
         )
@@ -88,7 +89,7 @@ def test_every_answer_stands_in_its_own_column(network, evaluated):
     _, table, inputs = evaluated
     glioma, population = network.features.glioma, network.population
     with torch.no_grad():
-        out = network.embed(**inputs)
+        out = network.embed(given_rows(inputs))
         nodes, _ = network.graph_parts(out)
         expected = {
             "unimodal_image": glioma.classify_image(out.u_image)[:, 0].sigmoid(),

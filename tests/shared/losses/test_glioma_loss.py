@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shared.losses import BiLevelContrastiveLoss, GliomaLoss, TractLoss
-from shared.networks.glioma.network import GliomaOutput
+from shared.networks.glioma.network import GliomaInputs, GliomaOutput
 from tests.support.tiny_brains import glioma_batch, glioma_network
 
 
@@ -85,7 +85,7 @@ def test_tracts_are_contrasted_with_fa_and_reconstructed_without():
 def retrieval(network, batch, nodes, edges):
     """Share of brains whose own tumour is the nearest one."""
     with torch.no_grad():
-        out = network(**(batch | {"nodes": nodes, "edges": edges}))
+        out = network(GliomaInputs(**(batch | {"nodes": nodes, "edges": edges})))
     return float(
         (
             nn.functional.cosine_similarity(out.z_brain[:, None], out.z_tumour[None], dim=2).argmax(1)
@@ -109,7 +109,7 @@ def test_swapping_the_brain_networks_between_patients_drops_retrieval_to_chance(
     network.train()
     for _ in range(40):
         optimiser.zero_grad()
-        loss(network(**batch)).backward()
+        loss(network(GliomaInputs(**batch))).backward()
         optimiser.step()
     network.eval()
     assert retrieval(network, batch, batch["nodes"], batch["edges"]) >= 0.8

@@ -21,7 +21,7 @@ from shared.explain.glioma.explainer import _at_points
 from shared.explain.glioma.files import title_of
 from shared.explain.glioma.localisation import CONTRIBUTION, PlantedScores
 from shared.explain.glioma.volumes import uncrop
-from shared.networks.glioma.network import GliomaOutput
+from shared.networks.glioma.network import GliomaInputs, GliomaOutput
 from shared.networks.glioma.population_edges import graph_inputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 from shared.transforms.glioma.tumour_crop import crop_volume
@@ -80,13 +80,13 @@ def test_the_map_is_the_gradient_times_the_activation(atlas, case):
     parts = {}
     handle = net.image_encoder.blocks[0].register_forward_hook(lambda m, i, o: parts.setdefault("a", o.clone()))
     rest = {key: case[key][None] for key in ("points", "nodes", "edges", "incidence")}
-    logit = net(image=image, **rest).logits
+    logit = net(GliomaInputs(image=image, **rest)).logits
     handle.remove()
     activation = parts["a"].detach().requires_grad_()
     # the brain's attention passes no gradient back: only u^I changes
     rest_of = net.image_encoder.blocks[1](activation.clone()).flatten(1)
     u_image = net.image_encoder.head(rest_of)
-    out = net(image=image, **rest)
+    out = net(GliomaInputs(image=image, **rest))
     known = torch.cat([u_image, out.u_points, out.u_brain], dim=1)
     (gradient,) = torch.autograd.grad(net.classifier(known)[0, 0] * logit.sign()[0].detach(), activation)
     raw = (gradient.mean(dim=(2, 3, 4), keepdim=True) * activation).sum(dim=1, keepdim=True).relu().detach()
@@ -159,7 +159,7 @@ def test_the_population_graphs_answer_is_explained(atlas, case):
     assert torch.equal(found.edges.mask, again.edges.mask)
     assert answer.training and all(p.requires_grad and p.grad is None for p in answer.parameters())
     assert all(torch.equal(before[name], value) for name, value in answer.state_dict().items())
-    out = net(**{key: case[key][None] for key in ("image", "points", "nodes", "edges", "incidence")})
+    out = net(GliomaInputs(**{key: case[key][None] for key in ("image", "points", "nodes", "edges", "incidence")}))
     assert found.logit == pytest.approx(float(answer.eval().classify(out)[0].detach()), abs=1e-5)
 
 
@@ -258,7 +258,7 @@ def test_contributions_add_up_to_what_the_image_adds_to_the_logit(case, atlas, m
     baseline = torch.where(full, flat[None, :, None, None, None], 0.0)
     with torch.no_grad():
         # points, brain and its attention stay the patient's
-        out, other = net(image=image, **rest), net.image_encoder(baseline)
+        out, other = net(GliomaInputs(image=image, **rest)), net.image_encoder(baseline)
         tumour = torch.cat([other, out.u_points], dim=1)
         gained = target(out, case) - target(out._replace(u_tumour=tumour), case)
     sign = 1 if found.predicted else -1
@@ -273,7 +273,7 @@ def test_each_encoder_is_explained_by_its_own_answer(case, atlas):
         for own in (False, True)
     )
     rest = {key: case[key][None] for key in ("image", "points", "nodes", "edges", "incidence")}
-    expected = dict(zip(net.encoders, net(**rest).unimodal_logits[0].tolist(), strict=True))
+    expected = dict(zip(net.encoders, net(GliomaInputs(**rest)).unimodal_logits[0].tolist(), strict=True))
     assert whole.own is None and own.own == pytest.approx(expected, abs=1e-5)
     assert (own.logit, own.predicted) == (whole.logit, whole.predicted)
     for encoder, logit in expected.items():
@@ -395,3 +395,10 @@ def test_integrated_gradients_of_a_square_are_exact_at_the_middle_of_their_steps
         explainer = GliomaExplainer(net, Sum(), steps=steps)
         found = explainer._contribution({}, image, GliomaOutput(u_image=torch.zeros(1, 1)), predicted)
         np.testing.assert_allclose(found, sign * expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "resnet34"])
+def test_a_backbone_of_monai_is_refused(atlas, backbone):
+    net = tiny_network(atlas, encoders=("image",), size=32, image={"backbone": backbone})
+    with pytest.raises(DataError, match="Train without backbone"):
+        GliomaExplainer(net, ClassifierLogit(net))

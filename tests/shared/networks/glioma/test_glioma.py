@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared.networks import GliomaNetwork, edge_attention
+from shared.networks import GliomaInputs, GliomaNetwork, edge_attention
 from shared.transforms import build_point_graph
 from tests.support.tiny_brains import PAIRS, RADII, glioma_batch, glioma_network
 
@@ -19,7 +19,7 @@ def inputs_for(encoders, batch):
 
 def test_the_whole_is_its_parts_joined_by_attention():
     net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch()
-    out = net(**x)
+    out = net(GliomaInputs(**x))
     u_points, attention = net.geometric_encoder(x["points"])
     torch.testing.assert_close(out.u_image, net.image_encoder(x["image"]))
     torch.testing.assert_close(out.u_points, u_points)
@@ -61,7 +61,7 @@ def test_the_default_network_has_the_papers_heads():
 @pytest.mark.parametrize("encoders", [("image",), ("points",), ("brain",), *PAIRS_OF_ENCODERS])
 def test_each_encoder_alone_and_every_pair(encoders):
     net = glioma_network(encoders=encoders, objective="multitask", unimodal=True)
-    out = net(**inputs_for(encoders, glioma_batch()))
+    out = net(GliomaInputs(**inputs_for(encoders, glioma_batch())))
     assert [name for name, field in EMBEDDINGS.items() if getattr(out, field) is not None] == list(encoders)
     tumour = [name for name in encoders if name != "brain"]
     assert (out.u_tumour is None) == (not tumour)
@@ -70,7 +70,7 @@ def test_each_encoder_alone_and_every_pair(encoders):
     assert (out.z_tumour is not None) == (out.z_brain is not None) == (bool(tumour) and "brain" in encoders)
     assert out.logits.shape == (3,) and (out.node_attention is not None) == (out.z_brain is not None)
     net.train()
-    out = net(**inputs_for(encoders, glioma_batch()))
+    out = net(GliomaInputs(**inputs_for(encoders, glioma_batch())))
     assert (out.unimodal_logits is None) == (len(encoders) == 1)
     alone = 0 if out.unimodal_logits is None else out.unimodal_logits.square().sum()
     (out.logits.square().sum() + alone).backward()
@@ -85,7 +85,7 @@ def test_an_encoders_own_classifier_trains_that_encoder_alone():
     parts = {"image": net.image_encoder, "points": net.geometric_encoder, "brain": net.brain_encoder}
     for number, name in enumerate(parts):
         net.zero_grad()
-        net(**x).unimodal_logits[:, number].square().sum().backward()
+        net(GliomaInputs(**x)).unimodal_logits[:, number].square().sum().backward()
         moved = {
             key for key, part in parts.items() if any(p.grad is not None and p.grad.any() for p in part.parameters())
         }
@@ -97,7 +97,7 @@ def test_an_encoders_own_classifier_trains_that_encoder_alone():
 def test_no_classifiers_of_their_own_where_they_are_not_wanted(settings):
     net = glioma_network(**settings)
     assert not any(name.startswith("classify_") for name in net.state_dict())
-    assert net(**glioma_batch()).unimodal_logits is None
+    assert net(GliomaInputs(**glioma_batch())).unimodal_logits is None
 
 
 def test_what_is_left_out_is_no_weight():
@@ -108,12 +108,12 @@ def test_what_is_left_out_is_no_weight():
 @pytest.mark.parametrize("mode", ["residual", "literal", "none"])
 def test_edge_attention_can_be_changed_and_left_out(mode):
     x = glioma_batch()
-    out = glioma_network(edge_attention=mode)(**x)
+    out = glioma_network(edge_attention=mode)(GliomaInputs(**x))
     net = glioma_network()
     factor = None if mode == "none" else edge_attention(out.point_attention, x["incidence"], 6, mode)
     torch.testing.assert_close(out.u_brain, net.brain_encoder(x["nodes"], x["edges"], out.z_tumour, factor)[0])
     if mode == "none":
-        again = glioma_network(edge_attention=mode)(**{**x, "incidence": None})
+        again = glioma_network(edge_attention=mode)(GliomaInputs(**{**x, "incidence": None}))
         torch.testing.assert_close(again.u_brain, out.u_brain)
 
 
@@ -121,16 +121,16 @@ def test_without_node_attention_the_tumour_does_not_reach_the_brain():
     settings = {"edge_attention": "none", "brain": {"node_attention": "none"}}
     net, x = glioma_network(**settings), glioma_batch()
     other = {**x, "image": x["image"].flip(0), "points": x["points"].flip(0)}
-    torch.testing.assert_close(net(**x).u_brain, net(**other).u_brain)
-    assert net(**x).node_attention is None
+    torch.testing.assert_close(net(GliomaInputs(**x)).u_brain, net(GliomaInputs(**other)).u_brain)
+    assert net(GliomaInputs(**x)).node_attention is None
     attended = glioma_network()
-    assert (attended(**x).u_brain - attended(**other).u_brain).abs().max() > 1e-5
+    assert (attended(GliomaInputs(**x)).u_brain - attended(GliomaInputs(**other)).u_brain).abs().max() > 1e-5
 
 
 def test_the_brain_does_not_train_the_image_encoder():
     """Eq. 3: the tumour side of the node attention is fixed; Eq. 2 does train the points."""
     net, x = glioma_network(), glioma_batch()
-    net(**x).u_brain.square().sum().backward()
+    net(GliomaInputs(**x)).u_brain.square().sum().backward()
     assert all(parameter.grad is None for parameter in net.image_encoder.parameters())
     assert all(parameter.grad is None for parameter in net.project_tumour.parameters())
     assert net.geometric_encoder.gate.weight.grad.abs().sum() > 0
@@ -139,11 +139,13 @@ def test_the_brain_does_not_train_the_image_encoder():
 def test_patients_do_not_know_of_each_other():
     net, x = glioma_network(objective="multitask", unimodal=True), glioma_batch(4)
     graph = build_point_graph(x["points"], radii=RADII)
-    together, order = net(**x, graph=graph), torch.tensor([3, 1, 0, 2])
-    mixed = net(**{name: value[order] for name, value in x.items()})
+    together, order = net(GliomaInputs(**x, graph=graph)), torch.tensor([3, 1, 0, 2])
+    mixed = net(GliomaInputs(**{name: value[order] for name, value in x.items()}))
     for name, value in together._asdict().items():
         torch.testing.assert_close(getattr(mixed, name), value[order], atol=1e-4, rtol=1e-3, msg=name)
-        alone = torch.cat([getattr(net(**{key: v[i : i + 1] for key, v in x.items()}), name) for i in range(4)])
+        alone = torch.cat(
+            [getattr(net(GliomaInputs(**{key: v[i : i + 1] for key, v in x.items()})), name) for i in range(4)]
+        )
         torch.testing.assert_close(alone, value, atol=1e-4, rtol=1e-3, msg=name)
 
 
@@ -155,15 +157,15 @@ def test_the_state_dict_is_tensors_and_rebuilds_the_network():
     for parameter in other.parameters():
         nn.init.normal_(parameter, std=0.1)
     other.load_state_dict(state)
-    torch.testing.assert_close(other(**x).logits, net(**x).logits, atol=0, rtol=0)
+    torch.testing.assert_close(other(GliomaInputs(**x)).logits, net(GliomaInputs(**x)).logits, atol=0, rtol=0)
 
 
 def test_exported_network_equals_eager():
     net, x = glioma_network(objective="multitask"), glioma_batch()
-    given = {**x, "graph": build_point_graph(x["points"], radii=RADII)}
+    given = GliomaInputs(**x, graph=build_point_graph(x["points"], radii=RADII))
     with torch.no_grad():
-        exported = torch.export.export(net, (), given).module()
-        found, expected = exported(**given), net(**given)
+        exported = torch.export.export(net, (given,)).module()
+        found, expected = exported(given), net(given)
     for name, value in expected._asdict().items():
         torch.testing.assert_close(getattr(found, name), value, msg=name)
 
@@ -171,7 +173,7 @@ def test_exported_network_equals_eager():
 def test_bfloat16_autocast_of_the_whole_keeps_what_losses_need_in_float32():
     net, x = glioma_network(objective="multitask"), glioma_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        out = net(**x)
+        out = net(GliomaInputs(**x))
     fields = ("u_image", "u_points", "u_brain", "point_attention", "node_attention")
     assert all(getattr(out, name).dtype == torch.float32 for name in fields)
     torch.testing.assert_close(out.node_attention.sum(dim=1), torch.ones(3))
@@ -195,7 +197,7 @@ def test_settings_that_make_no_network_are_refused(settings, message):
 def test_missing_inputs_are_named():
     x = glioma_batch()
     with pytest.raises(ValueError, match="need image, points, nodes, edges, incidence; missing: points, incidence"):
-        glioma_network()(image=x["image"], nodes=x["nodes"], edges=x["edges"])
+        glioma_network()(GliomaInputs(image=x["image"], nodes=x["nodes"], edges=x["edges"]))
     with pytest.raises(ValueError, match="needs edge_index"):
         GliomaNetwork(size=32)
 
@@ -206,7 +208,7 @@ def test_a_shielded_encoder_is_taught_by_its_own_classifier_alone():
 
     def taught(loss):
         net.zero_grad()
-        loss(net(**x)).backward()
+        loss(net(GliomaInputs(**x))).backward()
         return {
             name
             for name, part in encoders.items()

@@ -5,7 +5,7 @@ from shared.apps.baselines.population_training import fit_population_graph
 from shared.checkpoint import load_weights
 from shared.errors import CheckpointError
 from shared.losses import PopulationLoss
-from shared.networks import GliomaClassifier, PopulationTraining
+from shared.networks import GliomaClassifier, GliomaInputs, PopulationTraining
 from tests.support.tiny_brains import PAIRS, REGIONS, cloud, lively
 
 VOXELS = 6
@@ -66,7 +66,9 @@ def test_the_whole_is_its_parts():
     with torch.no_grad():
         logits = network(**given)
         nodes, edges = network.features.attributes(given["region_rows"], given["tract_rows"])
-        out = network.features.glioma(given["image"], given["points"], None, nodes, edges, given["incidence"])
+        out = network.features.glioma(
+            GliomaInputs(given["image"], given["points"], None, nodes, edges, given["incidence"])
+        )
         both = torch.cat([out.u_tumour, out.u_brain], dim=1)
         expected = network.population(both, out.u_brain)[:, 0]
     assert logits.shape == (4, 2) and torch.equal(logits[:, 0], torch.zeros(4))
@@ -81,6 +83,28 @@ def test_a_model_of_an_older_version_loads_without_its_hashes_of_names():
     with torch.no_grad():
         assert torch.equal(other(**given), network(**given))
     assert "features.seen" not in other.state_dict() and "seen_size" not in other.settings
+
+
+# all that a model.json of version 0.1 says of the network
+OLD_SETTINGS = {
+    "edge_index": PAIRS.tolist(), "num_regions": REGIONS, "in_channels": 2, "size": 16, "num_voxels": VOXELS,
+    "encoders": ["image", "points", "brain"], "edge_attention": "literal", "objective": "multitask", "unimodal": True,
+    "classification_weight": 1.0, "unimodal_weight": 0.0, "embedding_dim": 8, "projection": [8, 8, 16], "hidden": [6],
+    "image": {"channels": [4, 8], "hidden": [8]}, "points": {"channels": [4, 8], "hidden": [8], "radii": [8.0, 14.0]},
+    "brain": {"channels": [8], "hidden": [8]}, "attribute_widths": [8, 4], "edge_head": [4, 6], "batch_norm": False,
+    "standardise": "unit", "graph": "both-tumour", "population": {"hidden": [5]}, "num_covariates": 0,
+    "mlp_hidden": [7], "bf16": False, "channels_last": True, "checkpointing": False, "bank_size": 12,
+}  # fmt: skip
+
+
+def test_a_model_json_of_before_says_all_that_one_of_today_does():
+    network = lively(GliomaClassifier(**OLD_SETTINGS))
+    assert network.settings == OLD_SETTINGS
+    glioma = network.features.glioma
+    assert glioma.edge_attention == "literal" and glioma.classifier[0].out_features == 6 and not glioma.unimodal
+    assert set(classifier().settings) == set(OLD_SETTINGS)
+    with pytest.raises(TypeError, match="edge_atention"):
+        classifier(edge_atention="none")
 
 
 def test_weights_of_another_atlas_with_as_many_tracts_are_refused():

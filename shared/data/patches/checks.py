@@ -145,7 +145,8 @@ def _kept_facts(files: Mapping[str, bool], disk_cache: DiskCache) -> list[PatchF
         facts = [PatchFacts(**one) for one in kept["facts"]]
         places = {"images": 0, "masks": 0}
         for path, one in zip(order, facts, strict=True):
-            kind, shape = ("masks", one.size) if files[path] else ("images", (3, *one.size))
+            size = tuple(one.size or ())
+            kind, shape = ("masks", size) if files[path] else ("images", (3, *size))
             start, length = places[kind], math.prod(shape)
             disk_cache.hold((path, files[path]), kept[kind][start : start + length].reshape(shape))
             places[kind] += length

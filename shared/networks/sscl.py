@@ -6,7 +6,6 @@ visualization (2025), after Chen et al., A Simple Framework for Contrastive Lear
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from shared.checkpoint import load_checkpoint, load_weights
 from shared.errors import CheckpointError
+from shared.networks.blocks import mlp
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -129,11 +129,7 @@ class ContrastiveNetwork(nn.Module):
     ):
         super().__init__()
         self.encoder = PatchEncoder(**dict(encoder or {}) | {"stages": (4,)})
-        widths = [self.encoder.width, *projection]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.projection = nn.Sequential(*layers[:-1])
+        self.projection = mlp([self.encoder.width, *projection])
         if weights:
             load_imagenet_weights(self.encoder, weights)
 

@@ -1,0 +1,99 @@
+"""Models of version 0.1.0 stay valid: their ``model.json`` and the names of their weights give the same predictions.
+
+The expected numbers were computed by 0.1.0's code: the weights follow from their names alone, so that no file is kept.
+"""
+
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+
+from shared.bundle import TrainedModel, load_model, trained_network
+from shared.bundle.record import weights_digest
+
+IRCL = {
+    "num_images": 4,
+    "num_biomarkers": 2,
+    "num_modalities": 2,
+    "per_modality": True,
+    "channels": [4, 8],
+    "embedding_dim": 128,
+    "dim": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 8,
+    "dropout": 0.5,
+    "attention_temperature": 0.5,
+    "num_classes": 2,
+    "num_covariates": 1,
+    "pooling": "modality",
+    "bottleneck": False,
+    "views": 2,
+}
+SSCL = {
+    "encoder": {"block": "basic", "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stages": [3, 4]},
+    "num_classes": 2,
+    "dropout": 0.2,
+}
+MODELS = {
+    "ircl_mvi": (
+        "shared.networks.IRCLClassifier",
+        IRCL,
+        "a7dcdc3b6587d3d5",
+        [[-1.814709, -1.959581], [-1.747815, -1.6704]],
+    ),
+    "sscl_crc": (
+        "shared.networks.SSCLClassifier",
+        SSCL,
+        "c4da83489d6835bf",
+        [[1.421048, 1.071206], [1.399799, 1.084695]],
+    ),
+}
+
+
+def fill(state):
+    """Weights that follow from their names and shapes."""
+    found = {}
+    for name, value in state.items():
+        start = int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)
+        wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * 0.7 + start % 100).reshape(value.shape)
+        if not value.is_floating_point():
+            found[name] = torch.ones_like(value)
+        elif name.endswith(("running_var", "biomarkers")) or value.ndim == 1:
+            found[name] = (1 + 0.3 * wave).to(value.dtype)
+        else:
+            found[name] = (wave / math.sqrt(value[0].numel())).to(value.dtype)
+    return found
+
+
+def names_digest(state):
+    text = "\n".join(f"{name} {tuple(value.shape)}" for name, value in sorted(state.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def inputs(bundle):
+    x = torch.sin(torch.arange(2 * 4 * 16 * 16) * 0.37).reshape(2, 4, 16, 16) * 0.5 + 0.5
+    if bundle == "sscl_crc":
+        return (torch.sin(torch.arange(2 * 3 * 32 * 32) * 0.37).reshape(2, 3, 32, 32) * 0.5 + 0.5,)
+    return x, torch.tensor([[0.3], [-1.2]])
+
+
+@pytest.mark.parametrize("bundle", MODELS)
+def test_a_model_of_0_1_0_predicts_the_same(bundle, tmp_path):
+    network, settings, names, expected = MODELS[bundle]
+    (tmp_path / "model.json").write_text(json.dumps({"network": settings, "num_classes": 2}))
+    train_config = tmp_path / "train.json"
+    train_config.write_text("{}")
+    built = trained_network(network, tmp_path, train_config)
+    assert names_digest(built.state_dict()) == names, "names or shapes of the weights changed"
+    state = fill(built.state_dict())
+    torch.save(state, tmp_path / "model.pt")
+    content = {"network": settings, "num_classes": 2, "weights": weights_digest(state)}
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    load_model(tmp_path / "model.pt", built)
+    with torch.no_grad():
+        found = built.eval()(*inputs(bundle))
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert TrainedModel(tmp_path, train_config).num_classes == 2

@@ -52,14 +52,17 @@ def write_new(bundle, data, folder):
             for kind in ("t1", "t1c", "t2", "flair"):
                 save_nifti(folder / name / f"{kind}.nii.gz", brain.astype(np.int16), mni_affine(), compresslevel=1)
             save_nifti(folder / name / "seg.nii.gz", mask, mni_affine())
-        return ["--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching"]
+        # any image of the grid: the pictures are drawn beside it
+        shutil.copy(folder / "N1/t1.nii.gz", folder.parent / "template.nii.gz")
+        template = ["--template", str(folder.parent / "template.nii.gz")]
+        return [*template, "--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching"]
     for case in cases:
         files = case["image"] if isinstance(case["image"], list) else [case["image"]]
         for file in files + ([case["mask"]] if bundle == "ircl_mvi" else []):
             target = folder / case["patient"] / Path(file).name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(data / file, target)
-    return ["--modalities", ",".join(testing["modalities"])] if bundle == "ircl_mvi" else ["--group-by", "folder"]
+    return ["--modalities", ",".join(testing["modalities"])] if bundle == "ircl_mvi" else ["--group-by", "none"]
 
 
 def command_words(values):

@@ -15,6 +15,7 @@ from shared.bundle.archive import package_bundle
 from shared.bundle.contents import find_bundles, read_metadata
 from shared.data.brain.mni import mni_affine
 from tests.support.small import small_data, small_settings
+from tests.support.tiny_brain import AFFINE, SHAPE
 
 pytestmark = pytest.mark.slow
 
@@ -44,22 +45,27 @@ def write_new(bundle, data, folder):
     if bundle == "glioma_idh":
         rng = np.random.default_rng(0)
         for name in ("N1", "N2"):
-            brain = np.zeros((91, 109, 91), np.float32)
-            brain[20:70, 20:90, 15:75] = rng.uniform(80, 120, (50, 70, 60))
+            brain = np.zeros((91, 109, 91), np.float32)  # an ellipsoid of 1.9 litres
+            grid = np.stack(np.indices(brain.shape), -1)
+            inside = (((grid - (45, 55, 45)) / (33, 42, 40)) ** 2).sum(-1) < 1
+            brain[inside] = rng.uniform(80, 120, inside.sum())
             (folder / name).mkdir(parents=True)
             mask = np.zeros(brain.shape, np.uint8)
             mask[40:48, 56:64, 32:40] = 1
             for kind in ("t1", "t1c", "t2", "flair"):
                 save_nifti(folder / name / f"{kind}.nii.gz", brain.astype(np.int16), mni_affine(), compresslevel=1)
             save_nifti(folder / name / "seg.nii.gz", mask, mni_affine())
-        return ["--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching"]
+        # any image of the grid: the pictures are drawn beside it
+        shutil.copy(folder / "N1/t1.nii.gz", folder.parent / "template.nii.gz")
+        template = ["--template", str(folder.parent / "template.nii.gz")]
+        return [*template, "--already-mni", "--no-n4", "--no-smoothing", "--no-histogram-matching"]
     for case in cases:
         files = case["image"] if isinstance(case["image"], list) else [case["image"]]
         for file in files + ([case["mask"]] if bundle == "ircl_mvi" else []):
             target = folder / case["patient"] / Path(file).name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(data / file, target)
-    return ["--modalities", ",".join(testing["modalities"])] if bundle == "ircl_mvi" else ["--group-by", "folder"]
+    return ["--modalities", ",".join(testing["modalities"])] if bundle == "ircl_mvi" else ["--group-by", "none"]
 
 
 def command_words(values):
@@ -119,13 +125,16 @@ def used(request, tmp_path_factory):
     options = write_new(bundle.name, Path(data), folder / "new")
     preparation = read_metadata(bundle)["preparation"]
     new = [preparation, str(folder / "new"), "--inference", "--output", str(folder / "prepared"), *options]
+    start = np.round((AFFINE - mni_affine())[:3, 3] / 2).astype(int).tolist()
+    tiny = {"folder": str(folder / "prepared"), "start": start, "shape": list(SHAPE)}
+    crop = [["crop", tiny]] if bundle.name == "glioma_idh" else []  # its model was trained on the tiny grid
     predict = ["run", "--config_file", "configs/inference.json", "--dataset_dir", str(folder / "prepared")]
     predict += ["--output_dir", str(folder / "predicted"), *command_words(quick)]
     runs = [
         {"cwd": elsewhere, "steps": [["command", download]], "requirements": None},
         {"cwd": elsewhere, "steps": [*from_outside.values(), ["load", load]]},
         {"cwd": unpacked, "steps": [from_inside["evaluate"], ["command", command], from_inside["export"], VERIFY]},
-        {"cwd": unpacked, "steps": [["module", new], ["command", predict]]},
+        {"cwd": unpacked, "steps": [["module", new], *crop, ["command", predict]]},
     ]
     for i, run in enumerate(runs):
         run.setdefault("requirements", str(unpacked / "requirements.txt"))
@@ -148,7 +157,7 @@ def test_a_downloaded_bundle_runs_on_its_own_code_from_anywhere(used):
 
 def test_a_zip_alone_takes_a_folder_of_new_patients_to_predictions(used):
     bundle, folder, (*_, new) = used
-    assert new["done"] == ["module", "command"]
+    assert [step for step in new["done"] if step != "crop"] == ["module", "command"]
     assert Path(new["shared"]).resolve().parent == (folder / "bundles" / bundle.name / "shared").resolve()
     predicted = list((folder / "predicted").rglob("predictions.csv"))
     assert len(predicted) == 1 and len(predicted[0].read_text().splitlines()) == 3

@@ -1,6 +1,5 @@
 """The atlas command from files to .npz, its figures and its messages."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from shared.data import TractAtlas
 from shared.data.brain.mni import MNI_SHAPE
+from tests.support.script_modules import load_script
 from tests.support.tiny_brain import NAMES, PAIRS, centre, tiny_parcellation, tiny_streamlines
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_tract_atlas.py"
@@ -18,9 +18,7 @@ ATLAS = Path(__file__).resolve().parents[3] / "shared" / "data" / "atlas"
 
 @pytest.fixture(scope="module")
 def script():
-    specification = importlib.util.spec_from_file_location("build_tract_atlas", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load_script("build_tract_atlas")
     return module
 
 

@@ -127,7 +127,7 @@ def write_datalist(
     *,
     name: str,
     modalities: Sequence[str] | None = None,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     training: Sequence[Mapping[str, Any]],
     testing: Sequence[Mapping[str, Any]] = (),
     file: str = DATALIST,
@@ -139,7 +139,7 @@ def write_datalist(
         output: the prepared folder.
         name: of the cohort.
         modalities: names of the modalities, in the order of a case's images; None for patches.
-        classes: names of the classes.
+        classes: names of the classes; none: no case has a label, and the model names them.
         training: labelled cases.
         testing: cases kept apart.
         file: its name.
@@ -149,7 +149,7 @@ def write_datalist(
     content = {
         "name": name,
         **({} if modalities is None else {"modalities": list(modalities)}),
-        "classes": list(classes),
+        **({"classes": list(classes)} if classes else {}),
         "training": list(training),
         "testing": list(testing),
         **more,

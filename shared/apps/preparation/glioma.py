@@ -260,7 +260,7 @@ def prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name or options.folder.resolve().name,
         modalities=options.modalities,
-        classes=options.classes,
+        classes=options.classes if options.labels else (),
         training=training,
         testing=testing,
     )

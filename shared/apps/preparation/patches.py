@@ -100,7 +100,7 @@ def prepare_new(options: argparse.Namespace) -> None:
     begin(options.output, (DATALIST, MANIFEST))
     write_manifest(options.output, images="in place", group_by=options.group_by)
     name = options.name or options.folder.resolve().name
-    path = write_datalist(options.output, name=name, classes=options.classes, training=[], testing=entries)
+    path = write_datalist(options.output, name=name, training=[], testing=entries)
     print(f"{path}: {len(entries)} patches to predict")
 
 

@@ -105,7 +105,7 @@ def prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name or options.folder.resolve().name,
         modalities=list(options.patterns),
-        classes=options.classes,
+        classes=options.classes if options.labels else (),
         training=training,
         testing=testing,
     )

@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tests.support.script_modules import load_script
+from shared.apps.packaging.requirements import requirement_files
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,7 +61,7 @@ def test_no_large_files_and_nobodys_paths():
 
 
 def test_requirement_files_are_those_of_pyproject():
-    wanted = load_script("write_requirements").requirement_files(ROOT / "pyproject.toml")
+    wanted = requirement_files(ROOT / "pyproject.toml")
     there = {path.name: path.read_text() for path in ROOT.glob("requirements*.txt")}
     assert there.pop("requirements-monailabel.txt")  # of an environment of its own
     assert there == wanted, "run: python scripts/write_requirements.py"

@@ -59,6 +59,7 @@ class StageTrainer(SupervisedTrainer):
         save_interval: epochs between two saves on the way.
         generators: by name, ``torch.Generator`` or what has one as ``generator``; None among them is left out.
         unused_parameters: a step may leave parameters without a gradient (DistributedDataParallel must know).
+        divided: each process takes its part of every batch; False: all take whole batches, with dropout of their own.
         settings: further arguments of MONAI's SupervisedTrainer (``prepare_batch``, ``inferer``, ``key_train_metric``).
     """
 
@@ -86,6 +87,7 @@ class StageTrainer(SupervisedTrainer):
         save_interval: int = 10,
         generators: Mapping[str, Any] | None = None,
         unused_parameters: bool = False,
+        divided: bool = True,
         **settings: Any,
     ):
         device, self.seed = torch.device(common["device"]), common["seed"]
@@ -116,7 +118,8 @@ class StageTrainer(SupervisedTrainer):
         )
         validation = [] if validator is None else [ValidationHandler(val_interval, validator)]
         if world_size() > 1:
-            train_data_loader, network = share_batches(train_data_loader), sync_batch_norm(network)
+            train_data_loader = share_batches(train_data_loader) if divided else train_data_loader
+            network = sync_batch_norm(network)
             network = nn.parallel.DistributedDataParallel(
                 network,
                 device_ids=[device] if device.type == "cuda" else None,

@@ -164,7 +164,7 @@ def test_bad_input_is_refused_before_anything_runs(run, module, data, tmp_path):
         assert not list((tmp_path / "experiment").rglob("calls.txt"))
         return str(error.value)
 
-    assert "the testing section needs patches of both classes" in message({"testing": content["testing"][:3]})
+    assert "the testing split needs patches of both classes" in message({"testing": content["testing"][:3]})
     assert "has label None" in message({"testing": [{**content["testing"][0], "label": None}, *content["testing"][1:]]})
     assert "label efficiency is of patches" in message(
         {"training": [{"image": "a.nii.gz", "patient": "P", "label": 0}]}

@@ -17,7 +17,7 @@ def load_script(name, folder="scripts"):
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     called = getattr(module, "main", None)
-    return sys.modules.get(called.__module__, module) if folder == "scripts" and called else module
+    return sys.modules[called.__module__] if folder == "scripts" and called else module
 
 
 @contextmanager

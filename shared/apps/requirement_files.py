@@ -3,15 +3,11 @@
 python scripts/write_requirements.py
 """
 
-from __future__ import annotations
-
 import argparse
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
-from shared.apps import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = "# Python 3.11 or newer. From pyproject.toml by scripts/write_requirements.py: edit that file.\n"
 
 
@@ -23,11 +19,9 @@ def requirement_files(pyproject: Path) -> dict[str, str]:
     return {name: HEAD + "".join(f"{pin}\n" for pin in pins) for name, pins in lists.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write them all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(arguments)
+def main() -> None:
+    """Command line."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, text in requirement_files(ROOT / "pyproject.toml").items():
         (ROOT / name).write_text(text, encoding="utf-8")
         print(name)
-    return 0

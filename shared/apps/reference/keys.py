@@ -11,15 +11,26 @@ from typing import Any
 # what ties components together, and no setting: below these keys nothing is listed
 PLUMBING = {
     *("imports", "workflows", "bundle_roots", "bundle_root", "code_root", "bundle_path", "bundle_shared", "common"),
-    *("record", "handlers", "datalist", "dataloader", "run", "initialize", "name", "bare", "transforms", "train_config"),
+    *(
+        "record",
+        "handlers",
+        "datalist",
+        "dataloader",
+        "run",
+        "initialize",
+        "name",
+        "bare",
+        "transforms",
+        "train_config",
+    ),
+    *("kind", "section", "names", "network", "sampled", "drop_last", "unused_parameters", "scheduler_epoch_level"),
 }
 # settings whose default is an expression
-EXPRESSIONS = re.compile(r"(\w+_dir|\w+_file|device|bf16|channels_last)")
+EXPRESSIONS = re.compile(r"\w+_dir|\w+_file|device|bf16|channels_last|edges#use_fa|train#pretrained")
 # a plain section, and the component that it is passed to as a whole
 SECTIONS = {
     "roi": "shared.transforms.ROISlicesd",
     "preparing": "shared.transforms.PrepareGliomad",
-    "shares": "shared.data.GliomaDatalist",
     "edge_mask": "shared.explain.glioma.edges.explain_edges",
     "network_def#encoder": "shared.networks.PatchEncoder",
     "network_def#image": "shared.networks.ImageEncoder",
@@ -27,6 +38,8 @@ SECTIONS = {
     "network_def#brain": "shared.networks.BrainEncoder",
     "network_def#population": "shared.networks.glioma.population_graph.PopulationGraphClassifier",
 }
+# a component that passes arguments on to others
+PASSED_ON = {"shared.networks.GliomaClassifier": ("shared.networks.GliomaFeatures", "shared.networks.GliomaNetwork")}
 
 
 def is_plain(value: Any) -> bool:
@@ -42,7 +55,7 @@ def is_plain(value: Any) -> bool:
 
 
 def plain_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Id and value of every setting of a config, in its order; an expression's value is None.
+    """Id and value of every setting of a config, in its order; an expression stays as it is.
 
     Example:
         >>> list(plain_keys({"seed": 0, "net": {"_target_": "a.Net", "width": 64, "parent": "@seed"}}))
@@ -52,8 +65,8 @@ def plain_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         name = f"{prefix}{key}"
         if key.startswith("_") or key.split("#")[-1] in PLUMBING or key.endswith("_run"):
             continue
-        if not prefix and EXPRESSIONS.fullmatch(key) and not is_plain(value):
-            yield name, None
+        if EXPRESSIONS.fullmatch(name) and not is_plain(value):
+            yield name, value if isinstance(value, str) else f"${key}"
         elif isinstance(value, dict):
             yield from plain_keys(value, f"{name}#")
         elif is_plain(value):
@@ -79,7 +92,7 @@ def argument_texts(target: str) -> dict[str, str]:
             texts[name] += f" {line.strip()}"
     # prose of reStructuredText as Markdown
     plain = {key: re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text) for key, text in texts.items()}
-    return {key: text.replace("``", "`").rstrip(".") for key, text in plain.items()}
+    return {key: re.sub(r"(?<!\.)\.$", "", text.replace("``", "`")) for key, text in plain.items()}
 
 
 def meaning(key: str, config: Mapping[str, Any]) -> str:
@@ -90,11 +103,9 @@ def meaning(key: str, config: Mapping[str, Any]) -> str:
         config: the configs in which it stands, merged.
     """
     parent, _, last = key.rpartition("#")
-    places = [SECTIONS.get(parent) or (_at(config, parent) or {}).get("_target_")]
-    for target, argument in _given(config, f"@{key}"):
-        if text := _texts(target).get(argument):
-            return text
-    return next((text for target in places if (text := _texts(target).get(last))), "")
+    own = SECTIONS.get(parent) or (_at(config, parent) or {}).get("_target_")
+    places = [*_given(config, f"@{key}"), *((target, last) for target in (own, *PASSED_ON.get(own, ())))]
+    return next((text for target, argument in places if (text := _texts(target).get(argument))), "")
 
 
 def _texts(target: Any) -> dict[str, str]:

@@ -118,14 +118,12 @@ def pretrained_encoder(path: str | os.PathLike, settings: Mapping[str, Any]) -> 
     Raises:
         CheckpointError: it is no such checkpoint, or of an encoder with other settings.
     """
-    from shared.checkpoint import load_checkpoint, load_weights, part_of
+    from shared.checkpoint import load_checkpoint, load_weights, part_of, weights_below
     from shared.networks import PatchEncoder
 
     state = part_of(load_checkpoint(path, hint="Run the bundle's --run_id pretrain_run first."), "network", path)
-    prefix = "encoder."
-    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     encoder = PatchEncoder(**settings)
-    load_weights(encoder, weights, path)
+    load_weights(encoder, weights_below(state, "encoder."), path)
     return encoder.eval()
 
 

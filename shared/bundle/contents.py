@@ -13,6 +13,7 @@ from typing import Any
 import shared
 from shared.bundle.closure import ModuleGraph, shared_names
 from shared.bundle.record import SPLIT_FILE
+from shared.digests import sha256
 from shared.errors import DataError
 
 LARGEST = 25 * 2**20
@@ -137,8 +138,7 @@ def shared_digest(folder: str | os.PathLike | None = None) -> str:
     folder = _imported() if folder is None else Path(folder)
     digest = hashlib.sha256()
     for path in shared_files(folder):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def part_of(state: Any, key: str, path: str | os.PathLike) -> Any:
             f"{path} holds no {key!r}: it is of another stage or program. Run the stage that writes it again."
         )
     return state[key]
+
+
+def weights_below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries of a state dict whose names begin with ``prefix``, without it.
+
+    Example:
+        >>> weights_below({"encoder.conv.weight": 1, "head.weight": 2}, "encoder.")
+        {'conv.weight': 1}
+    """
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def load_weights(network: nn.Module, state: Any, path: str | os.PathLike) -> None:

@@ -66,6 +66,21 @@ def disguise(path: str | os.PathLike) -> str | None:
     return None
 
 
+def read_json_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
+    """The object that a JSON file holds; ``what`` is the file's kind in messages.
+
+    Raises:
+        DataError: the file cannot be read as JSON, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what} {path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{what} {path} must be a JSON object, found a {type(content).__name__}")
+    return content
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:

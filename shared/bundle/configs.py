@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import DataError
+from shared.io import read_json_object
 
 
-def find_bundle(name: str, root: Path) -> Path:
-    """Return the folder of a bundle, by its name under ``root/bundles`` or its path.
+def find_bundle(name: str, root: Path, file: str = "train.json") -> Path:
+    """Return the folder of a bundle, by its name under ``root/bundles`` or its path; ``configs`` must hold ``file``.
 
     Raises:
         DataError: no such bundle, with those that are.
     """
     for bundle in (root / "bundles" / name, Path(name)):
-        if (bundle / "configs" / "train.json").is_file():
+        if (bundle / "configs" / file).is_file():
             return bundle.resolve()
-    known = ", ".join(sorted(path.parents[1].name for path in root.glob("bundles/*/configs/train.json"))) or "none"
-    raise DataError(f"no bundle {name!r}: no configs/train.json in it, nor in bundles/{name} (there: {known})")
+    known = ", ".join(bundle.name for bundle in all_bundles(root, file)) or "none"
+    raise DataError(f"no bundle {name!r}: no configs/{file} in it, nor in bundles/{name} (there: {known})")
+
+
+def all_bundles(root: Path, file: str = "train.json") -> list[Path]:
+    """Folders under ``root/bundles`` whose ``configs`` hold ``file``, sorted."""
+    return sorted(path.parents[1] for path in root.glob(f"bundles/*/configs/{file}"))
 
 
 def find_config(bundle: Path, name: str) -> Path:
@@ -72,13 +78,7 @@ def merge_configs(paths: Sequence[Path]) -> dict[str, Any]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read one JSON config; anything but an object of keys is a :class:`DataError`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"config {path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"config {path} must be a JSON object, found a {type(content).__name__}")
-    return content
+    return read_json_object(path, "config")
 
 
 def config_digest(path: Path) -> str:

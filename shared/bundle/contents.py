@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,8 +11,11 @@ from typing import Any
 
 import shared
 from shared.bundle.closure import ModuleGraph, shared_names
+from shared.bundle.configs import all_bundles, find_bundle
 from shared.bundle.record import SPLIT_FILE
+from shared.digests import sha256
 from shared.errors import DataError
+from shared.io import read_json_object
 
 LARGEST = 25 * 2**20
 """Bytes a file of a bundle may have; larger ones are listed in ``large_files.yml``, as MONAI's model zoo does."""
@@ -43,31 +45,16 @@ def find_bundles(names: Sequence[str] = (), *, root: str | os.PathLike | None = 
     root = Path(shared.__file__).resolve().parents[1] if root is None else Path(root)
     if not names and (root / "configs/metadata.json").is_file():
         return [root]
-    there = sorted(path.parents[1] for path in root.glob("bundles/*/configs/metadata.json"))
-    found = []
-    for name in names:
-        places = [path for path in (root / "bundles" / name, Path(name)) if (path / "configs/metadata.json").is_file()]
-        if not places:
-            known = ", ".join(path.name for path in there) or "none"
-            raise DataError(
-                f"no bundle {name!r}: a name under bundles/ (there: {known}) or a bundle's folder is needed"
-            )
-        found.append(places[0].resolve())
-    if not (found or there):
-        raise DataError(f"no bundles in {root}")
-    return found or there
+    if names:
+        return [find_bundle(name, root, "metadata.json") for name in names]
+    if there := all_bundles(root, "metadata.json"):
+        return there
+    raise DataError(f"no bundles in {root}")
 
 
 def read_metadata(bundle: str | os.PathLike) -> dict[str, Any]:
     """Content of ``configs/metadata.json``; what cannot be read is a :class:`DataError`."""
-    path = Path(bundle) / "configs/metadata.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a JSON object, found a {type(content).__name__}")
-    return content
+    return read_json_object(Path(bundle) / "configs/metadata.json", "config")
 
 
 def bundle_files(bundle: str | os.PathLike) -> dict[str, Path]:
@@ -137,8 +124,7 @@ def shared_digest(folder: str | os.PathLike | None = None) -> str:
     folder = _imported() if folder is None else Path(folder)
     digest = hashlib.sha256()
     for path in shared_files(folder):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

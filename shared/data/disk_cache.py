@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from shared.data.cache_entry import Decoder, Encoder
-from shared.data.fingerprint import fingerprint, names_file, source_digest
+from shared.data.fingerprint import fingerprint, names_file
 from shared.digests import Digests, sha256
 from shared.io import atomic_path
 
@@ -235,7 +235,7 @@ def code_version() -> str:
     files = sorted([*root.glob("data/**/*.py"), *root.glob("transforms/**/*.py")])
     if not files:
         raise TypeError("the source of the code is not at hand")
-    parts = [f"{path.relative_to(root).as_posix()}:{source_digest(path)}" for path in files]
+    parts = [f"{path.relative_to(root).as_posix()}:{sha256(path)}" for path in files]
     return "\n".join([f"format {FORMAT}", *parts, *(f"{name}=={version(name)}" for name in LIBRARIES)])
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from shared.digests import sha256
+
 # classes whose code is told by the version of their library or of shared
 _VERSIONED = ("builtins", "shared", "monai", "torch", "numpy", "scipy", "nibabel", "PIL")
 _STATE = {"monai.data.image_reader": {"filenames"}}  # of the image that was read last
@@ -44,7 +46,7 @@ def _told(value: Any, above: tuple[int, ...]) -> str:
         return f"{type(value).__name__}:{value!r}"
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        return f"file:{source_digest(Path(text))}" if names_file(text) else f"str:{text!r}"
+        return f"file:{sha256(text)}" if names_file(text) else f"str:{text!r}"
     if isinstance(value, Enum | logging.Logger):
         return f"{type(value).__name__}:{value}"
     if isinstance(value, type):
@@ -101,7 +103,7 @@ def _code_of(thing: Any) -> str:
     if (getattr(thing, "__module__", None) or "builtins").partition(".")[0] in _VERSIONED:
         return ""
     try:
-        return source_digest(Path(inspect.getsourcefile(thing) or ""))
+        return sha256(inspect.getsourcefile(thing) or "")
     except (OSError, TypeError) as error:
         raise TypeError(f"{thing!r}, whose code is not at hand") from error
 
@@ -112,8 +114,3 @@ def names_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # far too long for one, or with a character that none can have
         return False
-
-
-def source_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

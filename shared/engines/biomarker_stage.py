@@ -13,7 +13,7 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
+from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint, weights_below
 from shared.data.cases import CaseDataset
 from shared.distributed.processes import from_main
 from shared.io import write_csv, write_json
@@ -100,8 +100,7 @@ class BiomarkerStage:
 
         state = load_checkpoint(self.pretrained, hint="Run stage I first: --run_id pretrain_run.")
         state = part_of(state, "network", self.pretrained)
-        encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-        load_weights(self.network.encoder, encoder, self.pretrained)
+        load_weights(self.network.encoder, weights_below(state, "encoder."), self.pretrained)
         _, z = encode_cases(self.network, self.cases, self.device)
         num_cases, num_images = z.shape[:2]
         modality = torch.arange(num_images) // (num_images // self.num_modalities)

@@ -15,7 +15,7 @@ from torch import nn
 from shared.bundle.model import load_model
 from shared.bundle.record import MODEL_FILE, TrainingRecord, read_model, weights_digest
 from shared.bundle.settings import save_settings
-from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint
+from shared.checkpoint import load_checkpoint, load_weights, part_of, save_checkpoint, weights_below
 from shared.data.cases import CaseDataset
 from shared.distributed.processes import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
@@ -280,9 +280,7 @@ class LoadEncoder:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
         state = part_of(from_main(lambda: load_checkpoint(self.path, hint=hint)), "network", self.path)
-        prefix = "encoder."
-        encoder = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        load_weights(self.network.encoder, encoder, self.path)
+        load_weights(self.network.encoder, weights_below(state, "encoder."), self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)
 

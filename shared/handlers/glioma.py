@@ -11,7 +11,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from shared.bundle.model import ATLAS_FILE
-from shared.checkpoint import load_checkpoint, load_weights, part_of
+from shared.checkpoint import load_checkpoint, load_weights, part_of, weights_below
 from shared.data.brain.atlas import TractAtlas
 from shared.data.brain.cases import GliomaRows
 from shared.data.brain.preparation import shipped_preparation, write_preparation
@@ -94,8 +94,7 @@ class StartContrast:
         ):
             hint = f"Run that stage first: --run_id {run}."
             state = part_of(from_main(partial(load_checkpoint, path, hint=hint)), "network", path)
-            kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            load_weights(module, kept, path)
+            load_weights(module, weights_below(state, prefix), path)
         features.fit_attributes(*brain_networks(self.rows, features, self.device, standardised=False))
 
 

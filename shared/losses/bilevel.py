@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from shared.distributed.processes import gather_rows, rank, world_size
 from shared.errors import DataError
-from shared.losses.contrastive import _agree, _not_finite
+from shared.losses.contrastive import check_agreement, not_finite_problem
 
 
 class InfoNCELoss(nn.Module):
@@ -96,9 +96,9 @@ class InfoNCELoss(nn.Module):
     def _check_length(query: Tensor, key: Tensor, shared: bool) -> None:
         norm = torch.linalg.vector_norm(torch.cat((query, key)).to(_precision(query)), dim=1, keepdim=True)
         if shared:
-            _agree(query, norm, ("query", "key"))
+            check_agreement(query, norm, ("query", "key"))
         elif norm.device.type == "cpu" and not norm.sum().isfinite():
-            raise DataError(_not_finite(norm, ("query", "key")))
+            raise DataError(not_finite_problem(norm, ("query", "key")))
 
     def _check_shapes(self, query: Tensor, key: Tensor, exclude: Tensor | None, processes: int) -> None:
         problems = []

@@ -103,9 +103,9 @@ class _NTXent(torch.autograd.Function):
         views = views if views.dtype == torch.float64 else views.float()
         norm = torch.linalg.vector_norm(views, dim=1, keepdim=True)
         if shared:
-            _agree(view_a, norm)
+            check_agreement(view_a, norm)
         elif norm.device.type == "cpu" and not math.isfinite(norm.sum().item()):
-            raise DataError(_not_finite(norm))
+            raise DataError(not_finite_problem(norm))
         inverse = norm.reciprocal_().nan_to_num_(math.nan, 0.0)
         z = views.mul_(inverse)
         found = None if shared else _symmetric(z, temperature, with_gradient)
@@ -216,7 +216,7 @@ def _rows_at_once(z: Tensor, columns: int) -> int:
     return _ROWS if z.device.type == "cpu" else max(_ROWS, _TILE // columns)
 
 
-def _agree(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
+def check_agreement(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
     """Raise in every process what is wrong in any: a process alone would leave the others waiting for its rows."""
     own = torch.tensor([[*view.shape, norm.element_size()]], device=norm.device)
     finite = norm.sum().isfinite().long().view(1, 1)
@@ -230,13 +230,14 @@ def _agree(view: Tensor, norm: Tensor, names: Sequence[str] = VIEWS) -> None:
         )
     if broken := [rank for rank, row in enumerate(found) if not row[3]]:
         problems.append(
-            _not_finite(norm, names) if rank() in broken else f"embeddings of ranks {broken} are not finite"
+            not_finite_problem(norm, names) if rank() in broken else f"embeddings of ranks {broken} are not finite"
         )
     if problems:
         raise DataError(problems)
 
 
-def _not_finite(norm: Tensor, names: Sequence[str] = VIEWS) -> str:
+def not_finite_problem(norm: Tensor, names: Sequence[str] = VIEWS) -> str:
+    """Which embeddings are not finite, and what to do."""
     bad, half = torch.nonzero(~norm.flatten().isfinite()).flatten().tolist(), len(norm) // 2
     where = ", ".join(f"{names[row // half]}[{row % half}]" for row in bad[:5])
     return (

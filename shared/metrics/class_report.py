@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.classification import _check, _interval, drawn_weights
+from shared.metrics.classification import check_predictions, drawn_weights, percentile_interval
 
 SCORES = ("precision", "recall", "F1")
 
@@ -56,7 +56,7 @@ def class_report(
     names = [str(name) for name in class_names]
     if len(names) != 2 or names[0] == names[1]:
         raise DataError(f"A report needs two different names of classes, got {names}.")
-    truth, probability = _check(labels, probability, 1)
+    truth, probability = check_predictions(labels, probability, 1)
     cell = 2 * truth + (probability >= threshold)  # true and called class in one number
     value = _scores(np.bincount(cell, minlength=4)[None].astype(float))
     one_hot = np.eye(4)[cell]
@@ -64,7 +64,7 @@ def class_report(
     drawn = _scores(np.concatenate([np.empty((0, 4)), *counts]))
     support = np.bincount(truth.astype(int), minlength=2)
     classes = {
-        name: {score: _interval(value[score][0, k], drawn[score][:, k]) for score in SCORES}
+        name: {score: percentile_interval(value[score][0, k], drawn[score][:, k]) for score in SCORES}
         | {"support": int(support[k])}
         for k, name in enumerate(names)
     }

@@ -60,10 +60,10 @@ def classification_metrics(
         >>> metrics["AUC"]["value"], metrics["ACC"]["value"], metrics["positives"]
         (0.75, 0.5, 2)
     """
-    truth, probability = _check(labels, probability, positive)
-    value = _weighted(truth, probability[None], np.ones((1, len(truth))), threshold)
-    drawn = _bootstrap(truth, probability[None], groups, threshold, bootstrap, seed, METRICS)
-    result: dict[str, Any] = {name: _interval(value[name][0, 0], drawn[name][0]) for name in METRICS}
+    truth, probability = check_predictions(labels, probability, positive)
+    value = weighted_metrics(truth, probability[None], np.ones((1, len(truth))), threshold)
+    drawn = bootstrap_metrics(truth, probability[None], groups, threshold, bootstrap, seed, METRICS)
+    result: dict[str, Any] = {name: percentile_interval(value[name][0, 0], drawn[name][0]) for name in METRICS}
     return result | {"n": len(truth), "positives": int(truth.sum())}
 
 
@@ -113,19 +113,24 @@ def paired_difference(
     if metric not in METRICS:
         raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {metric!r}.")
     methods = [np.atleast_2d(to_numpy(probability)) for probability in (prob_a, prob_b)]
-    checked = [_check(labels, row, positive) for method in methods for row in method]
+    checked = [check_predictions(labels, row, positive) for method in methods for row in method]
     truth, both, split = checked[0][0], np.stack([row for _, row in checked]), len(methods[0])
-    value = _weighted(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
-    drawn = _bootstrap(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
+    value = weighted_metrics(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
+    drawn = bootstrap_metrics(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
     value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
     defined = drawn[np.isfinite(drawn)]
     sides = min((defined <= 0).sum(), (defined >= 0).sum())
     p = float(min(1.0, 2 * (1 + sides) / (len(defined) + 1))) if len(defined) else None
     tails = (50 * (1 - level), 50 * (1 + level))
-    return _interval(value[0], defined, tails) | {"p": p, "undefined": len(drawn) - len(defined)}
+    return percentile_interval(value[0], defined, tails) | {"p": p, "undefined": len(drawn) - len(defined)}
 
 
-def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
+def check_predictions(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row is positive, and its probability.
+
+    Raises:
+        DataError: shapes that differ, more than two classes, or probabilities outside [0, 1].
+    """
     labels, probability = to_numpy(labels), to_numpy(probability).astype(np.float64)
     if labels.ndim != 1 or labels.shape != probability.shape or len(labels) == 0:
         raise DataError(
@@ -144,9 +149,11 @@ def _check(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np
     return labels == positive, probability
 
 
-def _bootstrap(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:
+def bootstrap_metrics(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:
     """Metrics ``[methods, draws]`` over draws of patients."""
-    parts = [_weighted(truth, probability, w, threshold, names) for w in drawn_weights(truth, groups, draws, seed)]
+    parts = [
+        weighted_metrics(truth, probability, w, threshold, names) for w in drawn_weights(truth, groups, draws, seed)
+    ]
     none = np.empty((len(probability), 0))
     return {name: np.concatenate([none, *(part[name] for part in parts)], axis=1) for name in names}
 
@@ -176,7 +183,7 @@ def _draw(random: np.random.Generator, draws: int, code: np.ndarray, truth: np.n
     return weights
 
 
-def _weighted(
+def weighted_metrics(
     truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, threshold: float, names: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
     """Metrics ``[methods, draws]`` of rows counted ``weights [draws, n]`` times; NaN where not defined."""
@@ -233,7 +240,10 @@ def mean_defined(values: np.ndarray) -> np.ndarray:
         return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
 
 
-def _interval(value: float, drawn: np.ndarray, tails: Sequence[float] = (2.5, 97.5)) -> dict[str, float | None]:
+def percentile_interval(
+    value: float, drawn: np.ndarray, tails: Sequence[float] = (2.5, 97.5)
+) -> dict[str, float | None]:
+    """A value and the percentiles of the draws in which it is defined; None where it is not."""
     defined = drawn[np.isfinite(drawn)]
     low, high = np.percentile(defined, tails) if len(defined) and np.isfinite(value) else (None, None)
     plain = [float(x) if x is not None and np.isfinite(x) else None for x in (value, low, high)]

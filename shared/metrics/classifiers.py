@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 
-def classifier(kind: str, seed: int = 0) -> Any:
-    """An unfitted control, which fills gaps and standardises by the patients it is fitted to.
+def classifier(kind: str, seed: int = 0, *, trees: int = 500, fill: bool = True) -> Any:
+    """An unfitted control, which standardises (and, with ``fill``, fills gaps) by the patients it is fitted to.
 
     ``logistic_tuned`` has what the graph has but the graph: features compressed as there, and a strength of its penalty
     that is chosen in folds of its training patients.
@@ -18,6 +18,7 @@ def classifier(kind: str, seed: int = 0) -> Any:
         'calibratedclassifiercv'
     """
     from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.ensemble import RandomForestClassifier
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
     from sklearn.neural_network import MLPClassifier
@@ -38,7 +39,8 @@ def classifier(kind: str, seed: int = 0) -> Any:
         # its distances become probabilities by Platt's sigmoid, fitted within the training patients
         "svm": lambda: CalibratedClassifierCV(SVC(), ensemble=False),
         "mlp": lambda: MLPClassifier((64, 64), alpha=0.01, max_iter=300, early_stopping=True, random_state=seed),
+        "forest": lambda: RandomForestClassifier(trees, random_state=seed),
     }[kind]()
-    gaps = SimpleImputer(strategy="median", keep_empty_features=True)
+    gaps = [SimpleImputer(strategy="median", keep_empty_features=True)] if fill else []
     squash = [RobustScaler(), FunctionTransformer(np.arcsinh)] if kind == "logistic_tuned" else []
-    return make_pipeline(gaps, *squash, StandardScaler(), last)
+    return make_pipeline(*gaps, *squash, StandardScaler(), last)

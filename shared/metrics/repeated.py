@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.classification import _bootstrap, _interval, _weighted, mean_defined, paired_difference
+from shared.metrics.classification import (
+    bootstrap_metrics,
+    mean_defined,
+    paired_difference,
+    percentile_interval,
+    weighted_metrics,
+)
 
 METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 COLUMNS = ("seed", "fold", "patient", "label", "probability")
@@ -140,12 +146,12 @@ def summarise(
         unit = "patients" if predictions.images is None else "images"
         raise DataError(f"metrics need {unit} of both classes, all {len(labels)} have label {labels[0]}")
     of_seeds = _metrics(labels, probability, names)
-    samples = _bootstrap(labels == 1, probability, predictions.groups, 0.5, bootstrap, seed, names)  # [S, B]
+    samples = bootstrap_metrics(labels == 1, probability, predictions.groups, 0.5, bootstrap, seed, names)  # [S, B]
     metrics: dict[str, dict[str, Any]] = {}
     tails = (50 * (1 - level), 50 * (1 + level))
     for name in names:
         values = of_seeds[name]
-        metrics[name] = _interval(float(mean_defined(values)), mean_defined(samples[name]), tails) | {
+        metrics[name] = percentile_interval(float(mean_defined(values)), mean_defined(samples[name]), tails) | {
             "sd": _spread(values)
         }
         metrics[name]["seeds"] = [_plain(value) for value in values]
@@ -186,7 +192,7 @@ def paired_seed_difference(
 
 def _metrics(labels: np.ndarray, probability: np.ndarray, names: Sequence[str] = METRICS) -> dict[str, np.ndarray]:
     """Metrics ``[S]`` of every seed."""
-    found = _weighted(labels == 1, probability, np.ones((1, len(labels))), 0.5, names)
+    found = weighted_metrics(labels == 1, probability, np.ones((1, len(labels))), 0.5, names)
     return {name: values[:, 0] for name, values in found.items()}
 
 

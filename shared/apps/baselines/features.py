@@ -64,18 +64,6 @@ def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[
     }
 
 
-def make_model(kind: str, seed: int, trees: int) -> Any:
-    """Return an unfitted classifier, which fills gaps and standardises by the patients it is fitted to."""
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    last = LogisticRegression() if kind == "logistic" else RandomForestClassifier(trees, random_state=seed)
-    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), last)
-
-
 def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list[dict], dict[str, list[str]]]:
     """Return one row of features a patient, and which columns are size, ROI features and covariates.
 
@@ -127,6 +115,7 @@ def out_of_fold(
     import numpy as np
 
     from shared.data.splits import stratified_folds
+    from shared.metrics.classifiers import classifier
 
     patients, labels = [row["patient"] for row in rows], np.array([row["label"] for row in rows])
     table = np.array([[np.nan if row[name] is None else row[name] for name in columns] for row in rows], dtype=float)
@@ -136,7 +125,7 @@ def out_of_fold(
         fold = np.array([fold_of[patient] for patient in patients])
         for number in range(args.folds):
             inside = fold == number
-            model = make_model(kind, seed, args.trees).fit(table[~inside], labels[~inside])
+            model = classifier(kind, seed, trees=args.trees).fit(table[~inside], labels[~inside])
             probability = model.predict_proba(table[inside])[:, 1]
             for i, p in zip(np.flatnonzero(inside), probability, strict=True):
                 row = {"seed": seed, "fold": number, "patient": patients[i], "label": int(labels[i])}

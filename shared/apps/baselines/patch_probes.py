@@ -15,6 +15,7 @@ import numpy as np
 
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, write_csv
+from shared.metrics.classifiers import classifier
 
 # inverse strengths of the penalty among which the inner cross-validation chooses
 STRENGTHS = tuple(np.logspace(-5, 1, 13))
@@ -41,16 +42,12 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, patients: Sequence[str],
         >>> probe.predict([[0.0], [23.0]]).tolist()
         [0, 1]
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     from shared.data.splits import grouped_folds
 
     def model(strength: float) -> Any:
-        last = LogisticRegression(C=strength, max_iter=5000)
-        return make_pipeline(StandardScaler(), last)
+        return classifier("logistic", fill=False).set_params(logisticregression__C=strength)
 
     for folds in (5, 4, 3, 2):
         try:
@@ -118,14 +115,12 @@ def pretrained_encoder(path: str | os.PathLike, settings: Mapping[str, Any]) -> 
     Raises:
         CheckpointError: it is no such checkpoint, or of an encoder with other settings.
     """
-    from shared.checkpoint import load_checkpoint, load_weights, part_of
+    from shared.checkpoint import load_checkpoint, load_weights, part_of, weights_below
     from shared.networks import PatchEncoder
 
     state = part_of(load_checkpoint(path, hint="Run the bundle's --run_id pretrain_run first."), "network", path)
-    prefix = "encoder."
-    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     encoder = PatchEncoder(**settings)
-    load_weights(encoder, weights, path)
+    load_weights(encoder, weights_below(state, "encoder."), path)
     return encoder.eval()
 
 

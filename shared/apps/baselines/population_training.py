@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from shared.errors import DataError
+from shared.losses.glioma import PopulationLoss
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 
 PAPER_TRAINING = {"weight_decay": 0.0}
@@ -77,7 +77,7 @@ def fit_population_graph(
         network.fit_covariates(covariates, labels)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, decay_every, decay)
-    weight = None if pos_weight is None else target.new_tensor(pos_weight)
+    objective = PopulationLoss(pos_weight)
     graph = network.bank_graph()
     if log and network.graph != "none":
         network.report(labels)
@@ -90,12 +90,7 @@ def fit_population_graph(
             for rows in _steps(len(nodes), batch_size, device):
                 known = covariates if rows is None or covariates is None else covariates[rows]
                 truth = target if rows is None else target[rows]
-                # of all members, and of the MLP for patients that stand alone: none shares a parameter with another
-                loss = sum(
-                    len(logits) * binary_cross_entropy_with_logits(logits, truth.expand_as(logits), pos_weight=weight)
-                    for logits in network.bank_logits(rows, known, graph)
-                    if logits is not None
-                )
+                loss = objective(network.bank_logits(rows, known, graph), truth)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import textwrap
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shared.apps.preparation.files import software_versions
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.repeated import METRICS, RepeatedPredictions, summarise
@@ -62,10 +60,7 @@ def write_experiment(folder: str | os.PathLike, *, title: str, command: str, set
                 f"{folder} holds results of other settings ({'; '.join(lines)}): "
                 "choose another --name or --output, or remove the folder"
             )
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
+    versions = software_versions(_PACKAGES)
     content = {"title": title, "command": command, "settings": settings, "versions": versions}
     write_json(folder / "experiment.json", content)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import DataError
+from shared.io import read_json_object
 from shared.reports.predictions import patch_name
 
 
@@ -110,19 +110,12 @@ def read_json_datalist(path: Path) -> dict:
     Raises:
         DataError: no such file (with the scripts that make one), or not a JSON object.
     """
-    try:
-        datalist = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        remedy = (
-            "make one with scripts/prepare_patients.py, scripts/prepare_tcga_lgg.py, scripts/prepare_mhist.py, "
-            "scripts/prepare_image_folder.py or bash scripts/demo.sh"
+    if not path.is_file():
+        raise DataError(
+            f"no datalist at {path}: make one with scripts/prepare_patients.py, scripts/prepare_tcga_lgg.py, "
+            "scripts/prepare_mhist.py, scripts/prepare_image_folder.py or bash scripts/demo.sh"
         )
-        raise DataError(f"no datalist at {path} ({error.strerror}): {remedy}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is no datalist: it cannot be read as JSON ({error})") from error
-    if not isinstance(datalist, dict):
-        raise DataError(f"{path} is no datalist: it must be a JSON object, found a {type(datalist).__name__}")
-    return datalist
+    return read_json_object(path, "datalist")
 
 
 def read_datalist(path: Path) -> tuple[dict, dict[str, int]]:

@@ -14,12 +14,12 @@ to scripts/patch_baselines.py; in a bundle's config set network_def#encoder#stri
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.digests import sha256
 from shared.errors import DataError
 from shared.io import write_json
 
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"convert_keras_resnet50: {error}") from None
     output = Path(args.output)
     save_checkpoint(output, state)
-    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    digest = sha256(output)
     content = {"encoder": settings, "source": str(args.model), "sha256": digest}
     write_json(output.with_suffix(".json"), content)
     print(f"{output}: {sum(value.numel() for value in state.values()):,} numbers, settings in {output.stem}.json")

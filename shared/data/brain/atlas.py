@@ -14,6 +14,7 @@ import numpy as np
 
 from shared.data.brain.mni import MNI_SHAPE, mni_affine
 from shared.data.grids import same_grid
+from shared.data.tables import some
 from shared.errors import DataError
 from shared.io import atomic_path, disguise
 
@@ -365,5 +366,4 @@ def atlas_problems(atlas: TractAtlas) -> list[str]:
 
 
 def _some(names: Sequence[str], kind: str) -> str:
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({shown})"
+    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({some(names)})"

@@ -26,7 +26,6 @@ class DenseGATConv(nn.Module):
         edge_dim: width of the edge attributes; None: there are none.
         residual: add a linear map of the node itself.
         negative_slope: of the leaky ReLU.
-        dropout: of the attention weights.
 
     Shape:
         - x: ``[*, T, in_channels]``, the nodes that are updated
@@ -53,11 +52,10 @@ class DenseGATConv(nn.Module):
         edge_dim: int | None = None,
         residual: bool = False,
         negative_slope: float = 0.2,
-        dropout: float = 0.0,
     ):
         super().__init__()
         self.heads, self.edge_dim = heads, edge_dim
-        self.negative_slope, self.dropout = float(negative_slope), float(dropout)
+        self.negative_slope = float(negative_slope)
         width = heads * out_channels
         self.att_src = nn.Parameter(torch.empty(1, heads, out_channels))
         self.att_dst = nn.Parameter(torch.empty(1, heads, out_channels))
@@ -102,46 +100,12 @@ class DenseGATConv(nn.Module):
             scores = torch.cat([scores, at_loop], dim=-1)
             mask = functional.pad(mask, (0, 1), value=True)
         scores = functional.leaky_relu(scores, self.negative_slope).masked_fill(~mask.unsqueeze(-3), float("-inf"))
-        weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        weights = scores.softmax(dim=-1)
         if sources is None:
             mixed = weights @ value
         else:
             mixed = weights[..., :-1] @ value + weights[..., -1:] * own
         out = mixed.movedim(-3, -2).flatten(-2) + self.bias
-        return out if self.res is None else out + self.res(x)
-
-    def along_edges(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
-        """The same for one graph whose edges are a list: less work where few pairs are joined.
-
-        Args:
-            x: nodes.
-            edge_index: from the first row's nodes to the second's; one that is there twice counts twice.
-            edge_attr: of these edges.
-
-        Shape:
-            - x: ``[N, in_channels]``, edge_index: ``[2, E]`` long
-            - edge_attr: ``[E, edge_dim]``, or ``[E]`` where ``edge_dim`` is 1
-            - returns: ``[N, heads * out_channels]``
-        """
-        self._check(edge_attr)
-        count, value = len(x), self.lin(x).unflatten(-1, (self.heads, -1))  # [N, H, C]
-        apart = edge_index[0] != edge_index[1]
-        loop = torch.arange(count, device=x.device)
-        source, target = torch.cat([edge_index[:, apart], loop.expand(2, -1)], dim=1)
-        scores = (value * self.att_src).sum(dim=-1)[source] + (value * self.att_dst).sum(dim=-1)[target]  # [E, H]
-        if edge_attr is not None:
-            edge_attr = edge_attr.view(len(edge_attr), self.edge_dim)[apart]
-            heard = target[: len(edge_attr)]
-            number = heard.bincount(minlength=count).clamp(min=1).unsqueeze(1)
-            mean = edge_attr.new_zeros(count, self.edge_dim).index_add(0, heard, edge_attr) / number
-            scores = scores + self._edge_scores(torch.cat([edge_attr, mean]).unsqueeze(0))[:, 0].t()
-        scores = functional.leaky_relu(scores, self.negative_slope)
-        place = target.unsqueeze(1).expand_as(scores)
-        highest = scores.new_zeros(count, self.heads).scatter_reduce(0, place, scores, "amax", include_self=False)
-        share = (scores - highest.detach()[target]).exp()
-        share = share / share.new_zeros(count, self.heads).index_add(0, target, share)[target]
-        share = functional.dropout(share, self.dropout, self.training).unsqueeze(-1)
-        out = torch.zeros_like(value).index_add(0, target, share * value[source]).flatten(1) + self.bias
         return out if self.res is None else out + self.res(x)
 
     def _check(self, edge_attr: Tensor | None) -> None:

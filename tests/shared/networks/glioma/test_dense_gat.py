@@ -124,16 +124,3 @@ def test_says_when_edge_attributes_do_not_fit():
         DenseGATConv(5, 4).double()(x, mask, edge)
     with pytest.raises(ValueError, match="edge_dim is 1, edge attributes are not given"):
         layer()(x, mask)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("edge_dim", [None, 1, 3])
-def test_along_a_list_of_edges_is_the_same(edge_dim, residual):
-    x, mask, edge = graph(edge_dim=edge_dim or 1)
-    dense, edge = layer(edge_dim, residual=residual), None if edge_dim is None else edge
-    target, source = mask.nonzero().t()
-    found = dense.along_edges(x, torch.stack([source, target]), None if edge is None else edge[target, source])
-    torch.testing.assert_close(found, dense(x, mask, edge), atol=1e-12, rtol=0)
-    parameters = list(dense.parameters())
-    wanted = torch.autograd.grad(dense(x, mask, edge).square().sum(), parameters)
-    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), parameters), wanted, atol=1e-9, rtol=0)

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from shared.bundle import load_model
 from shared.networks import GliomaNetwork
 from tests.support.bundle_runs import ROOT, bundle_workflow, cause, rows
+from tests.support.documented import undocumented_in
 from tests.support.small import small_data, small_settings
 from tests.support.tiny_brain import AFFINE
 from tests.support.tiny_glioma import write_case, write_cohort
@@ -402,6 +403,8 @@ def test_explanations_of_a_cohort_and_of_new_patients_are_files(trained, cohort,
     (row,) = rows(tmp_path / "out/explanations.csv")
     assert row["patient"] == "N1" and row["label"] == "" and (tmp_path / "out/patients/N1_tracts.csv").is_file()
     assert not (tmp_path / "out/localisation.json").exists()
+    for folder in (trained / "models", trained / "eval", tmp_path / "cohort", tmp_path / "out"):
+        assert not undocumented_in(folder, "glioma_idh")
 
 
 def test_patients_whom_the_encoders_saw_are_not_scored(trained, cohort, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support.bundle_runs import bundle_workflow, cause, rows
+from tests.support.documented import undocumented_in
 from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,7 @@ def test_explanation_draws_the_papers_figures_and_scores_planted_patterns(traine
     for row in rows(trained / "eval/shapley.csv"):
         total = sum(float(value) for key, value in row.items() if key.startswith("biomarker_"))
         assert total == pytest.approx(float(row["probability"]) - float(row["base"]), abs=1e-5)
+    assert not undocumented_in(trained / "models", "ircl_mvi") + undocumented_in(trained / "eval", "ircl_mvi")
 
 
 def test_one_seed_gives_one_result_and_resume_runs_nothing_again(trained, cohort, tmp_path):

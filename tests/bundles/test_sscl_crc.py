@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.support.bundle_runs import bundle_workflow, cause, rows
+from tests.support.documented import undocumented_in
 from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,7 @@ def test_inference_of_a_plain_folder_needs_no_retyped_number_and_agrees(trained,
     with Image.open(next((out / "cam").iterdir())) as picture:
         assert picture.size == (96, 96) and picture.mode == "L"
     assert len(list((out / "overlays").iterdir())) == 4
+    assert not undocumented_in(out, "sscl_crc")
 
 
 def test_explanation_is_scored_beside_its_controls(trained, patches):
@@ -100,6 +102,7 @@ def test_explanation_is_scored_beside_its_controls(trained, patches):
     summary = json.loads((trained / "eval/localisation.json").read_text())
     assert "Grad-CAM" in json.dumps(summary) and "darkness" in json.dumps(summary)
     assert (trained / "eval/gallery.png").is_file() and (trained / "eval/randomisation.json").is_file()
+    assert not undocumented_in(trained / "models", "sscl_crc") + undocumented_in(trained / "eval", "sscl_crc")
 
 
 def test_a_stage_alone_and_resume_skip_what_is_done(trained, patches, tmp_path):

@@ -27,6 +27,7 @@ from shared.bundle.override_texts import expression_fault, misread, typed_option
 from shared.bundle.override_values import COMPUTED, fault_of, show
 from shared.errors import DataError
 
+_RENAMED = {"section": "split", "part": "split"}
 _MONAI_IDS = {"imports", "initialize", "run", "finalize", "save_execute_config"}
 
 
@@ -156,6 +157,8 @@ def _unknown_keys(
                 file for file, content in others.items() if not place and key in content and "imports" not in content
             ]
             hint = f" Did you mean {' or '.join(f'--{place}{each}' for each in near)}?" if near else ""
+            if not place and key in _RENAMED:
+                hint = f" It is --{_RENAMED[key]} now."
             if files:
                 hint = f" It is one of {' and '.join(files)}: list that in --config_file, too."
             yield f"--{name} is no key of this bundle's configs, and nothing refers to it.{hint}"
@@ -185,13 +188,18 @@ def _arguments(component: Mapping[str, Any]) -> list[str] | None:
     """Names of the arguments that a component takes; None: any, or it is not known."""
     target = component["_target_"]
     found = locate(ConfigComponent(component).resolve_module_name()) if isinstance(target, str) else None
-    try:
-        parameters = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return None
-    return [each.name for each in parameters]
+    names: list[str] = []
+    # what a class hands on as **settings, its base takes
+    bases = [base for base in inspect.getmro(found)[1:-1] if "__init__" in vars(base)] if inspect.isclass(found) else []
+    for each in (found, *bases):
+        try:
+            parameters = inspect.signature(each).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        names += [parameter.name for parameter in parameters]
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return names
+    return None
 
 
 def _values(

@@ -34,6 +34,12 @@ _EPOCHS = {"epochs", "max_epochs", "finetune_epochs"}  # a stage that has not en
 _SILENT = {"_desc_", "_requires_", "_mode_", "save_interval", "print_lr", "iteration_log", "num_workers", "name"}
 # around a component of the same training in one process
 _WRAPPERS = {"DistributedDataParallel", "share_batches", "share_cases", "sync_batch_norm", "rank_device"}
+# how a configuration before StageTrainer put a stage together, and how one of now does: no numbers among them
+_ASSEMBLY = re.compile(
+    r"(network|cases|preprocessing|load_fa(#fa)?)$|\w+#(trainer|dataloader|log|handlers|balanced_sampler)$|"
+    r"\w+#dataset(#cases|#kind)?$|\w+#(dataloader|trainer)#(shuffle|drop_last|collate_fn|decollate|optim_set_to_none|"
+    r"bare|divided|scheduler_epoch_level|unused_parameters)$"
+)
 _OF_A_CASE = ("label", "covariates", "part", "votes")
 _OF_ITS_FILES = ("tumour_labels", "trust_affines")  # how they are read
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
@@ -286,8 +292,11 @@ class TrainingRecord:
     def differences(self, stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
         """What differs between two records, as ``key was A, is now B``."""
         found = []
+        older = any(kind == "SupervisedTrainer" for kind in (stored.get("settings") or {}).values())
         for part in ("settings", "epochs") if epochs else ("settings",):
             before, after = stored.get(part) or {}, now.get(part) or {}
+            if older:
+                before, after = ({k: v for k, v in x.items() if not _ASSEMBLY.match(k)} for x in (before, after))
             keys = [key for key in {**before, **after} if before.get(key, "unset") != after.get(key, "unset")]
             # an entry that is gone or new with all below it is told once
             keys = [key for key in keys if not any(key.startswith(f"{other}#") for other in keys)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.data.mixup import ContrastiveRows
 
@@ -56,18 +57,27 @@ class PrepareFeatures:
 
 
 class PrepareCases:
-    """Evaluation: images and covariates of whole cases to the classifier's arguments."""
+    """Evaluation: images and covariates of whole cases to the classifier's arguments.
+
+    Args:
+        network: the classifier; one whose ``forward`` takes no ``covariates`` (the ResNet control) gets none.
+    """
+
+    def __init__(self, network: nn.Module | None = None):
+        self.covariates = network is None or "covariates" in inspect.signature(network.forward).parameters
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, tuple[Tensor], dict]:
-        """Image ``[B, m, H, W]``, label ``[B]`` or None, (covariates ``[B, V]``,)."""
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], dict]:
+        """Image ``[B, m, H, W]``, label ``[B]`` or None, (covariates ``[B, V]``,) or ()."""
         image = batchdata["image"].to(device, non_blocking=non_blocking)
         label = batchdata.get("label")
         if isinstance(label, Tensor):
             label = label.to(device, non_blocking=non_blocking)
         else:
             label = None
+        if not self.covariates:
+            return image, label, (), {}
         return image, label, (batchdata["covariates"].to(device, non_blocking=non_blocking),), {}
 
 

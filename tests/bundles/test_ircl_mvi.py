@@ -233,3 +233,10 @@ def test_a_retraining_that_was_cut_off_delivers_no_older_biomarkers_or_model(tra
     assert not torch.equal(first["biomarkers"], again["biomarkers"])
     pretrained = torch.load(tmp_path / "models/pretrain.pt", weights_only=True)["network"]
     assert all(torch.equal(pretrained[f"encoder.{key}"], value) for key, value in again["encoder"].items())
+
+
+def test_a_resnet18_is_evaluated_and_asked_without_its_overlay(cohort, tmp_path):
+    given = {"train#epochs": 1, "val_interval": 1, "roi#size": 32}
+    workflow("train", "cpu", "resnet18", data=cohort, out=tmp_path, **given).run()
+    workflow("train", "evaluate", data=cohort, out=tmp_path, run_id="evaluate", split="testing").run()
+    assert len(rows(tmp_path / "eval/predictions.csv")) == 4

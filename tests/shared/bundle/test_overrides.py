@@ -60,6 +60,10 @@ def refused(*names, bundle="ircl_mvi", **overrides):
         ("network_def#dropuot", "Did you mean --network_def#dropout?"),
         ("epochs", "Did you mean --pretrain#epochs or --train#epochs?"),
         ("max_masks", "It is one of explain.json: list that in --config_file, too."),
+        ("section", "It is --split now."),
+        ("part", "It is --split now."),
+        ("train#trainer#max_epoch", "Did you mean --train#trainer#max_epochs?"),
+        ("train#trainer#acumulation_steps", "Did you mean --train#trainer#accumulation_steps?"),
         ("xyz", "nothing refers to it."),
     ],
 )

@@ -105,6 +105,17 @@ def test_references_are_followed_and_places_left_out():
     assert "one#checkpoint" in visited
 
 
+def test_a_training_is_kept_whose_configuration_put_its_stages_together_itself(make):
+    now = make().of("one") | {"settings": {"one#trainer": "StageTrainer", "one#handlers": [], "one#rate": 0.1}}
+    parts = {"one#dataloader": "DataLoader", "one#dataloader#shuffle": True, "one#log": "TrainingLog"}
+    before = now | {"settings": {"one#trainer": "SupervisedTrainer", **parts, "one#rate": 0.1}}
+    assert make().differences(before, now) == []
+    before["settings"]["one#rate"] = 0.2
+    assert make().differences(before, now) == ["one#rate was 0.2, is now 0.1"]
+    newer = now | {"settings": {**now["settings"], "one#trainer": "Other"}}
+    assert make().differences(now, newer) == ["one#trainer was StageTrainer, is now Other"]
+
+
 def test_wrappers_of_several_processes_change_nothing():
     config = changed(
         "train#trainer#network", {"_target_": "torch.DistributedDataParallel", "module": "@encoder", "x": 1}

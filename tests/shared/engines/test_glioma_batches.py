@@ -10,6 +10,7 @@ from shared.engines import PrepareContrast, PrepareGlioma
 from shared.losses import PopulationLoss
 from shared.networks import FrozenEmbeddings
 from shared.networks.glioma.embeddings import brain_networks
+from shared.networks.glioma.network import GliomaInputs
 from shared.transforms import TumourRotation
 from shared.transforms.glioma.tumour_crop import rotate_image
 from tests.support.tiny_brains import lively
@@ -68,8 +69,9 @@ def test_the_banks_patients_are_embedded_as_new_ones_are(rows, network, batch_si
     for row, item in enumerate(rows.items):
         _, _, _, inputs = PrepareGlioma(SimpleNamespace(items=[item]))({"row": torch.tensor([0])})
         inputs.pop("covariates")
+        rows_of = {"nodes": inputs.pop("region_rows"), "edges": inputs.pop("tract_rows")}
         with torch.no_grad():
-            own = network.graph_parts(network.embed(item["image"][None], **inputs))
+            own = network.graph_parts(network.embed(GliomaInputs(item["image"][None], **inputs, **rows_of)))
         torch.testing.assert_close(nodes[row], own[0][0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(edges[row], own[1][0], atol=1e-5, rtol=1e-5)
 

@@ -41,6 +41,7 @@ def test_cases_become_the_classifiers_arguments_with_or_without_labels():
     assert named == {}
     del cases[0]["label"]
     assert PrepareCases()(collate_cases(cases), CPU)[1] is None
+    assert PrepareCases(torch.nn.Identity())(collate_cases(cases), CPU)[2:] == ((), {}), "it takes no covariates"
 
 
 def test_images_become_channels_augmented_alike():

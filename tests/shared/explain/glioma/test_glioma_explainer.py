@@ -21,6 +21,7 @@ from shared.explain.glioma.explainer import _at_points
 from shared.explain.glioma.files import title_of
 from shared.explain.glioma.localisation import CONTRIBUTION, PlantedScores
 from shared.explain.glioma.volumes import uncrop
+from shared.networks.glioma.image_encoder import ImageEncoder
 from shared.networks.glioma.network import GliomaInputs, GliomaOutput
 from shared.networks.glioma.population_edges import graph_inputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
@@ -374,7 +375,10 @@ def test_the_map_is_read_at_the_points_own_voxels():
 def test_integrated_gradients_of_a_square_are_exact_at_the_middle_of_their_steps(atlas, predicted, sign):
     """Of f = sum x^2 a voxel's share is x^2 - b^2, b its sequence's mean over what is not empty: with any steps."""
 
-    class Squares(torch.nn.Module):
+    class Squares(ImageEncoder):  # no blocks are asked for: the contributions alone are looked at
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
         def forward(self, x):
             return x.square().sum(dim=(1, 2, 3, 4))[:, None]
 

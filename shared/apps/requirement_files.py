@@ -7,7 +7,8 @@ import argparse
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from shared.apps import ROOT
+
 HEAD = "# Python 3.11 or newer. From pyproject.toml by scripts/write_requirements.py: edit that file.\n"
 
 

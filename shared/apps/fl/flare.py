@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from shared.apps import ROOT
 from shared.errors import DataError
 from shared.io import write_json
 
-ROOT = Path(__file__).resolve().parents[3]
 CLIENT = Path(__file__).with_name("flare_client.py")
 
 

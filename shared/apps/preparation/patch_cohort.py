@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.apps import ROOT
 from shared.apps.preparation.files import begin, place_file, program, software_versions, write_datalist, write_manifest
 from shared.data.names import nfc
 from shared.data.patches.checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
@@ -21,7 +22,6 @@ from shared.digests import Digests
 from shared.errors import DataError
 from shared.io import DATALIST, MANIFEST
 
-ROOT = Path(__file__).resolve().parents[3]
 CROPPED = "square"  # folder of the output
 
 

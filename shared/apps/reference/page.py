@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from shared.apps import ROOT
+
 PAGE = ROOT / "docs" / "reference" / "configs.md"
 
 

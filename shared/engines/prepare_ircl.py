@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from shared.data.mixup import ContrastiveRows
@@ -79,6 +80,14 @@ class PrepareCases:
         if not self.covariates:
             return image, label, (), {}
         return image, label, (batchdata["covariates"].to(device, non_blocking=non_blocking),), {}
+
+
+class PrototypeInferer(SimpleInferer):
+    """Stage II watched while it trains: the prototype transformer's logits, whichever predictor answers."""
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits; of a network without a prototype transformer, its own."""
+        return getattr(network, "prototype_logits", network)(inputs, *args, **kwargs)
 
 
 class PrepareImages:

@@ -34,6 +34,7 @@ __all__, __getattr__ = lazy_exports(
         "MaskExplanation": "ircl.biomarker_mask",
         "gaussian_divergence": "ircl.biomarker_mask",
         "BiomarkerShapley": "ircl.shapley",
+        "additive_shapley": "ircl.shapley",
         "biomarker_shapley": "ircl.shapley",
         "exact_shapley": "ircl.shapley",
         "PatientExplainer": "ircl.patient",

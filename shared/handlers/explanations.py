@@ -1,4 +1,4 @@
-"""Inference's files: per patient the prediction, its biomarkers and masks; one table of all."""
+"""Inference's files: per patient the prediction, its biomarkers and maps; one table of all."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class SaveExplanations:
         for case in tqdm(self.cases, desc="Explaining", unit="patient"):
             result = self.explainer(case)
             self.explainer.write(case, result, self.output_dir / "patients")
-            rows += [{"patient": result["patient"], **row} for row in result["images"]]
+            rows += [{"patient": result["patient"], **row} for row in self.explainer.rows(result)]
         write_csv(self.output_dir / "biomarkers.csv", rows)

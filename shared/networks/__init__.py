@@ -5,6 +5,7 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "BiomarkerClassifier": "ircl.additive",
         "IRCLAutoencoder": "ircl.network",
         "IRCLClassifier": "ircl.network",
         "IRCLEncoder": "ircl.network",

@@ -87,7 +87,9 @@ class Fold:
                 this fold began with other ones.
         """
         origin = Fold(other, self.seed, self.number, self.truth)
-        stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
+        # what is fitted to labels and covariates in a moment is made anew
+        made_anew = ("model.pt", "additive.pt")
+        stages = sorted(path for path in origin.checkpoints.rglob("*.pt") if path.name not in made_anew)
         if not stages:
             raise DataError(
                 f"{origin.checkpoints} holds no checkpoint of an earlier stage: finish that experiment first"
@@ -100,8 +102,9 @@ class Fold:
         if not origin.done():
             raise DataError(f"{origin.folder} has not ended, its checkpoints may be half trained: finish it first")
         for path in stages:
-            target = self.checkpoints / path.name
+            target = self.checkpoints / path.relative_to(origin.checkpoints)
             if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(target) as temporary:
                     shutil.copyfile(path, temporary)
             elif sha256(target) != sha256(path):

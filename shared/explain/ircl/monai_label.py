@@ -139,8 +139,9 @@ def _is_file(folder: Path, listed: Any, path: Path) -> bool:
 class BiomarkerAnswerd(MapTransform):
     """Explain a case and answer with a map of its biomarkers and the figures.
 
-    Under ``pred`` (and ``biomarkers``): the regions of the image asked for that make its slices look like their
-    biomarkers, on the file's own grid; value k + 1 is biomarker k, 0 none. Under ``result``:
+    Under ``pred`` (and ``biomarkers``), on the file's own grid: of the additive predictor the biomarker of every place
+    of the tumour, of the prototype transformer the regions that make the slices of the image asked for look like their
+    biomarkers; value k + 1 is biomarker k (of the image's modality), 0 none. Under ``result``:
     :meth:`shared.explain.PatientExplainer.summary` and the values' names. The weights are read anew for each request,
     strictly: a retrained model needs no restart, and a file that does not fit is refused.
 
@@ -190,13 +191,21 @@ class BiomarkerAnswerd(MapTransform):
         count = len(found["images"]) // out["geometry"]["num_modalities"]
         own = slice(modality * count, (modality + 1) * count)
         rows = found["images"][own]
-        labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, out["geometry"], path)
+        one = {**out["geometry"], "num_modalities": 1}
+        if found["places"] is not None:
+            first = modality * explainer.network.additive.num_biomarkers
+            codes = (found["places"]["biomarkers"][own] + 1 - first).clamp(min=0)
+            volume = masks_to_volume(codes, one, mode="nearest")
+            labels = self._on_file(np.asarray(volume.dataobj), volume.affine, path)
+            names = {int(k): int(k) - 1 for k in labels.unique() if k > 0}
+        else:
+            labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, one, path)
+            names = {row["biomarker"] + 1: row["biomarker"] for row in rows}
         out |= {"pred": labels, "biomarkers": labels}
         out["result"] = explainer.summary(found) | {
             "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
             "regions": {
-                str(k + 1): {"biomarker": k, "voxels": int((labels == k + 1).sum())}
-                for k in sorted({row["biomarker"] for row in rows})
+                str(code): {"biomarker": names[code], "voxels": int((labels == code).sum())} for code in sorted(names)
             },
         }
         return out
@@ -205,13 +214,16 @@ class BiomarkerAnswerd(MapTransform):
         self, masks: torch.Tensor, rows: Sequence[Mapping[str, Any]], geometry: Mapping[str, Any], path: str
     ) -> MetaTensor:
         """Label map of one modality's masks ``[k, H, W]`` on the grid of the file ``path``."""
-        one = {**geometry, "num_modalities": 1}
         codes = torch.tensor([row["biomarker"] + 1.0 for row in rows])
-        kept = masks_to_volume(masks, one)
+        kept = masks_to_volume(masks, geometry)
         # constant images stay constant through the resize: no value lies between two biomarkers
-        values = masks_to_volume(codes[:, None, None].expand_as(masks), one)
+        values = masks_to_volume(codes[:, None, None].expand_as(masks), geometry)
         volume = np.where(np.asarray(kept.dataobj) >= self.threshold, np.asarray(values.dataobj).round(), 0.0)
-        volume = MetaTensor(torch.as_tensor(volume, dtype=torch.float32)[None], affine=torch.as_tensor(kept.affine))
+        return self._on_file(volume, kept.affine, path)
+
+    def _on_file(self, labels: np.ndarray, where: np.ndarray, path: str) -> MetaTensor:
+        """A label map of the grid ``where`` on that of the file ``path``."""
+        volume = MetaTensor(torch.as_tensor(labels, dtype=torch.float32)[None], affine=torch.as_tensor(where))
         asked = nib.load(path)
         affine = torch.as_tensor(asked.affine)
         if not same_grid((volume.shape[1:], volume.affine), (asked.shape, affine)):

@@ -130,6 +130,33 @@ def biomarker_shapley(
     return _gather(torch.cat(worth).numpy(), occurring.numpy())
 
 
+def additive_shapley(predictor: nn.Module, amounts: Tensor, covariates: Tensor | None = None) -> BiomarkerShapley:
+    """Shapley values of an additive predictor's biomarkers and covariates, in log odds: exact, in closed form.
+
+    Of a sum, the value of a player is its term less the term's mean over the training patients (Lundberg and Lee,
+    Corollary 1), which an absent one is taken to have.
+
+    Args:
+        predictor: the :class:`shared.networks.BiomarkerClassifier`.
+        amounts: how much of each biomarker each patient has, of its ``explain`` or ``measured``.
+        covariates: clinical covariates, if the predictor takes any.
+
+    Shape:
+        - amounts: ``[B, members, M, K]``, covariates: ``[B, C]`` or None (taken as the cohort's mean)
+        - returns: values ``[B, members * M * K + C]``, base ``[B]`` (the average patient's log odds), full ``[B]``
+    """
+    weight = predictor.log_odds(predictor.weight) / len(predictor.encoders)
+    values = (weight * (amounts.double() - predictor.mean)).flatten(1)
+    base = predictor.log_odds(predictor.bias) + (weight * predictor.mean).sum()
+    if predictor.num_covariates:
+        effect = predictor.log_odds(predictor.covariate_weight)
+        known = predictor.covariate_mean.expand(len(values), -1) if covariates is None else covariates.double()
+        values = torch.cat([values, effect * (known - predictor.covariate_mean)], dim=1)
+        base = base + (effect * predictor.covariate_mean).sum()
+    base = base.expand(len(values))
+    return BiomarkerShapley(values.cpu(), base.cpu(), (base + values.sum(dim=1)).cpu())
+
+
 def _coalitions(index: Tensor, ends: Tensor, occurring: Tensor) -> tuple[Tensor, Tensor]:
     """Patient and visible biomarkers of coalitions ``index``: patients in order, each with its 2 ** p coalitions."""
     row = torch.searchsorted(ends, index, right=True)

@@ -169,10 +169,8 @@ class ExplainStage:
         side = torch.as_tensor(case["image"]).shape[-1]
         if result["places"] is not None:
             # what speaks for the positive class, which the patterns do
-            kind, maps = (
-                "contributions",
-                resize_maps(result["places"]["contributions"].clamp(min=0)[:, None], (side, side)),
-            )
+            kind, positive = "contributions", result["places"]["contributions"].clamp(min=0)[:, None]
+            maps = resize_maps(positive / positive.max().clamp(min=1e-12), (side, side))
         elif result["masks"] is not None:
             kind, maps = "mask", result["masks"].mask.cpu().numpy()
         else:

@@ -74,8 +74,11 @@ def explanation_grid(
                 if region.any() and not region.all():
                     axes.contour(region, [0.5], colors=colour, linewidths=0.9, linestyles=style)
             if row == 0:
-                axes.set_title(name, fontsize=9)
-        figure.text((_LEFT - 0.1) / width, 1 - (y + _SIDE / 2) / height, titles[row], ha="right", va="center", fontsize=8)
+                # two long names beside each other would touch
+                axes.set_title("\n".join(name.rsplit(" ", 1)) if len(name) > 14 else name, fontsize=9)
+        figure.text(
+            (_LEFT - 0.1) / width, 1 - (y + _SIDE / 2) / height, titles[row], ha="right", va="center", fontsize=8
+        )
     names = {"outline": ("tumour", OUTLINE, "--"), "truth": ("planted pattern", TRUTH, "-")}
     handles = [Line2D([], [], label=names[key][0], color=names[key][1], linestyle=names[key][2]) for key in lines]
     if handles:

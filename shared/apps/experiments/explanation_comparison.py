@@ -24,25 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.experiments.explanation_report import comparison_page, draw
 from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import atomic_path, write_csv, write_json, write_text
 
 logger = logging.getLogger(__name__)
-
-# heading of the table, score, digits, whether a higher score is better
-COLUMNS = (
-    ("pointing ↑", "pointing", 2),
-    ("energy / chance ↑", "energy_ratio", 2),
-    ("energy / chance in the region ↑", "energy_ratio_in_region", 2),
-    ("deletion, blur ↓", "deletion_blur", 3),
-    ("insertion, blur ↑", "insertion_blur", 3),
-    ("deletion, mean ↓", "deletion_mean", 3),
-    ("insertion, mean ↑", "insertion_mean", 3),
-    ("agreement of modalities ↑", "agreement", 2),
-    ("repeatability ↑", "repeatability", 2),
-    ("seconds", "seconds", 2),
-)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,8 +39,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--bundle", default="ircl_mvi", help="a name under bundles/, or the folder of an unpacked bundle")
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", default="datalist.json", help="the datalist (default: datalist.json)")
-    add("--checkpoints", type=Path, nargs="+", required=True, metavar="DIR", help="folders of model.pt; the first is explained")
-    add("--split", default="validation", help="validation (default), testing or training")
+    add(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of model.pt; the first is explained",
+    )
+    add("--split", choices=("validation", "testing", "training"), default="validation", help="whom (validation)")
     add("--fold", type=int, default=-1, help="validation is this fold; -1 (default): the testing part")
     add("--output", type=Path, required=True, help="folder for tables, picture and maps")
     add("--methods", nargs="+", metavar="NAME", help="of the table's first column (default: all)")
@@ -86,6 +80,8 @@ def configured(args: argparse.Namespace) -> Any:
     values |= {"ckpt_dir": str(args.checkpoints[0]), "output_dir": str(args.output)}
     values |= {"fold": args.fold, "split": args.split, "seed": args.seed}
     values |= {"device": f"$torch.device({args.device!r})"} if args.device else {}
+    if args.max_patients:
+        values["validate#dataset#data"] = f"$getattr(@datalist, @split)[:{args.max_patients}]"
     # a bar for a terminal, silence in a log
     values["validate#dataset#progress"] = sys.stderr.isatty()
     flow = ConfigWorkflow(
@@ -122,19 +118,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from shared.digests import sha256
-    from shared.explain.ircl.comparison import SCORES, ExplanationComparison, inapplicable_methods, mean_method_scores
+    from shared.explain.ircl.comparison import ExplanationComparison, inapplicable_methods, mean_method_scores
     from shared.explain.ircl.methods import CONTRIBUTIONS, explanation_methods
 
     parser = configured(args)
     sampling = {"samples": args.samples, "pieces": args.pieces, "seed": args.seed}
     methods = explanation_methods(parser.get_parsed_content("mask"), names=args.methods, **sampling)
     datalist, device = parser.get_parsed_content("datalist"), parser.get_parsed_content("device")
-    cases = list(getattr(datalist, args.split))[: args.max_patients]
+    cases = getattr(datalist, args.split)[: args.max_patients]
+    if not cases:
+        raise DataError(f"{datalist.file}: the part {args.split!r} has no patient to explain; give --split or --fold.")
     networks = networks_of(args, parser, cases)
-    parser["validate"]["dataset"]["data"] = cases
     dataset = parser.get_parsed_content("validate#dataset")
-    if not len(dataset):
-        raise DataError(f"{args.dataset_dir}: the part {args.split!r} has no patient to explain.")
     left_out = inapplicable_methods(networks[0], methods, dataset[0], device)
     for name, reason in left_out.items():
         logger.warning("%s is left out: %s", name, reason)
@@ -170,17 +165,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "left out": left_out,
         "settings": settings,
     }
-    write_csv(args.output / "explanation_scores.csv", rows, columns=[*_places(rows), *SCORES])
+    write_csv(args.output / "explanation_scores.csv", rows)
     write_json(args.output / "explanation_comparison.json", content)
     write_text(args.output / "explanation_comparison.md", comparison_page(content))
-    draw(args, dataset, rows, methods, modalities, datalist)
+    draw(args.output, dataset, rows, methods, modalities, datalist, patients=args.pictures)
     return content
-
-
-def _places(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from shared.explain.ircl.comparison import SCORES
-
-    return [key for key in rows[0] if key not in SCORES]
 
 
 def explained(folder: Path, case: Mapping[str, Any], compare: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -198,93 +187,10 @@ def explained(folder: Path, case: Mapping[str, Any], compare: Any, settings: Map
         pass
     rows, maps = compare(case)
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, mark=mark, rows=json.dumps(rows), methods=list(maps), maps=np.stack([*maps.values()]))
+        np.savez_compressed(
+            temporary, mark=mark, rows=json.dumps(rows), methods=list(maps), maps=np.stack([*maps.values()])
+        )
     return rows
-
-
-def comparison_page(content: Mapping[str, Any]) -> str:
-    """The tables as a Markdown page."""
-    from shared.reports.tables import interval_text, markdown_table
-
-    names, reference = content["methods"], content["reference"]
-    shown = [column for column in COLUMNS if any(column[1] in of["scores"] for of in names.values())]
-
-    def table(kind: str, rows: Sequence[str]) -> str:
-        lines = []
-        for name in rows:
-            of = names[name][kind]
-            cells = [interval_text(of[score], digits) if score in of else "-" for _, score, digits in shown]
-            lines.append([name, *cells])
-        return markdown_table(["explanation", *(title for title, _, _ in shown)], lines)
-
-    others = [name for name in names if name != reference]
-    page = [
-        f"{content['patients']} patients, {content['images']} images. Means with 95 % bootstrap intervals over "
-        "patients; ↑: more is better, ↓: less is better.",
-        table("scores", list(names)),
-        *([f"Minus {reference}, paired:", table("minus reference", others)] if others else []),
-        *(f"Left out: {name}. {reason}" for name, reason in content["left out"].items()),
-    ]
-    return "\n\n".join(page) + "\n"
-
-
-def draw(
-    args: argparse.Namespace,
-    dataset: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    methods: Sequence[Any],
-    modalities: Sequence[str],
-    datalist: Any,
-) -> None:
-    """The surest correct positive patients: the slice that shows most of what was planted (else the middle one)."""
-    import numpy as np
-    import torch
-
-    from shared.explain.ircl.comparison import image_places
-    from shared.explain.ircl.planted import planted_truth
-    from shared.transforms.roi_slices import radiological
-    from shared.visualize import explanation_grid
-
-    probability = {row["patient"]: row["probability"] for row in rows}
-    order = sorted(dataset, key=lambda case: (case.get("label") == 1, probability[str(case["patient"])]), reverse=True)
-    images, maps, outlines, truths, titles = [], {method.name: [] for method in methods}, [], [], []
-    for case in order[: args.pictures]:
-        image = torch.as_tensor(case["image"])
-        slices = len(image) // len(modalities)
-        truth = torch.zeros(image.shape, dtype=torch.bool)
-        if case.get("planted") and datalist.planted_visible:
-            truth = planted_truth(case, modalities, datalist.planted_visible, image.shape[-1])
-        area = truth.unflatten(0, (-1, slices)).sum(dim=(0, 2, 3))
-        picked = int(area.argmax()) if area.any() else slices // 2
-        chosen = list(range(picked, len(image), slices))
-        with np.load(args.output / "patients" / f"{case['patient']}.npz", allow_pickle=False) as known:
-            found = dict(zip(known["methods"].tolist(), known["maps"], strict=True))
-        for method in methods:
-            evidence = method.evidence(torch.as_tensor(found[method.name][chosen]))
-            # one scale for the modalities of a patient
-            maps[method.name].append(evidence / evidence.max().clamp(min=torch.finfo(evidence.dtype).tiny))
-        places = image_places(case, modalities, len(image))
-        truths.append(truth[chosen])
-        images.append(image[chosen])
-        outlines.append(torch.as_tensor(case["mask"])[chosen])
-        who = f"{case['patient']}, p = {probability[str(case['patient'])]:.2f}"
-        titles += [f"{who}\n{places[i][0]}, slice {places[i][1]}" for i in chosen]
-    if not images:
-        return
-
-    def hung(parts: Sequence[Any]) -> Any:
-        return radiological(torch.cat([torch.as_tensor(part) for part in parts]))
-
-    truth = hung(truths)
-    explanation_grid(
-        hung(images),
-        {name: hung(values) for name, values in maps.items()},
-        args.output / "explanation_comparison.png",
-        titles=titles,
-        outline=hung(outlines),
-        truth=truth if truth.any() else None,
-        header=f"What speaks for {datalist.classes[1]}",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -162,7 +162,10 @@ def image_places(case: Mapping[str, Any], modalities: Sequence[str], count: int)
 
 
 def inapplicable_methods(
-    network: nn.Module, methods: Sequence[ExplanationMethod], case: Mapping[str, Any], device: str | torch.device = "cpu"
+    network: nn.Module,
+    methods: Sequence[ExplanationMethod],
+    case: Mapping[str, Any],
+    device: str | torch.device = "cpu",
 ) -> dict[str, str]:
     """By name, why a method cannot explain such a network: no contributions, or an answer without a gradient."""
     image, covariates = case_inputs(case, device)
@@ -247,7 +250,9 @@ def mean_method_scores(
 
     content = {}
     for name, own in by_method.items():
-        alone = {score: [(key[0], row[score]) for key, row in own.items() if row[score] is not None] for score in SCORES}
+        alone = {
+            score: [(key[0], row[score]) for key, row in own.items() if row[score] is not None] for score in SCORES
+        }
         paired = {
             score: [
                 (key[0], row[score] - base[key][score])

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from shared.bundle.model import load_model
 from shared.data.cases import CaseDataset
 from shared.explain.ircl.patient import PatientExplainer, occurring_biomarkers
+from shared.explain.ircl.planted import planted_truth
 from shared.explain.localisation import centred_box_map, localisation_scores, random_map
 from shared.io import write_csv, write_json
-from shared.transforms.roi_slices import labels_to_images
 
 logger = logging.getLogger(__name__)
 
@@ -124,12 +123,11 @@ class ExplainStage:
         """Scores of the images of a case in which a planted pattern can be seen, for the mask and both controls."""
         who = {"patient": result["patient"]}
         masks = result["masks"].mask.cpu().numpy()
-        codes = labels_to_images(case["planted"], case["geometry"], masks.shape[-1])
-        slices = len(codes)
+        modalities = list(dict.fromkeys(image["modality"] for image in result["images"]))
+        truths = planted_truth(case, modalities, self.planted_visible, masks.shape[-1]).numpy()
         rows = []
         for i, image in enumerate(result["images"]):
-            visible = torch.tensor(self.planted_visible.get(image["modality"], []))
-            truth = torch.isin(codes[i % slices], visible).numpy()[None, None]
+            truth = truths[i][None, None]
             if not truth.any():
                 continue
             many = np.repeat(truth, self.random_maps, axis=0)

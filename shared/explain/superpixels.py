@@ -111,7 +111,8 @@ class SuperpixelGame:
         self.count = int(self.pieces.max()) + 1
 
     def __call__(self, shown: Tensor) -> Tensor:
-        """The answer to each row."""
+        """The answer to each row, on its device."""
+        device = shown.device
         shown = shown.to(self.image.device) > 0.5
         # what belongs to no superpixel is looked up in the last column
         shown = torch.cat([shown, torch.ones_like(shown[:, :1])], dim=1)
@@ -121,7 +122,7 @@ class SuperpixelGame:
                     self.forward(torch.where(rows[:, self.pieces], self.image, self.hidden))
                     for rows in shown.split(self.batch_size)
                 ]
-            )
+            ).to(device)
 
     def spread(self, values: Tensor | np.ndarray) -> Tensor:
         """A value of each superpixel at its pixels, divided by their number: the map adds up to the values' sum."""

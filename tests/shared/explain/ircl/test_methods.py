@@ -164,7 +164,7 @@ def test_every_method_leaves_the_network_as_it_was(image):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     flags = [(p.requires_grad, p.grad is None) for p in network.parameters()]
     for each in explanation_methods(BiomarkerMask(steps=2), samples=20, integration_steps=2, pieces=4):
-        if each.name == "contributions":
+        if each.name in ("contributions", "SHAP"):  # the one is not had here, the other asks as LIME does
             continue
         found = each.explain(network, image, covariates)
         assert found.shape == (4, 16, 16) and found.isfinite().all() and not found.requires_grad, each.name

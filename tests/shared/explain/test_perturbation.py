@@ -98,6 +98,9 @@ def test_what_is_empty_stays_empty_and_is_not_ranked():
     for fill in ("mean", "blur"):
         hidden = filled(image, fill)
         assert (hidden[image == 0] == 0).all() and (hidden[image != 0] > 0).all()
+    means = [float(one[one != 0].mean()) for one in image[0]]
+    hidden = filled(image, "mean")
+    assert [float(one.max()) for one in hidden[0]] == pytest.approx(means) and means[0] != pytest.approx(means[1])
     rank, count = cell_order(image[0], image[0] != 0, cell=4)
     assert count == 7 and (rank[1, :4, :4] == -1).all()
     assert sorted(set(rank.flatten().tolist())) == list(range(-1, 7))

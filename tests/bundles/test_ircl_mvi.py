@@ -258,7 +258,7 @@ def comparison(trained, cohort, tmp_path, monkeypatch):
 def test_explanations_are_compared_and_the_same_command_goes_on(comparison, capsys):
     pytest.importorskip("captum")
     script, (options, out) = load_script("compare_explanations"), comparison
-    script.main([*options, "1"])
+    script.main([*options, "1", "--pictures", "0"])
     first = (out / "patients" / "P025.npz").stat().st_mtime_ns
     script.main([*options, "2"])
     assert (out / "patients" / "P025.npz").stat().st_mtime_ns == first
@@ -281,7 +281,7 @@ def test_explanations_are_compared_and_the_same_command_goes_on(comparison, caps
     assert (out / "explanation_comparison.png").stat().st_size > 10000
     assert not undocumented_in(out, "Explanations compared")
     # other settings: made anew
-    script.main([*options, "1", "--methods", "brightness", "--pictures", "1"])
+    script.main([*options, "1", "--methods", "brightness", "--pictures", "0"])
     assert (out / "patients" / "P025.npz").stat().st_mtime_ns != first
     with np.load(out / "patients" / "P025.npz") as known:
         assert known["methods"].tolist() == ["brightness"] and known["maps"].shape == (1, 9, 32, 32)

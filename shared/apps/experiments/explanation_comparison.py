@@ -56,7 +56,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cell", type=int, default=4, help="side of the cells that are deleted, in pixels (default: 4)")
     add("--samples", type=int, default=500, help="answers that SHAP and LIME ask for, each (default: 500)")
     add("--pieces", type=int, default=24, help="superpixels of an image, about (default: 24)")
-    add("--pictures", type=int, default=2, help="patients in the picture (default: 2)")
+    add("--pictures", type=int, default=2, help="patients in the picture (default: 2; 0: none)")
     add("--device", help="cuda or cpu (default: cuda where there is one)")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     add_options(parser, "--config", "--set", "--bootstrap")

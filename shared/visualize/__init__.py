@@ -12,6 +12,7 @@ __all__, __getattr__ = lazy_exports(
         "loss_curve": "curves",
         "roc_curve_figure": "curves",
         "confusion_figure": "confusion",
+        "explanation_grid": "explanations",
         "biomarker_gallery": "gallery",
         "place_gallery": "gallery",
         "cam_planes": "glioma",

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from shared.errors import DataError
 from tests.support.bundle_runs import bundle_workflow, cause, rows
 from tests.support.documented import undocumented_in
+from tests.support.script_modules import load_script
 from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +242,54 @@ def test_a_resnet18_is_evaluated_and_asked_without_its_overlay(cohort, tmp_path)
     workflow("train", "cpu", "resnet18", data=cohort, out=tmp_path, **given).run()
     workflow("train", "evaluate", data=cohort, out=tmp_path, run_id="evaluate", split="testing").run()
     assert len(rows(tmp_path / "eval/predictions.csv")) == 4
+
+
+@pytest.fixture
+def comparison(trained, cohort, tmp_path, monkeypatch):
+    """The command that compares explanations, on two patients and two models."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    shutil.copytree(trained / "models", tmp_path / "again")
+    models = [str(trained / "models"), str(tmp_path / "again")]
+    options = ["--dataset_dir", str(cohort), "--checkpoints", *models, "--output", str(tmp_path / "out")]
+    options += ["--config", "cpu", "phantom", "--set", "mask#steps=2", "--steps", "2", "--samples", "12"]
+    return [*options, "--pieces", "3", "--bootstrap", "20", "--device", "cpu", "--max_patients"], tmp_path / "out"
+
+
+def test_explanations_are_compared_and_the_same_command_goes_on(comparison, capsys):
+    pytest.importorskip("captum")
+    script, (options, out) = load_script("compare_explanations"), comparison
+    script.main([*options, "1", "--pictures", "0"])
+    first = (out / "patients" / "P025.npz").stat().st_mtime_ns
+    script.main([*options, "2"])
+    assert (out / "patients" / "P025.npz").stat().st_mtime_ns == first
+    content = json.loads((out / "explanation_comparison.json").read_text())
+    assert content["patients"] == 2 and content["images"] == 18 and content["checkpoints"] == 2
+    assert list(content["left out"]) == ["contributions"] and content["reference"] == "biomarker masks"
+    named = ["biomarker masks", "Grad-CAM", "SHAP", "LIME", "integrated gradients", "untrained network"]
+    named += ["brightness", "centred box", "random map"]
+    assert list(content["methods"]) == named
+    for name, of in content["methods"].items():
+        assert of["control"] == (name in named[5:]) and 0 <= of["scores"]["pointing"]["value"] <= 1
+    # the same weights twice; those of the untrained networks are drawn anew
+    again = {name: of["scores"].get("repeatability", {}).get("value") for name, of in content["methods"].items()}
+    assert all(again[name] == pytest.approx(1, abs=1e-3) for name in named[:5])
+    assert again["untrained network"] < 0.99 and again["brightness"] is None
+    found = rows(out / "explanation_scores.csv")
+    assert len(found) == 2 * 9 * 10
+    page = (out / "explanation_comparison.md").read_text()
+    assert page in capsys.readouterr().out and page.count("| Grad-CAM |") == 2 and "Left out: contributions" in page
+    assert (out / "explanation_comparison.png").stat().st_size > 10000
+    assert not undocumented_in(out, "Explanations compared")
+    # other settings: made anew
+    script.main([*options, "1", "--methods", "brightness", "--pictures", "0"])
+    assert (out / "patients" / "P025.npz").stat().st_mtime_ns != first
+    with np.load(out / "patients" / "P025.npz") as known:
+        assert known["methods"].tolist() == ["brightness"] and known["maps"].shape == (1, 9, 32, 32)
+
+
+def test_comparing_explanations_refuses_what_was_trained_on_and_what_is_not_there(comparison):
+    script, (options, _) = load_script("compare_explanations"), comparison
+    with pytest.raises(DataError, match="trained this model"):
+        script.main([*options, "1", "--fold", "0"])
+    with pytest.raises(DataError, match="No explanation is called 'CAM'"):
+        script.main([*options, "1", "--methods", "CAM"])

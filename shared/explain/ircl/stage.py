@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from shared.bundle.model import load_model
 from shared.data.cases import CaseDataset
 from shared.explain.controls import centred_box_map, random_map, resize_maps
 from shared.explain.ircl.patient import PatientExplainer
+from shared.explain.ircl.planted import planted_truth
 from shared.explain.localisation import localisation_scores
 from shared.io import write_csv, write_json
-from shared.transforms.roi_slices import labels_to_images
 
 logger = logging.getLogger(__name__)
 
@@ -176,14 +175,8 @@ class ExplainStage:
         else:
             return []
         who = {"patient": result["patient"]}
-        codes = labels_to_images(case["planted"], case["geometry"], side)
-        slices = len(codes)
-        truths = np.stack(
-            [
-                torch.isin(codes[i % slices], torch.tensor(self.planted_visible.get(image["modality"], []))).numpy()
-                for i, image in enumerate(result["images"])
-            ]
-        )[:, None]
+        modalities = list(dict.fromkeys(image["modality"] for image in result["images"]))
+        truths = planted_truth(case, modalities, self.planted_visible, side).numpy()[:, None]
         box, rows = centred_box_map((1, 1, side, side)), []
         for i, image in enumerate(result["images"]):
             truth = truths[i : i + 1]

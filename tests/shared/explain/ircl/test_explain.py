@@ -47,7 +47,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr("shared.explain.ircl.stage.load_model", lambda *_: None)
     planted = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     planted[:, : SIDE // 4] = 1
-    monkeypatch.setattr("shared.explain.ircl.stage.labels_to_images", lambda *_: planted)
+    monkeypatch.setattr("shared.explain.ircl.planted.labels_to_images", lambda *_: planted)
     return asked
 
 

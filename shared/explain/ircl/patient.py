@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.errors import DataError
 from shared.explain.ircl.biomarker_mask import BiomarkerMask, MaskExplanation
-from shared.explain.ircl.shapley import BiomarkerShapley, biomarker_shapley
+from shared.explain.ircl.shapley import BiomarkerShapley, biomarker_shapley, no_biomarkers
 from shared.io import atomic_path, write_json
 from shared.transforms.roi_slices import masks_to_volume, radiological, source_slices
+
+logger = logging.getLogger(__name__)
 
 
 class PatientExplainer:
@@ -48,14 +52,25 @@ class PatientExplainer:
     ):
         self.network, self.mask = network, mask
         self.modalities, self.class_names, self.device = modalities, list(class_names), device
+        self._told = False
 
     def __call__(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Explain one case of a :class:`shared.data.CaseDataset`.
 
         Returns:
-            ``patient``, ``probability``, ``images`` (modality, slice, biomarker, similarity of each), ``shapley``,
-            ``masks`` (a :class:`MaskExplanation` or None).
+            ``patient``, ``probability``, ``images`` (modality, slice, biomarker, similarity of each), ``shapley`` (None,
+            with a warning, where the prediction passes the biomarkers by), ``masks`` (a :class:`MaskExplanation` or
+            None).
+
+        Raises:
+            DataError: the network has no biomarkers.
         """
+        reason = no_biomarkers(self.network)
+        if reason is not None and not hasattr(self.network, "biomarkers"):
+            raise DataError(f"{reason}.")
+        if reason is not None and not self._told:
+            logger.warning("No Shapley values: %s.", reason)
+            self._told = True
         network = self.network.to(self.device).eval()
         image = torch.as_tensor(case["image"])[None].to(self.device)
         covariates = case["covariates"][None].to(self.device)
@@ -63,7 +78,7 @@ class PatientExplainer:
             h, z = network.encode(image)
             assignment, similarity = network.assign(z)
             probability = network.predictor(h, assignment, covariates).double().softmax(dim=1)[0, 1]
-        shapley = biomarker_shapley(network, h, assignment, covariates)
+        shapley = None if reason is not None else biomarker_shapley(network, h, assignment, covariates)
         masks = None
         if self.mask is not None:
             masks = self.mask.explain(
@@ -117,7 +132,7 @@ class PatientExplainer:
 
     def summary(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The result in plain numbers."""
-        shapley: BiomarkerShapley = result["shapley"]
+        shapley: BiomarkerShapley | None = result["shapley"]
         masks: MaskExplanation | None = result["masks"]
         images = [dict(row) for row in result["images"]]
         if masks is not None:
@@ -130,7 +145,9 @@ class PatientExplainer:
             "probability": result["probability"],
             "positive_class": self.class_names[1],
             "images": images,
-            "shapley": {
+            "shapley": None
+            if shapley is None
+            else {
                 "unit": "probability",
                 "base": float(shapley.base[0]),
                 "values": {str(k): float(value) for k, value in enumerate(shapley.values[0])},

@@ -34,6 +34,9 @@ class ExplainStage:
     the mean over ``random_maps`` of them, of the cohort also the range in which 95 % of its means over one map an image
     lie (``low``, ``high``).
 
+    Of a network whose prediction passes the biomarkers by (``attention="self"``) there are no Shapley values; the log
+    says so.
+
     Args:
         explainer: explains one patient.
         cases: the cohort.
@@ -63,7 +66,11 @@ class ExplainStage:
         self._random: list[dict[str, np.ndarray]] = []  # of each image, the scores of its random maps
 
     def run(self) -> None:
-        """Explain, score and draw."""
+        """Explain, score and draw.
+
+        Raises:
+            DataError: the network has no biomarkers.
+        """
         load_model(self.checkpoint, self.explainer.network)
         optimiser = self.explainer.mask
         results, scores, self._random = [], [], []
@@ -77,7 +84,8 @@ class ExplainStage:
                     scores += self._localise(case, result, number)
         finally:
             self.explainer.mask = optimiser
-        self._shapley(results)
+        if all(result["shapley"] is not None for result in results):
+            self._shapley(results)
         if scores:
             self._summarise(scores)
 

@@ -29,7 +29,7 @@ SWITCHES = ("bf16", "channels_last", "checkpointing")  # they change speed, and 
 _PLACES = {"bundle_root", "bundle_path", "bundle_shared", "dataset_dir", "datalist_file", "ckpt_dir", "output_dir"}
 _PLACES |= {"cache_dir", "cache_gb", "disk_cache"}  # what is read from there is what would be read from the files
 _WAYS = {"device", "memory_format", "resume", "val_interval", "validate", "split", "record", "backend", "device_ids"}
-_NO_NUMBER = _PLACES | _WAYS | {*SWITCHES, "atlas_file", "imports", "initialize", "model_json"}
+_NO_NUMBER = _PLACES | _WAYS | {*SWITCHES, "atlas_file", "imports", "initialize"}
 _EPOCHS = {"epochs", "max_epochs", "finetune_epochs"}  # a stage that has not ended may go on with more of them
 _SILENT = {"_desc_", "_requires_", "_mode_", "save_interval", "print_lr", "iteration_log", "num_workers", "name"}
 # around a component of the same training in one process

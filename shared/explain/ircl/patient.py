@@ -69,7 +69,7 @@ class PatientExplainer:
         if reason is not None and not hasattr(self.network, "biomarkers"):
             raise DataError(f"{reason}.")
         if reason is not None and not self._told:
-            logger.warning("No Shapley values: %s.", reason)
+            logger.warning("There are no Shapley values of biomarkers: %s.", reason)
             self._told = True
         network = self.network.to(self.device).eval()
         image = torch.as_tensor(case["image"])[None].to(self.device)

@@ -80,10 +80,7 @@ def no_biomarkers(network: nn.Module) -> str | None:
         kind = type(network).__name__
         return f"the network {kind} has no biomarkers: it can be evaluated and asked, not explained by them"
     if getattr(network.predictor, "attention", "prototype") == "self":
-        return (
-            'the prediction was trained with network_def#attention "self", which passes the biomarkers by: there are no '
-            'Shapley values of them; train with "prototype"'
-        )
+        return 'network_def#attention is "self", which passes the biomarkers by; train with "prototype"'
     return None
 
 
@@ -121,7 +118,7 @@ def biomarker_shapley(
         DataError: the prediction does not depend on biomarkers (``attention="self"``).
     """
     if (reason := no_biomarkers(classifier)) is not None:
-        raise DataError(f"Shapley values: {reason}.")
+        raise DataError(f"There are no Shapley values of biomarkers: {reason}.")
     if output not in ("probability", "logit"):
         raise ValueError(f'output must be "probability" or "logit", got {output!r}.')
     biomarkers = torch.arange(len(classifier.biomarkers), device=assignment.device)

@@ -116,7 +116,8 @@ class InferenceDatalist:
         num_classes: labels that are there lie in ``range(num_classes)``.
         num_modalities: images per case.
         covariates: names of covariates every case must have.
-        modalities: of the model: of each case these are taken, in this order; a datalist without one of them is refused.
+        modalities: of the model: of each case these are taken, in this order; a datalist without one of them is
+            refused.
         classes: of the model: other names, or another order, are refused.
 
     Attributes:

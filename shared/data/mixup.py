@@ -115,6 +115,6 @@ class ContrastiveRows(Dataset):
         return (weight * flat[first] + (1 - weight) * flat[second]).unsqueeze(1)
 
     def intra_positives(self, rows: Tensor) -> Tensor:
-        """Rows of the same case (and modality) for each of rows ``[B]``, itself included, or it alone: ``[B, span]``."""
+        """Rows of the same case (and modality) for each of rows ``[B]``, itself included: ``[B, span]``."""
         start = rows - rows % self.num_images % self.span
         return start[:, None] + torch.arange(self.span)

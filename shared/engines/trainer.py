@@ -32,9 +32,9 @@ class StageTrainer(SupervisedTrainer):
     Before the given handlers it adds :class:`shared.handlers.StageCheckpoint` and :class:`shared.handlers.TrainingLog`
     (its attributes ``checkpoint`` and ``log``), a ``LrScheduleHandler`` and a ``ValidationHandler``. The checkpoint
     holds what is needed to go on exactly: optimiser, scheduler, log, the loss's state, every handler with a
-    ``state_dict``, every generator. In several processes DistributedDataParallel trains the network, with BatchNorm over all of them, and
-    each process takes its part of every batch. A run ends by seeding all random numbers anew (unless ``seed`` is
-    None), so that no stage depends on how long another took.
+    ``state_dict``, every generator. In several processes DistributedDataParallel trains the network, with BatchNorm
+    over all of them, and each process takes its part of every batch. A run ends by seeding all random numbers anew
+    (unless ``seed`` is None), so that no stage depends on how long another took.
 
     Args:
         name: of the stage; its log is ``<name>_loss.csv``.

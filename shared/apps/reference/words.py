@@ -22,7 +22,7 @@ WORDS = {
     ),
     "val_interval": "epochs of the last stage between two validations",
     "num_slices": "slices of each volume that become images; those of largest tumour area",
-    "use_modalities": "names of the modalities that are taken of each patient, in this order; None: all of the datalist",
+    "use_modalities": "names of the modalities that are taken of each patient, in this order; None: all",
     "num_modalities": "modalities that are taken of each patient; default as many as `use_modalities` names, else 3",
     "num_classes": "number of classes",
     "in_channels": "sequences of each patient",

@@ -58,9 +58,9 @@ class PatientExplainer:
         """Explain one case of a :class:`shared.data.CaseDataset`.
 
         Returns:
-            ``patient``, ``probability``, ``images`` (modality, slice, biomarker, similarity of each), ``shapley`` (None,
-            with a warning, where the prediction passes the biomarkers by), ``masks`` (a :class:`MaskExplanation` or
-            None).
+            ``patient``, ``probability``, ``images`` (modality, slice, biomarker, similarity of each), ``shapley``
+            (None, with a warning, where the prediction passes the biomarkers by), ``masks`` (a
+            :class:`MaskExplanation` or None).
 
         Raises:
             DataError: the network has no biomarkers.

@@ -99,15 +99,17 @@ def trained_network(
         settings = dict(trained_settings(ckpt_dir, train_config, "network"))
         kind = _network_class(settings.pop("class"), path) if "class" in settings else network
         switches = {key: value for key, value in overrides.items() if key in SWITCHES and value is not None}
+        try:
+            built = kind(**{**settings, **(switches if kind is network else {})})
+        except TypeError as error:
+            raise _damaged(path, error) from error
+        settings = {**getattr(built, "settings", {}), **settings}  # an older model.json lacks those that came later
         # what the class takes and does not keep, such as frozen layers, is of the training alone
         taken = _passing(network)
         known = {key for key in overrides if key in settings or key not in taken}
         others = {key: value for key, value in overrides.items() if key in known - set(SWITCHES)}
         refuse_others(path, {"network_def": settings}, {"network_def": others})
-        try:
-            return kind(**{**settings, **(switches if kind is network else {})})
-        except TypeError as error:
-            raise _damaged(path, error) from error
+        return built
     parser = _parser(train_config)
     _set_below(parser, "network_def", {key: value for key, value in overrides.items() if value is not None})
     return parser.get_parsed_content("network_def")

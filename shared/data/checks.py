@@ -227,7 +227,16 @@ def _identical(grid: tuple, other: tuple) -> bool:
 
 
 class DatalistCheck(SectionCheck):
-    """Collects the problems of a datalist of volumes."""
+    """Collects the problems of a datalist of volumes.
+
+    Args:
+        root: the prepared folder.
+        file: the datalist, relative to ``root`` or absolute.
+        num_classes: labels lie in ``range(num_classes)``.
+        num_modalities: images that are taken of each case; None: all.
+        covariates: names of covariates every case must have.
+        use: names of the modalities that are taken of each case, in this order; None: all.
+    """
 
     def __init__(
         self,
@@ -236,6 +245,7 @@ class DatalistCheck(SectionCheck):
         num_classes: int,
         num_modalities: int | None,
         covariates: Sequence[str],
+        use: Sequence[str] | None = None,
     ):
         super().__init__(root, file, num_classes)
         self.covariates = tuple(covariates)
@@ -243,34 +253,49 @@ class DatalistCheck(SectionCheck):
         self.order: list[int] | None = None
         names = self.content.get("modalities")
         self.modalities = [str(name) for name in names] if isinstance(names, list) else []
-        self.expected = num_modalities
-        if num_modalities is not None and self.modalities and len(self.modalities) != num_modalities:
-            self.problems.append(
-                f"{self.file}: the datalist has {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
-                f"the configuration expects {num_modalities}; set their number (--in_channels, or num_modalities) or "
-                "prepare the data again"
-            )
-        elif num_modalities is None and self.modalities:
-            self.expected = len(self.modalities)
-        self.wrong_number_told = bool(self.problems)
+        self.wanted = num_modalities
+        self.expected = len(self.modalities) or num_modalities  # images that each case lists
+        self.wrong_number_told = False
+        if use is not None:
+            self._use(use)
+
+    def _use(self, use: Sequence[str]) -> None:
+        """Take of each case the images of these modalities alone."""
+        here = [name.casefold() for name in self.modalities]
+        asked = [name.casefold() for name in use if isinstance(name, str)] if isinstance(use, list | tuple) else []
+        known = f"its modalities are {', '.join(self.modalities)}" if here else "it names no modalities"
+        if not asked or len(asked) < len(use) or len(set(asked)) < len(asked):
+            rule = f"use_modalities must list names of modalities, each once, got {use!r}"
+        elif unknown := [name for name in use if here.count(name.casefold()) != 1]:
+            rule = f"use_modalities names {', '.join(unknown)}"
+        else:
+            self._take([here.index(name) for name in asked])
+            return
+        self.wrong_number_told = True
+        self.problems.append(f"{self.file}: {rule}; {known}: name some of them, or leave it out (null) to take all")
+
+    def _take(self, rows: Sequence[int]) -> None:
+        order = range(len(self.modalities)) if self.order is None else self.order
+        self.order = [order[row] for row in rows]
+        self.modalities = [self.modalities[row] for row in rows]
 
     def match_modalities(self, trained: Sequence[str]) -> None:
-        """The datalist's modalities are a model's; in another order, each case's images are put into the model's.
+        """Take of each case the images of a model's modalities, in the model's order; others are refused.
 
         Names are compared without regard to case; where either side has none, numbers alone are (by ``section``).
         """
         here, there = ([str(name).casefold() for name in names] for names in (self.modalities, trained))
         if not here or not there or are_numbers(here) or are_numbers(there) or here == there:
             return
-        if sorted(here) == sorted(there) and len(set(here)) == len(here):
-            self.order = [here.index(name) for name in there]
+        if set(there) <= set(here) and len(set(here)) == len(here) and len(set(there)) == len(there):
             logger.warning(
-                "%s: its modalities are %s, the model's %s: the images are taken in the model's order",
+                "%s: its modalities are %s, the model's %s: %s",
                 self.file,
                 ", ".join(self.modalities),
                 ", ".join(trained),
+                "the images are taken in the model's order" if len(here) == len(there) else "only these are taken",
             )
-            self.modalities = [self.modalities[row] for row in self.order]
+            self._take([here.index(name) for name in there])
         elif not self.wrong_number_told:
             self.wrong_number_told = True
             self.problems.append(
@@ -280,6 +305,7 @@ class DatalistCheck(SectionCheck):
 
     def section(self, section: str) -> list[dict[str, Any]]:
         """Checked cases of a section with absolute paths (what is wrong goes to ``problems``)."""
+        self._check_number()
         entries = self.entries(section)
         self.resampled = []
         cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
@@ -295,6 +321,18 @@ class DatalistCheck(SectionCheck):
                 ", ".join(self.resampled),
             )
         return cases
+
+    def _check_number(self) -> None:
+        """As many modalities are taken as the configuration says."""
+        if self.wrong_number_told or self.wanted is None or len(self.modalities) in (0, self.wanted):
+            return
+        self.wrong_number_told = True
+        taken = "the datalist has" if self.order is None else "of the datalist are taken"
+        self.problems.append(
+            f"{self.file}: {taken} {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
+            f"the configuration expects {self.wanted}; set their number (--in_channels, or num_modalities) or "
+            "prepare the data again"
+        )
 
     def _case(self, entry: Any, where: str) -> dict[str, Any] | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("patient"), str) or not entry["patient"].strip():
@@ -314,7 +352,7 @@ class DatalistCheck(SectionCheck):
                 + (f" ({', '.join(self.modalities)})" if self.modalities else " as in the first case")
                 + "; add the missing ones or leave the patient out"
             )
-        if self.order is not None and len(images) == len(self.order):
+        if self.order is not None and len(images) == self.expected:
             images = [images[row] for row in self.order]
         case["image"] = [str(self.root / image) for image in images]
         grids = [(image, self._grid(image, patient)) for image in case["image"]]

@@ -12,6 +12,7 @@ import torch
 
 from shared.bundle import TrainedModel, load_model, trained_network
 from shared.bundle.record import weights_digest
+from shared.errors import CheckpointError
 
 IRCL = {
     "num_images": 4,
@@ -97,3 +98,13 @@ def test_a_model_of_0_1_0_predicts_the_same(bundle, tmp_path):
         found = built.eval()(*inputs(bundle))
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert TrainedModel(tmp_path, train_config).num_classes == 2
+
+
+def test_a_setting_that_an_older_model_lacks_is_compared_by_its_default(tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps({"network": IRCL}))
+    given = ("shared.networks.IRCLClassifier", tmp_path, tmp_path / "train.json")
+    assert trained_network(*given, attention="prototype").predictor.attention == "prototype"
+    with pytest.raises(
+        CheckpointError, match='network_def#attention is "self", the model was trained with "prototype"'
+    ):
+        trained_network(*given, attention="self")

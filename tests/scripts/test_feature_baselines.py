@@ -58,8 +58,8 @@ def test_controls_see_what_they_may_see(output):
         path.parent.name: json.loads(path.read_text())["metrics"]["AUC"]["value"]
         for path in output.glob("*/results.json")
     }
-    assert set(auc) == {"covariates", "size", "size_covariates", "roi_forest", "roi_forest_covariates"}
-    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and 0.2 < auc["covariates"] < 0.8
+    assert set(auc) == {"covariates", "size", "size_covariates", "roi_forest", "roi_forest_covariates", "radiomics"}
+    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and auc["radiomics"] == 1.0 and 0.2 < auc["covariates"] < 0.8
 
 
 def test_features_against_a_loop(output, data):
@@ -139,8 +139,10 @@ def test_report_takes_them(output, tmp_path):
 
 
 def test_without_covariates_those_controls_are_left_out():
-    found = load_script("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
-    assert set(found) == {"size", "roi_forest"}
+    found = load_script("feature_baselines").controls(
+        {"size": ["a"], "roi": ["a", "b"], "radiomics": ["c"], "covariates": []}
+    )
+    assert set(found) == {"size", "roi_forest", "radiomics"}
 
 
 def test_all_unreadable_patients_are_named(data, tmp_path):

@@ -1,4 +1,4 @@
-"""The controls that need no network, in the same folds: covariates alone, tumour size alone, a forest on ROI features.
+"""The controls that need no network, in the same folds: covariates, tumour size, a forest on ROI features, radiomics.
 
 Every control is a folder that ``cross_validate.py --report`` reads beside the bundles' experiments. Nothing is fitted,
 not even a mean, outside the patients that train.
@@ -51,6 +51,7 @@ def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[
     found = {
         "size": ("tumour size alone (logistic regression)", size, "logistic"),
         "roi_forest": ("ROI features (random forest)", roi, "forest"),
+        "radiomics": ("radiomics (logistic regression)", list(columns["radiomics"]), "logistic_many"),
     }
     if not covariates:
         return found
@@ -61,6 +62,7 @@ def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[
         "size_covariates": (f"tumour size + {names} (logistic regression)", size + covariates, "logistic"),
         "roi_forest": found["roi_forest"],
         "roi_forest_covariates": (f"ROI features + {names} (random forest)", roi + covariates, "forest"),
+        "radiomics": found["radiomics"],
     }
 
 
@@ -72,6 +74,7 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
     """
     from tqdm import tqdm
 
+    from shared.apps.baselines.radiomics import radiomics_features
     from shared.apps.baselines.roi_features import covariate_names, roi_features, size_features
     from shared.transforms.load import LoadCased
 
@@ -98,8 +101,10 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
         roi = roi_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
         # One number for size: area and its share are nearly collinear, and the share needs no trust in the voxel size.
         groups["size"], groups["roi"] = ["log_area_share"], [*size, *roi]
+        radiomics = radiomics_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
+        groups["radiomics"] = list(radiomics)
         covariates = {name: (case.get("covariates") or {}).get(name) for name in names}
-        rows[patient] = {"patient": patient, "label": case["label"], **size, **roi, **covariates}
+        rows[patient] = {"patient": patient, "label": case["label"], **size, **roi, **radiomics, **covariates}
     if problems:
         raise DataError(problems)
     widths = {len(row) for row in rows.values()}
@@ -125,7 +130,8 @@ def out_of_fold(
         fold = np.array([fold_of[patient] for patient in patients])
         for number in range(args.folds):
             inside = fold == number
-            model = classifier(kind, seed, trees=args.trees).fit(table[~inside], labels[~inside])
+            inner = max(2, min(5, np.bincount(labels[~inside]).min()))
+            model = classifier(kind, seed, trees=args.trees, folds=inner).fit(table[~inside], labels[~inside])
             probability = model.predict_proba(table[inside])[:, 1]
             for i, p in zip(np.flatnonzero(inside), probability, strict=True):
                 row = {"seed": seed, "fold": number, "patient": patients[i], "label": int(labels[i])}

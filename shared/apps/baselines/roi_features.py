@@ -39,9 +39,9 @@ def size_features(volumes: np.ndarray, mask: np.ndarray, affine: np.ndarray, num
         >>> {name: round(float(np.exp(value)), 4) for name, value in size.items()}
         {'log_area_mm2': 8.0, 'log_area_share': 0.0625}
     """
-    slices, tumour, spacing = _largest_slices(volumes, mask, affine, num_slices)
+    slices, tumour, spacing = largest_slices(volumes, mask, affine, num_slices)
     area = tumour.sum()
-    organ = np.maximum(_organ(volumes[0])(slices[0]).sum(), area)
+    organ = np.maximum(organ_test(volumes[0])(slices[0]).sum(), area)
     return {"log_area_mm2": float(np.log(area * spacing.prod())), "log_area_share": float(np.log(area / organ))}
 
 
@@ -72,13 +72,13 @@ def roi_features(
     from scipy.ndimage import distance_transform_edt
     from scipy.stats import skew
 
-    slices, tumour, spacing = _largest_slices(volumes, mask, affine, num_slices)
+    slices, tumour, spacing = largest_slices(volumes, mask, affine, num_slices)
     distance = np.stack([distance_transform_edt(~one, sampling=spacing) for one in tumour])
     near = (distance > 0) & (distance <= _RING_MM)
     names = modalities or [f"image{number}" for number in range(len(volumes))]
     features: dict[str, float] = {}
     for name, volume, cut in zip(names, volumes, slices, strict=True):
-        organ = _organ(volume)
+        organ = organ_test(volume)
         scaled = cut / volume[organ(volume)].mean()
         inside, ring = scaled[tumour], scaled[near & organ(cut)]
         counts = np.histogram(np.clip(inside, 0, 4), _BINS, (0, 4))[0] / inside.size
@@ -114,7 +114,7 @@ def _outline(tumour: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
     }
 
 
-def _largest_slices(
+def largest_slices(
     volumes: np.ndarray, mask: np.ndarray, affine: np.ndarray, num_slices: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The slices a network would see, ``[C, k, H, W]`` and ``[k, H, W]``, with their pixel spacing in mm."""
@@ -129,7 +129,7 @@ def _largest_slices(
     return slices[:, rows], tumour[rows], np.delete(spacing, axis)
 
 
-def _organ(volume: np.ndarray):
+def organ_test(volume: np.ndarray):
     """The test for organ against air that the bundles use: above a tenth of the volume's 99th percentile."""
     level = 0.1 * float(np.percentile(volume, 99))
     return lambda values: values > level

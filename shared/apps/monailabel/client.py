@@ -85,8 +85,8 @@ def problems_of(figures: dict, answer: Path, image: Path) -> list[str]:
         isinstance(i.get("biomarker"), int) and -1.001 <= i["similarity"] <= 1.001 for i in images
     ):
         problems.append(f"every image needs a biomarker and a similarity, got {images!r}")
-    shapley = figures.get("shapley", {"base": 0.0, "values": {}})
-    total = shapley["base"] + sum(shapley["values"].values())
+    shapley = figures.get("shapley", {"base": 0.0, "values": {}})  # None: the model's prediction has none
+    total = probability if shapley is None else shapley["base"] + sum(shapley["values"].values())
     if abs(total - probability) > 1e-4:
         problems.append(f"base and Shapley values add up to {total:g}, the probability is {probability:g}")
     return problems

@@ -24,6 +24,7 @@ from shared.data.grids import same_grid
 from shared.data.masks import LABELS_KEY
 from shared.errors import DataError
 from shared.explain.ircl.patient import PatientExplainer
+from shared.explain.ircl.shapley import no_biomarkers
 from shared.io import DATALIST
 from shared.transforms.roi_slices import masks_to_volume
 
@@ -39,7 +40,7 @@ class RequestedCased(MapTransform):
     Args:
         num_modalities: images the model takes.
         covariates: names of the covariates it takes.
-        modalities: their names; a datalist with the same in another order is put into this one, others are refused.
+        modalities: their names; of a datalist's case these are taken, in this order, and one without them is refused.
         datalist: name of the datalist file.
 
     Shape:
@@ -47,7 +48,8 @@ class RequestedCased(MapTransform):
         - ``mask``, ``patient``, ``covariates`` ``[C]`` and ``requested`` (path and modality asked for) are set
 
     Raises:
-        DataError: no such image; an image without the modalities or covariates the model needs; a mask asked for.
+        DataError: no such image; an image without the modalities or covariates the model needs; a mask asked for, or an
+            image of another modality than the model's.
 
     Example:
         >>> RequestedCased(1)({"image": "no_such.nii.gz"})
@@ -86,7 +88,10 @@ class RequestedCased(MapTransform):
         case = self._listed(asked, given) or self._alone(path, given)
         if label and not Path(label).is_file():
             raise DataError(f"{case['patient']}: 'label' must be the file of a tumour mask, got {label!r}.")
-        modality = [Path(image).resolve() for image in case["image"]].index(asked)
+        taken = [Path(image).resolve() for image in case["image"]]
+        if asked not in taken:
+            raise DataError(f"{path}: the model takes {', '.join(self.modalities)} only; ask for one of these images.")
+        modality = taken.index(asked)
         out |= {"image": case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
         how = ("trust_affines",) if label else ("trust_affines", LABELS_KEY)  # the datalist's mask is read
         out |= {key: case[key] for key in how if key in case}
@@ -156,7 +161,7 @@ class BiomarkerAnswerd(MapTransform):
         - ``data["pred"]``: ``[X, Y, Z]`` uint8 of the requested file's shape and affine
 
     Raises:
-        DataError: more biomarkers than a label map holds.
+        DataError: no biomarkers, or more than a label map holds.
         CheckpointError: weights that cannot be read or do not fit.
     """
 
@@ -169,6 +174,8 @@ class BiomarkerAnswerd(MapTransform):
         threshold: float = 0.5,
     ):
         super().__init__(["image"])
+        if not hasattr(explainer.network, "biomarkers"):
+            raise DataError(f"MONAI Label is answered with biomarkers; {no_biomarkers(explainer.network)}.")
         if len(explainer.network.biomarkers) > 255:
             raise DataError(f"A label map holds 255 biomarkers, the model has {len(explainer.network.biomarkers)}.")
         self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.errors import DataError
 from shared.explain.ircl.biomarker_mask import BiomarkerMask, MaskExplanation
-from shared.explain.ircl.shapley import BiomarkerShapley, additive_shapley, biomarker_shapley
+from shared.explain.ircl.shapley import BiomarkerShapley, additive_shapley, biomarker_shapley, no_biomarkers
 from shared.io import atomic_path, write_json
 from shared.networks.ircl.additive import biomarker_names
 from shared.transforms.roi_slices import masks_to_volume, pixel_area, radiological, source_slices
+
+logger = logging.getLogger(__name__)
 
 
 class PatientExplainer:
@@ -57,7 +61,8 @@ class PatientExplainer:
     ):
         self.network, self.mask, self.covariates = network, mask, list(covariates)
         self.modalities, self.class_names, self.device = modalities, list(class_names), device
-        self.answer = answer or network.answer
+        self.answer = answer or getattr(network, "answer", "prototype")
+        self._told = False
 
     @property
     def names(self) -> list[str]:
@@ -75,10 +80,20 @@ class PatientExplainer:
         """Explain one case of a :class:`shared.data.CaseDataset`.
 
         Returns:
-            ``patient``, ``probability``, ``images`` (modality, slice and what is told of each), ``shapley``, ``shown``
-            (which biomarkers the patient has), ``masks`` (a :class:`MaskExplanation` or None), ``places`` (map of
-            contributions and biomarker map ``[m, h, w]``, areas in mm2 a slice; or None).
+            ``patient``, ``probability``, ``images`` (modality, slice and what is told of each), ``shapley`` (None, with
+            a warning, where the prediction passes the biomarkers by), ``shown`` (which biomarkers the patient has),
+            ``masks`` (a :class:`MaskExplanation` or None), ``places`` (map of contributions and biomarker map
+            ``[m, h, w]``, areas in mm2 a slice; or None).
+
+        Raises:
+            DataError: the network has no biomarkers.
         """
+        reason = None if self.answer == "additive" else no_biomarkers(self.network)
+        if reason is not None and not hasattr(self.network, "biomarkers"):
+            raise DataError(f"{reason}.")
+        if reason is not None and not self._told:
+            logger.warning("There are no Shapley values of biomarkers: %s.", reason)
+            self._told = True
         network = self.network.to(self.device).eval()
         image = torch.as_tensor(case["image"])[None].to(self.device)
         covariates = case["covariates"][None].to(self.device)
@@ -127,7 +142,7 @@ class PatientExplainer:
         return {
             "probability": float(probability),
             "images": images,
-            "shapley": biomarker_shapley(network, h, assignment, known),
+            "shapley": None if no_biomarkers(network) else biomarker_shapley(network, h, assignment, known),
             "shown": np.isin(np.arange(len(network.biomarkers)), assignment[0].cpu()),
             "masks": masks,
             "places": None,
@@ -203,7 +218,7 @@ class PatientExplainer:
 
     def summary(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The result in plain numbers."""
-        shapley: BiomarkerShapley = result["shapley"]
+        shapley: BiomarkerShapley | None = result["shapley"]
         masks: MaskExplanation | None = result["masks"]
         images = [dict(row) for row in result["images"]]
         if masks is not None:
@@ -211,20 +226,20 @@ class PatientExplainer:
                 row["mask_mean"] = round(float(masks.mask[i].mean()), 6)
                 row["distance_before"] = round(float(masks.distance_before[i]), 6)
                 row["distance_after"] = round(float(masks.distance_after[i]), 6)
-        values = [float(value) for value in shapley.values[0]]
-        keys = self.names if self.answer == "additive" else [str(k) for k in range(len(values))]
         found = {
             "patient": result["patient"],
             "probability": result["probability"],
             "positive_class": self.class_names[1],
             "answer": self.answer,
             "images": images,
-            "shapley": {
-                "unit": self.unit,
-                "base": float(shapley.base[0]),
-                "values": dict(zip(keys, values, strict=True)),
-            },
+            "shapley": None,
         }
+        if shapley is None:
+            return found
+        values = [float(value) for value in shapley.values[0]]
+        keys = self.names if self.answer == "additive" else [str(k) for k in range(len(values))]
+        told = {"unit": self.unit, "base": float(shapley.base[0]), "values": dict(zip(keys, values, strict=True))}
+        found["shapley"] = told
         if result["places"] is not None:
             found |= {"log_odds": float(shapley.full[0])} | self._speaks(values, result["places"])
         return found

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.errors import DataError
+
 MAX_PLAYERS = 16
 
 
@@ -67,6 +69,21 @@ def exact_shapley(values: np.ndarray) -> np.ndarray:
     return np.tensordot(signed, values, axes=1)
 
 
+def no_biomarkers(network: nn.Module) -> str | None:
+    """Why a network's prediction cannot be explained by biomarkers; None where it can.
+
+    Example:
+        >>> no_biomarkers(nn.Linear(2, 2))
+        'the network Linear has no biomarkers: it can be evaluated and asked, not explained by them'
+    """
+    if not hasattr(network, "biomarkers"):
+        kind = type(network).__name__
+        return f"the network {kind} has no biomarkers: it can be evaluated and asked, not explained by them"
+    if getattr(network.predictor, "attention", "prototype") == "self":
+        return 'network_def#attention is "self", which passes the biomarkers by; train with "prototype"'
+    return None
+
+
 def biomarker_shapley(
     classifier: nn.Module,
     h: Tensor,
@@ -98,7 +115,10 @@ def biomarker_shapley(
 
     Raises:
         ValueError: an unknown ``output``, or a patient shows more than 16 biomarkers.
+        DataError: the prediction does not depend on biomarkers (``attention="self"``).
     """
+    if (reason := no_biomarkers(classifier)) is not None:
+        raise DataError(f"There are no Shapley values of biomarkers: {reason}.")
     if output not in ("probability", "logit"):
         raise ValueError(f'output must be "probability" or "logit", got {output!r}.')
     biomarkers = torch.arange(len(classifier.biomarkers), device=assignment.device)

@@ -39,6 +39,9 @@ class ExplainStage:
     (``whole patient``): an image need not hold the evidence. The network's other predictor is explained likewise in a
     folder of its name.
 
+    Of a network whose prediction passes the biomarkers by (``attention="self"``) there are no Shapley values; the log
+    says so.
+
     Args:
         explainer: explains one patient.
         cases: the cohort.
@@ -68,11 +71,15 @@ class ExplainStage:
         self._random: list[dict[str, np.ndarray]] = []  # of each image, the scores of its random maps
 
     def run(self) -> None:
-        """Explain, score and draw: the predictor that answers, then the other one."""
+        """Explain, score and draw: the predictor that answers, then the other one.
+
+        Raises:
+            DataError: the network has no biomarkers.
+        """
         network, given, folder = self.explainer.network, self.explainer, self.output_dir
         load_model(self.checkpoint, network)
         others = [name for name in ("prototype", "additive") if name != given.answer]
-        if network.additive is None:
+        if getattr(network, "additive", None) is None:
             others = []
         try:
             self._explain(None if given.answer == "prototype" else 0)
@@ -98,7 +105,8 @@ class ExplainStage:
                     scores += self._localise(case, result, number)
         finally:
             self.explainer.mask = optimiser
-        self._shapley(results)
+        if all(result["shapley"] is not None for result in results):
+            self._shapley(results)
         if scores:
             self._summarise(scores)
 
@@ -165,7 +173,7 @@ class ExplainStage:
 
     def _localise(self, case: Mapping[str, Any], result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         """Scores of the images of a case in which a planted pattern can be seen, for the map and both controls."""
-        side = torch.as_tensor(case["image"]).shape[-1]
+        side = case["image"].shape[-1]
         if result["places"] is not None:
             # what speaks for the positive class, which the patterns do
             kind, positive = "contributions", result["places"]["contributions"].clamp(min=0)[:, None]

@@ -146,6 +146,8 @@ class IRCLClassifier(nn.Module):
         num_heads: attention heads.
         mlp_dim: hidden width of the blocks' MLP.
         dropout: dropout of the transformer.
+        attention: from a patient's images to its biomarkers' ``"prototype"`` (Eq. 8); ``"self"``: to the images
+            themselves (Table 3, "w/o Prototype"), so that biomarkers play no part in the prediction.
         attention_temperature: tau_a of Eq. 9.
         num_classes: logits.
         num_covariates: clinical covariates joined at the head.
@@ -183,6 +185,7 @@ class IRCLClassifier(nn.Module):
         num_heads: int = 8,
         mlp_dim: int = 2048,
         dropout: float = 0.5,
+        attention: str = "prototype",
         attention_temperature: float = 0.5,
         num_classes: int = 2,
         num_covariates: int = 0,
@@ -213,6 +216,7 @@ class IRCLClassifier(nn.Module):
             num_heads=num_heads,
             mlp_dim=mlp_dim,
             dropout=dropout,
+            attention=attention,
             temperature=attention_temperature,
             num_classes=num_classes,
             num_covariates=num_covariates,

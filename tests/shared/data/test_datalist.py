@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from shared.data import Datalist, cases_for_inference
+from shared.data import Datalist, InferenceDatalist, cases_for_inference
 from shared.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -114,6 +114,66 @@ def test_a_single_path_is_one_modality_and_a_mask_is_optional(folder):
     data = folder.read(num_modalities=1)
     assert data.training[0]["image"] == [str(folder.root / "P0/t1.nii.gz")] and "mask" not in data.training[0]
     assert len(data.modalities) == 1
+
+
+# --- some modalities of many --------------------------------------------------------------------------------------
+
+
+def files(data, row=0):
+    return [Path(path).name for path in data.training[row]["image"]]
+
+
+def test_modalities_are_taken_by_name_in_the_order_asked_for(folder):
+    assert files(folder.read()) == ["t1.nii.gz", "t2.nii.gz"]
+    for names, expected in ((["t2"], ["t2.nii.gz"]), (["T2", "T1"], ["t2.nii.gz", "t1.nii.gz"])):
+        data = folder.read(use_modalities=names, num_modalities=len(names))
+        assert files(data) == expected and data.modalities == [name.upper() for name in names]
+    (folder.root / "P3/t1.nii.gz").unlink()  # of a modality that is not taken
+    assert len(folder.read(use_modalities=["T2"]).training) == 8
+    folder.content["training"][3]["image"] = ["P3/t2.nii.gz"]  # which of the two it is, cannot be known
+    assert folder.problems(use_modalities=["T2"])[0].startswith("P3: has 1 images, 2 are expected")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (["DWI", "T1"], "use_modalities names DWI; its modalities are T1, T2: name some of them, or leave it out"),
+        ("T1", "use_modalities must list names of modalities, each once, got 'T1'; its modalities are T1, T2"),
+        ([], "use_modalities must list names of modalities, each once, got []"),
+        (["T1", "t1"], "use_modalities must list names of modalities, each once, got ['T1', 't1']"),
+        ([1], "use_modalities must list names of modalities, each once, got [1]"),
+    ],
+)
+def test_modalities_that_cannot_be_taken_are_one_clear_error(folder, use, message):
+    (problem,) = folder.problems(use_modalities=use, num_modalities=1)
+    assert message in problem
+
+
+def test_modalities_without_names_cannot_be_taken_by_name(folder):
+    del folder.content["modalities"]
+    (problem,) = folder.problems(use_modalities=["T1"], num_modalities=1)
+    assert "use_modalities names T1; it names no modalities" in problem
+
+
+def test_a_number_that_is_not_that_of_the_names_is_refused(folder):
+    (problem,) = folder.problems(use_modalities=["T1"], num_modalities=2)
+    assert "of the datalist are taken 1 modalities (T1), the configuration expects 2" in problem
+
+
+def test_a_models_modalities_are_taken_of_a_datalist_with_more(folder, caplog):
+    folder.read()
+    with caplog.at_level(logging.WARNING):
+        for kind in (Datalist, InferenceDatalist):
+            data = kind(folder.root, num_modalities=1, modalities=["t2"])
+            case = (data.cases if kind is InferenceDatalist else data.testing)[0]
+            assert [Path(path).name for path in case["image"]] == ["t2.nii.gz"] and data.modalities == ["T2"]
+    assert "its modalities are T1, T2, the model's t2: only these are taken" in caplog.text
+    # named again, in another order than the model's
+    assert files(folder.read(use_modalities=["T2", "T1"], modalities=["T1", "T2"])) == ["t1.nii.gz", "t2.nii.gz"]
+    (problem,) = folder.problems(modalities=["T2", "DWI"], num_modalities=2)
+    assert "its modalities are T1, T2, the model was trained on T2, DWI" in problem
+    (problem,) = folder.problems(use_modalities=["T1"], modalities=["T1", "T2"], num_modalities=2)
+    assert "its modalities are T1, the model was trained on T1, T2" in problem
 
 
 def test_a_datalist_elsewhere_keeps_its_paths_relative_to_the_folder(folder, tmp_path_factory):

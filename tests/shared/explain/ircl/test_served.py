@@ -16,7 +16,7 @@ from shared.checkpoint import save_checkpoint
 from shared.data import CaseDataset, InferenceDatalist
 from shared.errors import CheckpointError, DataError
 from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
-from shared.networks import IRCLClassifier
+from shared.networks import AttentionMIL, IRCLClassifier
 from shared.transforms import LoadCased, ROISlicesd
 from tests.support.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
 
@@ -222,6 +222,20 @@ def test_a_single_modality_needs_no_datalist(tmp_path):
     case = RequestedCased(1, covariates=["age"])({"image": path, "covariates": {"age": 61}})
     assert (case["patient"], case["image"], case["mask"]) == ("alone", [path], None)
     assert case["covariates"].tolist() == [61.0]
+
+
+def test_of_a_case_with_more_modalities_the_models_are_taken(cohort):
+    second = RequestedCased(1, covariates=["age"], modalities=MODALITIES[1:])
+    case = second({"image": str(cohort / "P1_1.nii.gz")})
+    assert case["image"] == [str(cohort.resolve() / "P1_1.nii.gz")] and case["requested"]["modality"] == 0
+    with pytest.raises(DataError, match=rf"P1_0.nii.gz: the model takes {MODALITIES[1]} only; ask for one of these"):
+        second({"image": str(cohort / "P1_0.nii.gz")})
+
+
+def test_a_network_without_biomarkers_is_not_served(tmp_path):
+    explainer = PatientExplainer(AttentionMIL(2, channels=(4, 8)))
+    with pytest.raises(DataError, match="answered with biomarkers; the network AttentionMIL has no biomarkers"):
+        BiomarkerAnswerd(explainer, ckpt_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ class SavePredictions:
     """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png`` and ``calibration.png``.
 
     Where the cases have a ``path`` they are patches: rows then begin with ``image``, intervals are over patients (whose
-    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too.
+    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too. Where
+    they have a ``group``, rows have it too, and intervals are over groups.
 
     Args:
         output_dir: where they go.
@@ -64,7 +65,8 @@ class SavePredictions:
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
             label = case.get("label")
             row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
-            row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
+            row |= {"patient": case["patient"], **({"group": case["group"]} if "group" in case else {})}
+            row |= {"label": "" if label is None else int(label)}
             self.rows.append(row | {"probability": float(output["pred"][1])} | self._trained_on(case["patient"]))
 
     def _trained_on(self, patient: str) -> dict[str, int | str]:

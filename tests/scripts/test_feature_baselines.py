@@ -14,6 +14,7 @@ from tests.support.script_modules import load_script
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 24
+CONTROLS = ("covariates", "size", "size_covariates", "shape", "roi_forest", "roi_forest_covariates")
 
 
 def read(path):
@@ -49,7 +50,8 @@ def data(tmp_path_factory):
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
     options = ["--dataset_dir", str(data), "--output", str(folder), "--folds", "3", "--seeds", "0", "1"]
-    load_script("feature_baselines").main([*options, "--bootstrap", "50", "--trees", "30"])
+    options += ["--controls", *CONTROLS, "--bootstrap", "50", "--trees", "30"]
+    load_script("feature_baselines").main(options)
     return folder
 
 
@@ -58,8 +60,8 @@ def test_controls_see_what_they_may_see(output):
         path.parent.name: json.loads(path.read_text())["metrics"]["AUC"]["value"]
         for path in output.glob("*/results.json")
     }
-    assert set(auc) == {"covariates", "size", "size_covariates", "roi_forest", "roi_forest_covariates"}
-    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and 0.2 < auc["covariates"] < 0.8
+    assert set(auc) == set(CONTROLS)
+    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and auc["shape"] == 1.0 and 0.2 < auc["covariates"] < 0.8
 
 
 def test_features_against_a_loop(output, data):
@@ -139,8 +141,11 @@ def test_report_takes_them(output, tmp_path):
 
 
 def test_without_covariates_those_controls_are_left_out():
-    found = load_script("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
-    assert set(found) == {"size", "roi_forest"}
+    columns = {"size": ["a"], "shape": ["c"], "intensity": ["b"], "roi": ["a", "b"], "covariates": ["d"]}
+    script = load_script("feature_baselines")
+    found = script.controls(columns | {"covariates": []})
+    assert set(found) == {"size", "shape", "intensity", "roi_forest"} and found["shape"][1:] == (["c"], "logistic")
+    assert tuple(script.controls(columns)) == script.CONTROLS
 
 
 def test_all_unreadable_patients_are_named(data, tmp_path):

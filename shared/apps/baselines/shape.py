@@ -46,7 +46,8 @@ def outline_features(mask: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
     ``circularity`` is 4 pi area / perimeter^2 (1 for a disc, less the more lobed), ``solidity`` the share of the convex
     hull, ``extent`` that of the bounding box, ``eccentricity`` and ``aspect_ratio`` (long to short axis) those of the
     ellipse of equal second moments. What does not exist (a perimeter of 0) is NaN. ``regionprops`` measures perimeters
-    between the centres of pixels; pixels that are not square are made so first, by their nearest neighbour.
+    between the centres of pixels; pixels that are not square are made so first, by their nearest neighbour,
+    whose steps lengthen it by some percent.
 
     Args:
         mask: not empty.

@@ -124,6 +124,32 @@ def test_same_folds_as_cross_validation(output, data):
             assert {row["patient"]: int(row["fold"]) for row in rows} == fold_of
 
 
+def test_groups_keep_together_and_shape_is_measured_not_read(data, tmp_path):
+    content = json.loads((data / "datalist.json").read_text())
+    for case in content["training"]:
+        case["group"] = f"G{int(case['patient'][1:]) // 4}"
+        case["covariates"]["shape_area"] = 1.0
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
+    options += ["--folds", "3", "--bootstrap", "20"]
+    load_script("feature_baselines").main([*options, "--controls", "shape", "intensity"])
+    rows = read(tmp_path / "shape" / "predictions.csv")
+    assert rows == [
+        {**row, "probability": rows[i]["probability"]}
+        for i, row in enumerate(read(tmp_path / "intensity" / "predictions.csv"))
+    ]
+    assert len({(row["group"], row["fold"]) for row in rows}) == 6
+    features = read(tmp_path / "features.csv")
+    assert all(float(row["shape_area"]) > 20 for row in features) and "age" in features[0]
+    settings = json.loads((tmp_path / "intensity" / "experiment.json").read_text())["settings"]
+    assert "FLAIR_contrast" in settings["columns"] and not {"compactness", "log_area_mm2"} & set(settings["columns"])
+    for case in content["training"]:
+        case["covariates"] = {}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="--controls size_covariates: the datalist has no covariates"):
+        load_script("feature_baselines").main([*options, "--controls", "size", "size_covariates"])
+
+
 def test_report_takes_them(output, tmp_path):
     load_script("cross_validate").main(
         [

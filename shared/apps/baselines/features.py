@@ -86,7 +86,7 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
     from tqdm import tqdm
 
     from shared.apps.baselines.roi_features import OUTLINE, covariate_names, roi_features, size_features
-    from shared.apps.baselines.shape import SHAPE, shape_features
+    from shared.apps.preparation.shape import SHAPE, shape_features
     from shared.transforms.load import LoadCased
 
     load, rows, problems = LoadCased(), {}, []

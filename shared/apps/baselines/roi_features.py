@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared.apps.baselines.shape import outline_features
+from shared.apps.preparation.shape import outline_features
 
 _RING_MM = 5.0
 _BINS = 32

@@ -172,7 +172,7 @@ def _check_kind(options: argparse.Namespace, *, pictures: bool) -> None:
 
 def _add_shape(patients: dict[str, dict], found: PatientImages) -> list[str]:
     """Put the shape of each tumour among its patient's covariates; their names."""
-    from shared.apps.baselines.shape import SHAPE, shape_features
+    from shared.apps.preparation.shape import SHAPE, shape_features
 
     _need_masks(patients, "--shape-covariates")
     for patient in patients.values():

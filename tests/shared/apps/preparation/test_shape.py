@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.apps.baselines.shape import SHAPE, outline_features, shape_features
+from shared.apps.preparation.shape import SHAPE, outline_features, shape_features
 
 
 def ellipse(long, short, angle=0.0, size=241, step=(1.0, 1.0)):

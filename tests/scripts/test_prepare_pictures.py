@@ -246,6 +246,19 @@ def test_all_problems_are_listed_at_once_and_nothing_is_written(scans, capsys):
     assert not scans.output.exists()
 
 
+def test_the_same_picture_in_two_groups_is_refused(scans, capsys):
+    for number in (5, 9):
+        scans.save(scans.rows[number]["image"], picture(1)[0])
+    assert scans.run(*GROUPS) == 2
+    text = capsys.readouterr().err
+    assert "1 and 5 and 9 are the same picture; give them one group" in text and not scans.output.exists()
+    for number in (5, 9):
+        scans.rows[number]["group"] = "G0"
+    assert scans.run(*GROUPS) == 0
+    assert scans.run("--inference", labels=False) == 0
+    assert "look at 1 and 5 and 9 are the same picture" in capsys.readouterr().out
+
+
 def test_coloured_images_give_their_luminance_when_asked(scans):
     values = picture(0)[0]
     colour = np.repeat(values[..., None], 3, axis=-1)

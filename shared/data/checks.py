@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.data.grids import canonical, place_problem, same_grid
 from shared.data.names import nfc
+from shared.data.tables import some
 from shared.errors import DataError
 from shared.io import disguise
 
@@ -373,6 +374,7 @@ class DatalistCheck(SectionCheck):
                 f"{patient}: 'tumour_labels' must list the mask's values that are tumour, as [2], got {labels!r}"
             )
         self.check_label(case)
+        self._group(case)
         values = entry.get("covariates") or {}
         for name in self.covariates:
             value = values.get(name) if isinstance(values, dict) else None
@@ -383,6 +385,19 @@ class DatalistCheck(SectionCheck):
             elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 self.problems.append(f"{patient}: covariate {name!r} must be a finite number, got {value!r}")
         return case
+
+    def _group(self, case: dict) -> None:
+        """A group that is there is a name; ``null`` is none."""
+        group = case.get("group")
+        if group is None:
+            case.pop("group", None)
+        elif not isinstance(group, str) or not group.strip():
+            self.problems.append(
+                f"{case['patient']}: 'group' must be a name, got {group!r}; correct it or leave it out"
+            )
+            case.pop("group")
+        else:
+            case["group"] = nfc(group)
 
     def _places(self, grids: list[tuple[str, tuple]], patient: str, entry: dict) -> None:
         """Images and masks of one shape lie on one grid; those of other shapes are noted, they are resampled."""
@@ -403,7 +418,7 @@ class DatalistCheck(SectionCheck):
         return grid
 
     def across(self, training: list[dict], testing: list[dict]) -> None:
-        """No patient twice, in two folds or in both sections; no image file of two patients."""
+        """No patient twice, no patient or group in two folds or in both sections; no image file of two patients."""
         for section, cases in (("training", training), ("testing", testing)):
             folds: dict[str, list] = {}
             for case in cases:
@@ -422,6 +437,7 @@ class DatalistCheck(SectionCheck):
         self.problems += [
             f"{patient}: is in the training and in the testing section; keep one" for patient in sorted(both)
         ]
+        self._groups(training, testing)
         owner: dict[str, str] = {}
         for case in training + testing:
             resolved = [os.path.realpath(path) for path in case["image"]]
@@ -435,3 +451,26 @@ class DatalistCheck(SectionCheck):
                     self.problems.append(
                         f"{case['patient']}: {path}: is the image of patient {other}, too; correct one"
                     )
+
+    def _groups(self, training: list[dict], testing: list[dict]) -> None:
+        """The patients of a group are in one fold or in one other section; all have one where any has."""
+        parts: dict[str, dict[str, list[str]]] = {}
+        for section, cases in (("training", training), ("testing", testing)):
+            for case in cases:
+                fold = case.get("fold") if section == "training" else None
+                place = f"the {section} section" if fold is None else f"fold {fold}"
+                if "group" in case:
+                    parts.setdefault(case["group"], {}).setdefault(place, []).append(case["patient"])
+        for group, places in parts.items():
+            if len(places) > 1:
+                shown = " and ".join(f"{place} ({some(names)})" for place, names in places.items())
+                self.problems.append(
+                    f"group {group}: is in {shown}; a group belongs to one fold or section, prepare the data again "
+                    "with --group-column"
+                )
+        without = [case["patient"] for case in training + testing if "group" not in case]
+        if parts and without:
+            self.problems.append(
+                f"{len(without)} cases have no group, others have one: {some(without)}; give each its group (its own "
+                "name where it stands alone)"
+            )

@@ -19,7 +19,8 @@ class SavePredictions:
     """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png`` and ``calibration.png``.
 
     Where the cases have a ``path`` they are patches: rows then begin with ``image``, intervals are over patients (whose
-    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too.
+    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too. Where
+    they have a ``group``, rows have it too, and intervals are over groups.
 
     Args:
         output_dir: where they go.
@@ -72,7 +73,8 @@ class SavePredictions:
         for number, (case, output) in enumerate(zip(engine.state.batch, engine.state.output, strict=True)):
             label = case.get("label")
             row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
-            row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
+            row |= {"patient": case["patient"], **({"group": case["group"]} if "group" in case else {})}
+            row |= {"label": "" if label is None else int(label)}
             row |= {"probability": float(output["pred"][1])}
             row |= {f"probability_{name}": float(values[number]) for name, values in others.items()}
             self.rows.append(row | self._trained_on(case["patient"]))

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shared.apps.preparation.shape import outline_features
+
 _RING_MM = 5.0
 _BINS = 32
+OUTLINE = ("compactness", "eccentricity", "solidity", "pieces")  # what of the features looks at no intensity
 
 
 def covariate_names(cases: Sequence[Mapping]) -> list[str]:
@@ -98,20 +101,13 @@ def roi_features(
 
 def _outline(tumour: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
     """Shape of the largest slice: how round, how long, how lobed, in how many pieces."""
-    from skimage.measure import label, regionprops
+    from skimage.measure import label
 
     largest = tumour[tumour.sum(axis=(1, 2)).argmax()]
-    square = np.isclose(*spacing)
-    # what an oblique or float32 affine makes of a square pixel is one
-    region = regionprops(largest.astype(np.uint8), spacing=(spacing.mean(),) * 2 if square else tuple(spacing))[0]
-    perimeter = region.perimeter if square else np.nan  # defined for square pixels only
-    round_as = 4 * np.pi * region.area / perimeter**2 if perimeter > 0 else np.nan
-    return {
-        "compactness": float(round_as),
-        "eccentricity": float(region.eccentricity),
-        "solidity": float(region.solidity) if largest.sum() > 3 else np.nan,
-        "pieces": float(label(largest).max()),
-    }
+    shape = outline_features(largest, spacing)
+    solidity = shape["solidity"] if largest.sum() > 3 else np.nan
+    values = (shape["circularity"], shape["eccentricity"], solidity, float(label(largest).max()))
+    return dict(zip(OUTLINE, values, strict=True))
 
 
 def largest_slices(

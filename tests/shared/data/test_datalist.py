@@ -240,6 +240,17 @@ def truncate(folder):
     folder.content["training"][0]["image"][0] = "P0/t1.nii"
 
 
+def set_groups(names, testing=("x", "y")):
+    """Groups of the eight training cases, whose folds are 0, 0, 1, 1, 2, 2, 3, 3, and of the two testing cases."""
+
+    def spoil(folder):
+        for section, groups in (("training", names), ("testing", testing)):
+            for case, group in zip(folder.content[section], groups, strict=True):
+                case |= {} if group is None else {"group": group}
+
+    return spoil
+
+
 def flatten_affine(folder):
     image = nib.Nifti1Image(np.zeros((6, 5, 4), np.uint8), np.eye(4))
     content = bytearray(image.to_bytes())
@@ -274,6 +285,18 @@ BAD = {
     "twice in a section": (copy_case(2, "training"), {}, r"P2: appears 2 times in the training section"),
     "in two folds": (copy_case(2, "training", fold=3), {}, r"P2: is in folds 1 and 3"),
     "in two sections": (copy_case(2, "testing"), {}, r"P2: is in the training and in the testing section"),
+    "group in two folds": (
+        set_groups("aabbccbd"),
+        {},
+        r"group b: is in fold 1 \(P2, P3\) and fold 3 \(P6\); a group belongs to one fold or section.*--group-column",
+    ),
+    "group in two sections": (
+        set_groups("aabbccdd", "xa"),
+        {},
+        r"group a: is in fold 0 .* and the testing section \(P9\)",
+    ),
+    "group of some only": (set_groups("aabbccdd", ["x", None]), {}, r"1 cases have no group, others .*: P9; give"),
+    "group a number": (set_case(2, group=3), {}, r"P2: 'group' must be a name, got 3"),
     "shared image": (
         set_case(3, image=["P3/t1.nii.gz", "P3/../P4/t2.nii.gz"]),
         {},
@@ -314,6 +337,13 @@ def test_each_rule_names_the_patient_and_the_remedy(folder, name):
     assert len(problems) == 1, problems
     with pytest.raises(DataError, match=message):
         folder.read(**options)
+
+
+def test_groups_that_lie_in_one_fold_are_kept_in_composed_characters(folder):
+    set_groups(["Mu\u0308ller", "M\u00fcller", *"bbccdd"])(folder)
+    data = folder.read(fold=0)
+    assert [case["group"] for case in data.validation] == ["M\u00fcller"] * 2
+    assert [case["group"] for case in data.training] == [*"bbccdd"]
 
 
 def test_all_problems_are_reported_at_once(folder):

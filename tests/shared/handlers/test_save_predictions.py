@@ -52,6 +52,20 @@ def test_one_row_per_patient_with_the_probability_of_class_1(tmp_path):
     assert (tmp_path / "roc.png").exists() and (tmp_path / "calibration.png").exists()
 
 
+def test_the_intervals_of_grouped_patients_are_over_groups(tmp_path):
+    cases = cohort(lively_images(6), [0, 1, 1, 0, 1, 0])
+    grouped = [{**case, "group": f"G{row // 2}"} for row, case in enumerate(cases)]
+    evaluate(tmp_path, grouped, tiny_classifier(IRCLClassifier))
+    rows = table(tmp_path)
+    assert list(rows[0]) == ["patient", "group", "label", "probability"]
+    assert [row["group"] for row in rows] == ["G0", "G0", "G1", "G1", "G2", "G2"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    given = [int(row["label"]) for row in rows], [float(row["probability"]) for row in rows]
+    expected = classification_metrics(*given, bootstrap=50, groups=[row["group"] for row in rows])
+    assert metrics["AUC"] == expected["AUC"] and metrics["ACC"] == expected["ACC"] and metrics["groups"] == 3
+    assert "patients" not in metrics and (tmp_path / "calibration.png").exists()
+
+
 def test_patients_without_a_label_are_predicted_without_metrics(tmp_path):
     cases = cohort(lively_images(3), [None, None, None])
     evaluate(tmp_path, cases, tiny_classifier(IRCLClassifier))

@@ -44,6 +44,7 @@ __all__, __getattr__ = lazy_exports(
         "additive_shapley": "ircl.shapley",
         "biomarker_shapley": "ircl.shapley",
         "exact_shapley": "ircl.shapley",
+        "biomarker_stability": "ircl.stability",
         "PatientExplainer": "ircl.patient",
         "ExplainStage": "ircl.stage",
         "ExplanationMethod": "ircl.methods",

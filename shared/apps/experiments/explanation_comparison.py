@@ -107,7 +107,8 @@ def networks_of(args: argparse.Namespace, parser: Any, cases: Sequence[Mapping[s
     networks = []
     for folder in args.checkpoints:
         ModelCheck(folder, used=used, cases=cases, **given).run()
-        networks.append(trained_network(network, folder, parser.get_parsed_content("train_config")))
+        given_answer = {"answer": parser.get_parsed_content("answer")}
+        networks.append(trained_network(network, folder, parser.get_parsed_content("train_config"), **given_answer))
         load_model(folder / "model.pt", networks[-1])
     return networks
 
@@ -120,6 +121,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     from shared.digests import sha256
     from shared.explain.ircl.comparison import ExplanationComparison, inapplicable_methods, mean_method_scores
     from shared.explain.ircl.methods import CONTRIBUTIONS, explanation_methods
+    from shared.explain.ircl.stability import biomarker_stability
 
     parser = configured(args)
     sampling = {"samples": args.samples, "pieces": args.pieces, "seed": args.seed}
@@ -163,6 +165,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "bootstrap": args.bootstrap,
         "methods": {method.name: {"control": method.control, **means[method.name]} for method in methods},
         "left out": left_out,
+        "biomarkers": biomarker_stability(networks, dataset, device),
         "settings": settings,
     }
     write_csv(args.output / "explanation_scores.csv", rows)

@@ -44,8 +44,28 @@ def comparison_page(content: Mapping[str, Any]) -> str:
         table("scores", list(names)),
         *([f"Minus {reference}, paired:", table("minus reference", others)] if others else []),
         *(f"Left out: {name}. {reason}" for name, reason in content["left out"].items()),
+        *(stability_lines(content["biomarkers"]) if content["biomarkers"] else []),
     ]
     return "\n\n".join(page) + "\n"
+
+
+def stability_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether other trainings found the same biomarkers, as a table."""
+    from shared.reports.tables import markdown_table
+
+    names = ("overlap", "overlap_by_area", "chance", "effects")
+    rows = [[" and ".join(map(str, pair["models"])), *(f"{pair[name]:.2f}" for name in names)] for pair in pairs]
+    heading = [
+        "models",
+        "overlap of matched biomarkers",
+        "weighted by area",
+        "by chance",
+        "rank correlation of effects",
+    ]
+    return [
+        "Biomarkers of two models, matched (Hungarian) by the places that they share:",
+        markdown_table(heading, rows),
+    ]
 
 
 def draw(

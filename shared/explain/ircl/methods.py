@@ -153,13 +153,18 @@ def explanation_methods(
     return [method for method in known if method.name in wanted]
 
 
+def answering(network: nn.Module) -> nn.Module:
+    """The predictor that gives a network's answer: of an IRCLClassifier the additive one, where that answers."""
+    return network.additive if getattr(network, "answer", None) == "additive" else network
+
+
 def contribution_map(network: nn.Module, image: Tensor, covariates: Tensor | None = None) -> Tensor:
     """What each place adds to the log odds, resized to the image, of an additive network; ``[m, H, W]``.
 
     Raises:
         DataError: the network's answer is no sum over places.
     """
-    contributions = getattr(network, "contributions", None)
+    contributions = getattr(answering(network), "contributions", None)
     if not callable(contributions):
         raise DataError(f"The answer of {type(network).__name__} is no sum over places: it has no contributions.")
     with torch.no_grad(), frozen(network):
@@ -307,6 +312,6 @@ class _Untrained:
             self.drawn += 1
             self.known[network] = other
         other = self.known[network]
-        return (contribution_map if callable(getattr(other, "contributions", None)) else grad_cam_of_views)(
+        return (contribution_map if callable(getattr(answering(other), "contributions", None)) else grad_cam_of_views)(
             other, image, covariates
         )

@@ -340,7 +340,8 @@ def masks_to_volume(
     start = nib.orientations.axcodes2ornt("RAS")
     end = nib.orientations.io_orientation(source["affine"])
     stored = nib.orientations.apply_orientation(ras, nib.orientations.ornt_transform(start, end))
-    return nib.Nifti1Image(np.ascontiguousarray(stored), source["affine"])
+    kind = np.int16 if mode == "nearest" else np.float32
+    return nib.Nifti1Image(np.ascontiguousarray(stored, dtype=kind), source["affine"])
 
 
 def _crop(volume: torch.Tensor, window: tuple[int, int, int, int]) -> torch.Tensor:

@@ -85,6 +85,15 @@ WORDS = {
         "True: classes count equally in the loss (IRCL) or in the batches (SSCL); taken back in the logits. "
         "False: plain cross-entropy"
     ),
+    "additive#penalty": "of the logistic regression: `l1` (few biomarkers get a weight) or `l2`",
+    "additive#scaling": (
+        "measures are divided by their `own` standard deviation, or all by a `common` one: then a biomarker that hardly "
+        "occurs cannot get a large weight"
+    ),
+    "additive#strength": (
+        "C of scikit-learn's LogisticRegression, smaller is stronger; None: chosen by cross-validation within the "
+        "training patients"
+    ),
     "edges#fa_widths": "layers of the FA encoder",
     "target_layer": "layer of the network whose output gives the Grad-CAM",
     "class_idx": "class that is explained; None: the predicted one",

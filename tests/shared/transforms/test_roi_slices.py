@@ -635,7 +635,7 @@ def test_a_sum_is_shared_out_by_area_and_kept(tmp_path, places):
     values = torch.randn(4, places, places, generator=torch.Generator().manual_seed(0))
     volume = masks_to_volume(values, geometry, mode="sum")
     r0, r1, c0, c1 = geometry["window"]
-    assert 0 <= r0 and r1 <= SHAPE[0] and 0 <= c0 and c1 <= SHAPE[1] and (r1 - r0, c1 - c0) == (16, 16)
+    assert r0 >= 0 and r1 <= SHAPE[0] and c0 >= 0 and c1 <= SHAPE[1] and (r1 - r0, c1 - c0) == (16, 16)
     part = np.zeros((places, 16))  # of a place's side in each voxel
     step = 16 / places  # voxels along it
     for place, voxel in np.ndindex(places, 16):

@@ -26,17 +26,19 @@ def looped(net, images, covariates):
             features.append([reference.place_features([maps[i] for maps in views]) for i in range(len(x))])
         covered = reference.coverage(image.numpy(), predictor.num_modalities, features[0][0].shape[0])
         found.append(
-            reference.additive(
-                features,
+            (
+                *reference.additive(
+                    features,
+                    covered,
+                    predictor.biomarkers.numpy(),
+                    predictor.weight.numpy(),
+                    predictor.bias.numpy(),
+                    measure=predictor.measure,
+                    covariates=known.tolist(),
+                    covariate_weight=predictor.covariate_weight.numpy(),
+                ),
                 covered,
-                predictor.biomarkers.numpy(),
-                predictor.weight.numpy(),
-                predictor.bias.numpy(),
-                measure=predictor.measure,
-                covariates=known.tolist(),
-                covariate_weight=predictor.covariate_weight.numpy(),
             )
-            + (covered,)
         )
     return [np.stack(values) for values in zip(*found, strict=True)]
 

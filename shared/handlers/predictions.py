@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -72,7 +73,9 @@ class SavePredictions:
         others = self._others(engine)
         for number, (case, output) in enumerate(zip(engine.state.batch, engine.state.output, strict=True)):
             label = case.get("label")
-            row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
+            row: dict[str, Any] = {}
+            if "path" in case:
+                row["image"] = patch_name(case["path"], self.dataset_dir)
             row |= {"patient": case["patient"], **({"group": case["group"]} if "group" in case else {})}
             row |= {"label": "" if label is None else int(label)}
             row |= {"probability": float(output["pred"][1])}

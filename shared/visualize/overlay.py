@@ -171,7 +171,8 @@ def contribution_grid(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(1.9 * columns + 4.6, max(2.15 * rows, 2.6) + 0.5)
-    left, right = figure.subfigures(1, 2, width_ratios=[1.9 * columns + 0.8, 3.8])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.9 * columns + 0.8, 3.8])
+    left, right = halves
     grid = left.subplots(rows, columns, squeeze=False)
     limit = max(float(np.abs(contributions).max(initial=0)), 1e-6)
     height, width = images.shape[-2:]

@@ -2,10 +2,12 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from torch.nn.functional import normalize
 
 from shared.biomarkers import fit_additive, fit_biomarkers
@@ -55,7 +57,7 @@ def stage_of(folder, cases=None, network=None, *, members=1, common=None, additi
         sizes = {"num_layers": 1, "dim": 8, "num_heads": 2, "mlp_dim": 8, "num_modalities": 2, "num_covariates": 1}
         network = IRCLClassifier(4, 3, channels=(4, 8), embedding_dim=6, additive=places, answer="additive", **sizes)
         network.eval()
-    runs = Members(members, "pretrain", shared, ckpt_dir=folder, cases=cases)
+    runs = Members(members, "pretrain", shared, checkpoint=folder / "pretrain.pt", cases=cases)
     given = {"checkpoint": folder / "additive.pt", "modalities": ["T1", "FLAIR"], "bootstrap": 5, "starts": 2, "strength": 0.1}
     return AdditiveStage(network, shared, cases, runs, **{**given, **settings}), network
 
@@ -122,9 +124,12 @@ def test_encoders_are_those_of_the_members_and_all_is_saved(fitted):
     fresh = stage_of(folder, members=2)[1]
     save_checkpoint(folder / "biomarkers.pt", {"encoder": network.encoder.state_dict(), "biomarkers": torch.eye(3, 6)})
     cases = patients()
-    LoadBiomarkers(folder / "biomarkers.pt", fresh, cases, additive=folder / "additive.pt").start(None)
+    start = SimpleNamespace(should_terminate=False, state=SimpleNamespace(epoch=0))
+    LoadBiomarkers(folder / "biomarkers.pt", fresh, cases, additive=folder / "additive.pt")(start)
     images, known = cases.stack("image"), cases.stack("covariates")
-    assert torch.equal(fresh(images, known), network(images, known))
+    assert torch.equal(fresh(images, known), network(images, known)) and torch.equal(fresh.biomarkers, torch.eye(3, 6))
+    with pytest.raises(CheckpointError, match=r"nothing.pt. Run the additive stage first: --run_id additive_run"):
+        LoadBiomarkers(folder / "biomarkers.pt", fresh, cases, additive=folder / "nothing.pt")(start)
 
 
 def test_each_biomarker_is_described(tmp_path, drawn):
@@ -218,3 +223,72 @@ def test_what_is_missing_or_does_not_fit_is_refused(tmp_path):
     assert not (tmp_path / "additive.pt").exists()
     with pytest.raises(ValueError, match="at least 1, got 0"):
         stage_of(tmp_path, members=0)
+
+
+# --- members ------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """In place of a stage: takes down what it was built with, and a random number."""
+
+    runs: list = []
+
+    def __init__(self, **given):
+        self.given = given
+
+    def run(self):
+        Run.runs.append(self.given | {"drawn": float(torch.rand(())), "cases": self.given["dataset"]})
+
+
+def members_of(folder, count, cases, seed=3):
+    """The members as a configuration builds them."""
+    parser = ConfigParser(
+        {
+            "seed": seed,
+            "ckpt_dir": str(folder / "models"),
+            "output_dir": str(folder / "eval"),
+            "common": {"seed": "@seed", "output_dir": "@output_dir"},
+            "train": {"dataset": cases, "epochs": 7},
+            "pretrain": {
+                "trainer": {
+                    "_target_": f"{__name__}.Run",
+                    "seed": "@seed",
+                    "checkpoint": "$@ckpt_dir + '/pretrain.pt'",
+                    "output_dir": "@output_dir",
+                    "dataset": "@train#dataset",
+                    "epochs": "@train#epochs",
+                }
+            },
+            "runs": {
+                "_target_": "shared.engines.Members",
+                "count": count,
+                "section": "pretrain",
+                "common": "@common",
+                "checkpoint": "$@ckpt_dir + '/pretrain.pt'",
+                "cases": "@train#dataset",
+            },
+        }
+    )
+    return parser.get_parsed_content("runs")
+
+
+def test_members_are_the_stage_again_with_other_seeds_in_folders_of_their_own(tmp_path):
+    Run.runs.clear()
+    cases = patients(4)
+    found = members_of(tmp_path, 3, cases)
+    found.run()
+    models = tmp_path / "models"
+    assert found.checkpoints == [models / name / "pretrain.pt" for name in ("", "member_1", "member_2")]
+    assert [run["checkpoint"] for run in Run.runs] == [str(path) for path in found.checkpoints[1:]]
+    assert [run["output_dir"] for run in Run.runs] == [str(tmp_path / f"eval/member_{i}") for i in (1, 2)]
+    assert [run["seed"] for run in Run.runs] == [1003, 2003]
+    # read once; seeded as a run of that seed by itself; what follows is as if there were no members
+    assert all(len(run["cases"]) == 4 and run["epochs"] == 7 for run in Run.runs)
+    after = torch.rand(())
+    torch.manual_seed(1003)
+    assert Run.runs[0]["drawn"] == float(torch.rand(()))
+    torch.manual_seed(3)
+    assert after == torch.rand(())
+    Run.runs.clear()
+    members_of(tmp_path, 1, cases).run()
+    assert not Run.runs

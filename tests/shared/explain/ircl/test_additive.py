@@ -188,11 +188,8 @@ def test_the_cohort_is_explained_by_the_answer_and_then_by_the_other(tmp_path, m
         assert len(list((folder / "patients").glob("P?.json"))) == 4
     # contributions are scored image by image and whole; there are no masks without an optimiser
     summary = json.loads((folders["additive"] / "localisation.json").read_text())
-    assert list(summary) == [
-        *("contributions", "centred box", "random map", "contributions, whole patient", "centred box, whole patient")
-    ] or set(summary) == {
-        *("contributions", "centred box", "random map", "contributions, whole patient", "centred box, whole patient")
-    }
+    scored = {"contributions", "centred box", "contributions, whole patient", "centred box, whole patient"}
+    assert set(summary) == scored | {"random map"}
     assert summary["contributions"]["images"] == summary["contributions, whole patient"]["images"] == 4
     with torch.no_grad():
         positive = net.additive.contributions(images).clamp(min=0).repeat_interleave(2, -1).repeat_interleave(2, -2)

@@ -88,12 +88,13 @@ def trained_network(
         ckpt_dir: folder of ``model.pt`` and ``model.json``.
         train_config: ``train.json``, whose ``network_def`` is built when no model was trained yet.
         overrides: arguments that an overlay or the command line sets: switches of speed (``bf16``, ``channels_last``,
-            ``checkpointing``) and the ``answer`` win over ``model.json`` unless None, all others must be what it says.
+            ``checkpointing``) and the ``answer`` win over ``model.json`` unless None, all others must be what it says;
+            an empty section sets nothing.
 
     Raises:
         CheckpointError: ``model.json`` is not readable, or ``overrides`` says otherwise.
     """
-    path = Path(ckpt_dir) / MODEL_FILE
+    path, overrides = Path(ckpt_dir) / MODEL_FILE, {key: value for key, value in overrides.items() if value != {}}
     if path.is_file():
         network = _network_class(network, Path(train_config)) if isinstance(network, str) else network
         settings = dict(trained_settings(ckpt_dir, train_config, "network"))

@@ -32,31 +32,31 @@ MEMBER_SEEDS = 1000  # between two members: no experiment over consecutive seeds
 class Members:
     """Stage I again, with other seeds, for the further members of an additive predictor.
 
-    Each is trained by the configuration that is being built, in ``<ckpt_dir>/member_<i>`` and
-    ``<output_dir>/member_<i>``, and skipped or gone on with like the stage itself.
+    Each is trained by the configuration that is being built, in folders ``member_<i>`` of ``ckpt_dir`` and
+    ``output_dir``, and skipped or gone on with like the stage itself.
 
     Args:
         count: members in all; the first is the stage's own run.
         section: the stage's.
         common: what all stages share.
-        ckpt_dir: where the checkpoints go.
+        checkpoint: of the first member, which the stage itself writes.
         cases: the training cases, read once for all.
     """
 
     def __init__(
-        self, count: int, section: str, common: Mapping[str, Any], *, ckpt_dir: str | os.PathLike, cases: CaseDataset
+        self, count: int, section: str, common: Mapping[str, Any], *, checkpoint: str | os.PathLike, cases: CaseDataset
     ):
         if count < 1:
             raise ValueError(f"members counts the first one, too: at least 1, got {count}.")
-        self.count, self.section, self.ckpt_dir, self.cases = count, section, Path(ckpt_dir), cases
+        self.count, self.section, self.checkpoint, self.cases = count, section, Path(checkpoint), cases
         self.seed, self.output_dir = common["seed"], Path(common["output_dir"])
         self.config = dict(building_config())
 
     @property
     def checkpoints(self) -> list[Path]:
         """The stage's checkpoint of every member."""
-        folders = [self.ckpt_dir, *(self.ckpt_dir / f"member_{i}" for i in range(1, self.count))]
-        return [folder / f"{self.section}.pt" for folder in folders]
+        first = self.checkpoint
+        return [first, *(first.parent / f"member_{i}" / first.name for i in range(1, self.count))]
 
     def run(self) -> None:
         """Train the members after the first."""
@@ -65,7 +65,7 @@ class Members:
             config = deepcopy({key: value for key, value in self.config.items() if key != "train"})
             config["train"] = {**self.config["train"], "dataset": self.cases}
             config |= {"seed": None if self.seed is None else self.seed + MEMBER_SEEDS * i}
-            config["ckpt_dir"] = str(self.ckpt_dir / f"member_{i}")
+            config["ckpt_dir"] = str(self.checkpoints[i].parent)
             config["output_dir"] = str(self.output_dir / f"member_{i}")
             if config["seed"] is not None:
                 set_determinism(config["seed"])

@@ -24,7 +24,7 @@ from shared.explain.ircl.biomarker_mask import BiomarkerMask
 from shared.explain.perturbation import filled
 from shared.explain.randomisation import randomise
 from shared.explain.superpixels import SuperpixelGame, captum_module, lime_values, shap_values, superpixels
-from shared.networks.blocks import turned
+from shared.networks.blocks import turned, turned_back
 
 CONTRIBUTIONS, MASKS, CAM, UNTRAINED = "contributions", "biomarker masks", "Grad-CAM", "untrained network"
 SHAP, LIME, GRADIENTS = "SHAP", "LIME", "integrated gradients"
@@ -153,23 +153,25 @@ def explanation_methods(
     return [method for method in known if method.name in wanted]
 
 
-def answering(network: nn.Module) -> nn.Module:
-    """The predictor that gives a network's answer: of an IRCLClassifier the additive one, where that answers."""
-    return network.additive if getattr(network, "answer", None) == "additive" else network
-
-
 def contribution_map(network: nn.Module, image: Tensor, covariates: Tensor | None = None) -> Tensor:
     """What each place adds to the log odds, resized to the image, of an additive network; ``[m, H, W]``.
 
     Raises:
         DataError: the network's answer is no sum over places.
     """
-    contributions = getattr(answering(network), "contributions", None)
-    if not callable(contributions):
+    predictor = _sum_over_places(network)
+    if predictor is None:
         raise DataError(f"The answer of {type(network).__name__} is no sum over places: it has no contributions.")
     with torch.no_grad(), frozen(network):
-        found = contributions(image)
+        found = predictor.contributions(image)
     return functional.interpolate(found, image.shape[2:], mode="bilinear", align_corners=False)[0]
+
+
+def _sum_over_places(network: nn.Module) -> nn.Module | None:
+    """The predictor that answers, if its answer is a sum over places."""
+    if getattr(network, "answer", None) == "additive":
+        network = network.additive
+    return network if callable(getattr(network, "contributions", None)) else None
 
 
 def integrated_gradients(
@@ -254,7 +256,7 @@ def grad_cam_of_views(network: nn.Module, image: Tensor, covariates: Tensor | No
     for given, activation, gradient in zip(inputs, outputs, gradients, strict=True):
         weight = gradient.mean(dim=(2, 3), keepdim=True)
         raw = (weight * activation.detach()).sum(dim=1, keepdim=True)
-        maps = _turned_back(raw, _view_of(given, plane))
+        maps = turned_back(raw, _view_of(given, plane))
         total += functional.interpolate(maps, image.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return total
 
@@ -268,11 +270,6 @@ def _view_of(given: Tensor, plane: Tensor) -> int:
         f"The encoder was given {tuple(given.shape)}, none of the eight flips and rotations of the patient's images "
         f"{tuple(plane.shape)}: its map cannot be laid over them."
     )
-
-
-def _turned_back(x: Tensor, view: int) -> Tensor:
-    """Undo :func:`shared.networks.blocks.turned`."""
-    return torch.rot90(x.flip(3) if view >= 4 else x, -(view % 4), [2, 3])
 
 
 def _without_gradient(error: RuntimeError) -> DataError:
@@ -312,6 +309,4 @@ class _Untrained:
             self.drawn += 1
             self.known[network] = other
         other = self.known[network]
-        return (contribution_map if callable(getattr(answering(other), "contributions", None)) else grad_cam_of_views)(
-            other, image, covariates
-        )
+        return (grad_cam_of_views if _sum_over_places(other) is None else contribution_map)(other, image, covariates)

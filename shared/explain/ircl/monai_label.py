@@ -176,8 +176,12 @@ class BiomarkerAnswerd(MapTransform):
         super().__init__(["image"])
         if not hasattr(explainer.network, "biomarkers"):
             raise DataError(f"MONAI Label is answered with biomarkers; {no_biomarkers(explainer.network)}.")
-        if len(explainer.network.biomarkers) > 255:
-            raise DataError(f"A label map holds 255 biomarkers, the model has {len(explainer.network.biomarkers)}.")
+        if explainer.answer == "additive":
+            count, where = explainer.network.additive.num_biomarkers, " of a modality"
+        else:
+            count, where = len(explainer.network.biomarkers), ""
+        if count > 255:
+            raise DataError(f"A label map holds 255 biomarkers, the model has {count}{where}.")
         self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file
         self.threshold = threshold
         self._lock = threading.Lock()

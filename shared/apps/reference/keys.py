@@ -26,7 +26,9 @@ PLUMBING = {
     *("kind", "section", "names", "network", "sampled", "drop_last", "unused_parameters", "scheduler_epoch_level"),
 }
 # settings whose default is an expression
-EXPRESSIONS = re.compile(r"\w+_dir|\w+_file|device|bf16|channels_last|num_modalities|members|edges#use_fa|train#pretrained")
+EXPRESSIONS = re.compile(
+    r"\w+_dir|\w+_file|device|bf16|channels_last|num_modalities|members|edges#use_fa|train#pretrained"
+)
 # a plain section, and the component that it is passed to as a whole
 SECTIONS = {
     "roi": "shared.transforms.ROISlicesd",

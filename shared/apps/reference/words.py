@@ -87,8 +87,8 @@ WORDS = {
     ),
     "additive#penalty": "of the logistic regression: `l1` (few biomarkers get a weight) or `l2`",
     "additive#scaling": (
-        "measures are divided by their `own` standard deviation, or all by a `common` one: then a biomarker that hardly "
-        "occurs cannot get a large weight"
+        "measures are divided by their `own` standard deviation, or all by a `common` one: then a biomarker that "
+        "hardly occurs cannot get a large weight"
     ),
     "additive#strength": (
         "C of scikit-learn's LogisticRegression, smaller is stronger; None: chosen by cross-validation within the "

@@ -8,8 +8,8 @@ One thread, CPU time, interleaved, medians; a matrix product (GEMM) beside each 
 
 The parts: bank (Algorithm 1), eq5 (contrastive loss), stage2 (an epoch on cached features), stage1 (a training step in
 float32 and in bfloat16), masks (Eq. 10), contributions (of the additive predictor), shapley (against shap's Exact).
-Where there is CUDA, stage2, stage1, masks and contributions run on it, in wall time between synchronisations. A table of
-target and finding closes the run.
+Where there is CUDA, stage2, stage1, masks and contributions run on it, in wall time between synchronisations. A table
+of target and finding closes the run.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
 from shared.errors import DataError
@@ -144,8 +145,7 @@ def _spherical(unit: np.ndarray, count: int, seed: int, starts: int, weight: np.
 
 
 def _centres(unit: np.ndarray, labels: np.ndarray, count: int, weight: np.ndarray) -> np.ndarray:
-    total = np.zeros((count, unit.shape[1]))
-    np.add.at(total, labels, unit * weight[:, None])
+    total = csr_array((weight, (labels, np.arange(len(labels)))), shape=(count, len(labels))) @ unit
     length = np.linalg.norm(total, axis=1, keepdims=True)
     # images that cancel out exactly have no mean direction: any of them stands for the cluster
     member = unit[[np.flatnonzero(labels == k)[0] for k in range(count)]]

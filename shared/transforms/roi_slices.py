@@ -308,8 +308,8 @@ def masks_to_volume(
     Args:
         masks: one mask per image, values kept as they are.
         geometry: what :class:`ROISlicesd` left in ``data["geometry"]``.
-        mode: ``"bilinear"``, ``"nearest"`` (codes), or ``"sum"``: each value is shared out evenly among its voxels, so
-            that the volume's sum is the masks' (but for what lies outside the source).
+        mode: ``"bilinear"``, ``"nearest"`` (codes), or ``"sum"``: each value is shared out among the voxels it covers,
+            by area, so that the volume's sum is the masks' (but for what lies outside the source).
 
     Shape:
         - masks: ``[C * k, H, W]``
@@ -320,12 +320,12 @@ def masks_to_volume(
     r0, r1, c0, c1 = geometry["window"]
     if mode == "bilinear":
         patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="bilinear", align_corners=False)
+    elif mode == "sum":
+        patch = _covered(r1 - r0, masks.shape[-2]) @ masks @ _covered(c1 - c0, masks.shape[-1]).T
+    elif mode == "nearest":
+        patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="nearest-exact")
     else:
-        row = torch.arange(r1 - r0) * masks.shape[-2] // (r1 - r0)
-        column = torch.arange(c1 - c0) * masks.shape[-1] // (c1 - c0)
-        patch = masks[..., row, :][..., column]
-        if mode == "sum":
-            patch = patch / (torch.bincount(row)[row][:, None] * torch.bincount(column)[column])
+        raise ValueError(f'mode must be "bilinear", "nearest" or "sum", got {mode!r}.')
     axis, shape = geometry["axis"], geometry["shape"]
     plane = [size for i, size in enumerate(shape) if i != axis]
     volume = torch.zeros(count, shape[axis], *plane)
@@ -342,6 +342,12 @@ def masks_to_volume(
     stored = nib.orientations.apply_orientation(ras, nib.orientations.ornt_transform(start, end))
     kind = np.int16 if mode == "nearest" else np.float32
     return nib.Nifti1Image(np.ascontiguousarray(stored, dtype=kind), source["affine"])
+
+
+def _covered(voxels: int, places: int) -> torch.Tensor:
+    """Part of each of ``places`` along a side that each of ``voxels`` along it covers, ``[voxels, places]``."""
+    edge, place = torch.arange(voxels + 1)[:, None] * (places / voxels), torch.arange(places)
+    return (torch.minimum(edge[1:], place + 1) - torch.maximum(edge[:-1], place)).clamp(min=0)
 
 
 def _crop(volume: torch.Tensor, window: tuple[int, int, int, int]) -> torch.Tensor:

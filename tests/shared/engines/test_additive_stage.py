@@ -3,6 +3,7 @@
 import csv
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -249,7 +250,7 @@ def test_what_is_missing_or_does_not_fit_is_refused(tmp_path):
 class Run:
     """In place of a stage: takes down what it was built with, and a random number."""
 
-    runs: list = []
+    runs: ClassVar[list] = []
 
     def __init__(self, **given):
         self.given = given

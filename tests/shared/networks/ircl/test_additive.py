@@ -196,13 +196,9 @@ def test_settings_and_images_that_do_not_fit_are_refused():
             IRCLClassifier(4, 2, channels=(4, 8), dim=8, num_layers=1, num_heads=2, mlp_dim=8, **settings)
 
 
-def test_scripted_and_exported_it_answers_alike():
+def test_scripted_it_answers_alike():
     net, images = tiny_additive(members=2, views=2, num_covariates=2), tumours(3)
     with torch.no_grad():
-        expected = net(images, KNOWN)
         scripted = torch.jit.script(net)
-        torch.testing.assert_close(scripted(images, KNOWN), expected)
+        torch.testing.assert_close(scripted(images, KNOWN), net(images, KNOWN))
         torch.testing.assert_close(scripted(images), net(images))
-    batch = {0: torch.export.Dim("batch", min=1, max=8)}
-    exported = torch.export.export(net, (images[:2], KNOWN[:2]), dynamic_shapes=(batch, batch)).module()
-    torch.testing.assert_close(exported(images, KNOWN), expected, atol=1e-5, rtol=1e-5)

@@ -53,7 +53,7 @@ class SavePredictions:
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
-        self.predictors = network if hasattr(network, "answers") else None
+        self._predictors = network if hasattr(network, "answers") else None
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -85,11 +85,11 @@ class SavePredictions:
     @torch.no_grad()
     def _others(self, engine: Engine) -> dict[str, Tensor]:
         """Probability of every predictor of the network, of the batch's cases."""
-        if self.predictors is None:
+        if self._predictors is None:
             return {}
         image = torch.stack([torch.as_tensor(output["image"]) for output in engine.state.output])
         known = torch.stack([torch.as_tensor(case["covariates"]) for case in engine.state.batch]).to(image.device)
-        answers = self.predictors.eval().answers(image, known)
+        answers = self._predictors.eval().answers(image, known)
         return {name: logits.softmax(dim=1)[:, 1] for name, logits in answers.items()}
 
     def _trained_on(self, patient: str) -> dict[str, int | str]:

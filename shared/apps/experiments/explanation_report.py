@@ -54,7 +54,13 @@ def stability_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     from shared.reports.tables import markdown_table
 
     names = ("overlap", "overlap_by_area", "chance", "effects")
-    rows = [[" and ".join(map(str, pair["models"])), *(f"{pair[name]:.2f}" for name in names)] for pair in pairs]
+    rows = [
+        [
+            " and ".join(map(str, pair["models"])),
+            *("-" if pair[name] is None else f"{pair[name]:.2f}" for name in names),
+        ]
+        for pair in pairs
+    ]
     heading = [
         "models",
         "overlap of matched biomarkers",

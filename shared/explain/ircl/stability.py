@@ -21,7 +21,8 @@ def biomarker_stability(
 
     Of every pair of models the biomarkers of a modality are matched by the places they share. ``overlap`` is the mean
     Dice of the pairs, ``overlap_by_area`` weighs them by area, ``chance`` is the same of maps whose places were put in
-    random order; ``effects`` is Spearman's correlation of the matched biomarkers' effects on the log odds.
+    random order; ``effects`` is Spearman's correlation of the matched biomarkers' effects on the log odds, None where
+    all of a model's are equal.
 
     Args:
         networks: with ``additive``; the first member of each is compared.
@@ -63,13 +64,14 @@ def biomarker_stability(
             pairs += [(modality * count + k, modality * count + partner[k]) for k in range(count)]
         overlap, chance, area = (np.concatenate(values) for values in zip(*parts, strict=True))
         known = np.isfinite(overlap)
+        agreement = rank_agreement([first_effects[k] for k, _ in pairs], [second_effects[k] for _, k in pairs])
         rows.append(
             {
                 "models": [i, j],
                 "overlap": float(overlap[known].mean()),
                 "overlap_by_area": float(np.average(overlap[known], weights=area[known])),
                 "chance": float(np.nanmean(chance)),
-                "effects": rank_agreement([first_effects[k] for k, _ in pairs], [second_effects[k] for _, k in pairs]),
+                "effects": None if np.isnan(agreement) else agreement,
             }
         )
     return rows

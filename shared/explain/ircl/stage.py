@@ -173,13 +173,14 @@ class ExplainStage:
 
     def _localise(self, case: Mapping[str, Any], result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         """Scores of the images of a case in which a planted pattern can be seen, for the map and both controls."""
-        side = case["image"].shape[-1]
         if result["places"] is not None:
+            side = case["image"].shape[-1]
             # what speaks for the positive class, which the patterns do
             kind, positive = "contributions", result["places"]["contributions"].clamp(min=0)[:, None]
             maps = resize_maps(positive / positive.max().clamp(min=1e-12), (side, side))
         elif result["masks"] is not None:
             kind, maps = "mask", result["masks"].mask.cpu().numpy()
+            side = maps.shape[-1]
         else:
             return []
         who = {"patient": result["patient"]}

@@ -118,7 +118,7 @@ class BiomarkerClassifier(nn.Module):
         """Part of each of ``size`` x ``size`` places that the tumour covers, ``[B, m, size, size]``."""
         slices = self.num_images // self.num_modalities
         inside = (image.unflatten(1, (self.num_modalities, slices)) != 0).any(dim=1)
-        covered = functional.avg_pool2d(inside.double(), image.shape[-1] // size)
+        covered = functional.avg_pool2d(inside.float(), image.shape[-1] // size).double()
         return covered.unsqueeze(1).expand(-1, self.num_modalities, -1, -1, -1).flatten(1, 2)
 
     def assign(self, features: Tensor, member: int = 0) -> Tensor:

@@ -312,7 +312,8 @@ def test_explanations_are_compared_and_the_same_command_goes_on(comparison, caps
     # the same weights twice; those of the untrained networks are drawn anew
     again = {name: of["scores"].get("repeatability", {}).get("value") for name, of in content["methods"].items()}
     assert all(again[name] == pytest.approx(1, abs=1e-3) for name in named[:4])
-    assert again["untrained network"] < 0.99 and again["brightness"] is None
+    # None: no place of the untrained network speaks for the class
+    assert (again["untrained network"] or 0) < 0.99 and again["brightness"] is None
     found = rows(out / "explanation_scores.csv")
     assert len(found) == 2 * 8 * 10
     page = (out / "explanation_comparison.md").read_text()

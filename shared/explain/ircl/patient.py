@@ -236,12 +236,16 @@ class PatientExplainer:
         }
         if shapley is None:
             return found
-        values = [float(value) for value in shapley.values[0]]
+        values = [float(value) + 0.0 for value in shapley.values[0]]  # no -0.0
         keys = self.names if self.answer == "additive" else [str(k) for k in range(len(values))]
         told = {"unit": self.unit, "base": float(shapley.base[0]), "values": dict(zip(keys, values, strict=True))}
         found["shapley"] = told
         if result["places"] is not None:
-            found |= {"log_odds": float(shapley.full[0])} | self._speaks(values, result["places"])
+            predictor = self.network.additive
+            found |= {
+                "log_odds": float(shapley.full[0]),
+                "bias": float(predictor.log_odds(predictor.bias)),
+            } | self._speaks(values, result["places"])
         return found
 
     def rows(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:

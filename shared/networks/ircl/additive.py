@@ -32,7 +32,7 @@ class BiomarkerClassifier(nn.Module):
     and a place of area :math:`s` with biomarker k contributes :math:`w_k x_k\, s / a_k`. Of several members (encoders
     of other seeds, each with its own biomarkers) logits and maps are averaged.
 
-    The tumour is where an image is not 0 in all modalities: the transforms zero everything else (``mask_background``);
+    The tumour is where any modality of a slice is not 0: the transforms zero everything else (``mask_background``);
     without that the whole window counts. A place that the tumour covers in part counts by the part covered.
 
     Args:

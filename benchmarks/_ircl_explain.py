@@ -57,6 +57,41 @@ def masks(*, device: Any, tiny: bool = False, paper_size: bool = False) -> list[
     return [Finding(f"masks explained per second, {size} px, {mask.steps} steps", "-", f"{rate:.2f}")]
 
 
+def contributions(*, device: Any, tiny: bool = False, paper_size: bool = False) -> list[Finding]:
+    """A patient explained by the additive predictor, against its prediction alone."""
+    import torch
+
+    config = settings(*overlays(paper_size))
+    size = config["roi#size"]
+    torch.manual_seed(0)
+    network = config.get_parsed_content("network_def").to(device).eval()
+    network.additive.biomarkers.copy_(
+        torch.nn.functional.normalize(torch.randn_like(network.additive.biomarkers), dim=-1)
+    )
+    image = torch.rand(1, network.num_images, size, size, device=device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network.additive(image)
+
+    calls = {
+        "explained": lambda: network.additive.explain(image),
+        "forward pass": forward,
+        "prototype's forward pass": lambda: network.prototype_logits(image),
+        "GEMM": product(device),
+    }
+    interleaved(calls, 1, device)
+    seconds = interleaved(calls, 1 if tiny else 15, device)
+    ratio = seconds["explained"] / seconds["forward pass"]
+    rows = [{"pixels": size, "images": network.num_images, **seconds, "explained / forward pass": ratio}]
+    report("Contributions of a patient (seconds)", rows)
+    return [
+        Finding(
+            f"a patient explained by contributions / forward pass, {size} px", "<= 1.2", f"{ratio:.2f}", ratio <= 1.2
+        )
+    ]
+
+
 def shapley(*, tiny: bool = False, paper_size: bool = False) -> list[Finding]:
     """Six biomarkers of phantom patients as K-means assigns them, and of patients who all show all six."""
     import torch

@@ -7,8 +7,9 @@ One thread, CPU time, interleaved, medians; a matrix product (GEMM) beside each 
     python benchmarks/ircl.py --only stage1 --paper-size        # the paper's sizes (minutes on a CPU)
 
 The parts: bank (Algorithm 1), eq5 (contrastive loss), stage2 (an epoch on cached features), stage1 (a training step in
-float32 and in bfloat16), masks (Eq. 10), shapley (against shap's Exact). Where there is CUDA, stage2, stage1 and masks
-run on it, in wall time between synchronisations. A table of target and finding closes the run.
+float32 and in bfloat16), masks (Eq. 10), contributions (of the additive predictor), shapley (against shap's Exact).
+Where there is CUDA, stage2, stage1, masks and contributions run on it, in wall time between synchronisations. A table
+of target and finding closes the run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-PARTS = ("bank", "eq5", "stage2", "stage1", "masks", "shapley")
+PARTS = ("bank", "eq5", "stage2", "stage1", "masks", "contributions", "shapley")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "stage2": lambda: _ircl_training.stage_two(device=device, **size),
         "stage1": lambda: _ircl_training.stage_one(device=device, **size),
         "masks": lambda: _ircl_explain.masks(device=device, **size),
+        "contributions": lambda: _ircl_explain.contributions(device=device, **size),
         "shapley": lambda: _ircl_explain.shapley(**size),
     }
     findings = [finding for part in PARTS if part in given.only for finding in parts[part]()]

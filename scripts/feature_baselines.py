@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The controls that need no network, in the same folds: covariates alone, tumour size alone, a forest on ROI
-features."""
+"""The controls that need no network, in the same folds: covariates, tumour size, a forest on ROI features,
+radiomics."""
 
 import sys
 from pathlib import Path

@@ -5,6 +5,11 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "AdditiveFit": "additive",
+        "fit_additive": "additive",
+        "bootstrap_weights": "additive",
+        "match_biomarkers": "additive",
+        "rank_agreement": "additive",
         "Biomarkers": "kmeans",
         "fit_biomarkers": "kmeans",
         "biomarker_table": "table",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
 from shared.errors import DataError
@@ -60,6 +61,7 @@ def fit_biomarkers(
     *,
     modality: Any = None,
     per_modality: bool = False,
+    weight: Any = None,
     seed: int = 0,
     starts: int = 10,
 ) -> Biomarkers:
@@ -74,6 +76,7 @@ def fit_biomarkers(
         num_biomarkers: K; with ``per_modality`` of every modality.
         modality: modality of each image, 0, 1, ...
         per_modality: cluster each modality's images by themselves.
+        weight: of each image, ``[n]``, positive; None: all count alike.
         seed: seed of k-means++.
         starts: starts of which the best is kept.
 
@@ -91,11 +94,12 @@ def fit_biomarkers(
         ([0, 0, 0, 1, 1], (2, 2))
     """
     unit = _unit(embeddings)
+    weight = np.ones(len(unit)) if weight is None else to_numpy(weight).astype(np.float64)
     if num_biomarkers < 1:
         raise DataError(f"num_biomarkers must be at least 1, got {num_biomarkers}.")
     if not per_modality:
         _enough(unit, num_biomarkers, "")
-        centres = _spherical(unit, num_biomarkers, seed, starts)
+        centres = _spherical(unit, num_biomarkers, seed, starts, weight)
         owner = np.full(num_biomarkers, -1)
     else:
         if modality is None:
@@ -108,7 +112,8 @@ def fit_biomarkers(
         groups = np.unique(modality)
         for group in groups:
             _enough(unit[modality == group], num_biomarkers, f" of modality {group}")
-        centres = np.concatenate([_spherical(unit[modality == g], num_biomarkers, seed, starts) for g in groups])
+        parts = [modality == group for group in groups]
+        centres = np.concatenate([_spherical(unit[p], num_biomarkers, seed, starts, weight[p]) for p in parts])
         owner = np.repeat(groups, num_biomarkers)
     centres = centres.astype(np.float32)
     found = Biomarkers(centres, owner, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
@@ -121,9 +126,10 @@ def fit_biomarkers(
     return Biomarkers(centres, owner, assignment, similarity)
 
 
-def _spherical(unit: np.ndarray, count: int, seed: int, starts: int) -> np.ndarray:
+def _spherical(unit: np.ndarray, count: int, seed: int, starts: int, weight: np.ndarray) -> np.ndarray:
     """Unit centres ``[count, E]``, the largest cluster first."""
-    centres = KMeans(count, init="k-means++", n_init=starts, random_state=seed).fit(unit).cluster_centers_
+    kmeans = KMeans(count, init="k-means++", n_init=starts, random_state=seed)
+    centres = kmeans.fit(unit, sample_weight=weight).cluster_centers_
     centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
     labels = np.empty(0)
     for _ in range(1000):
@@ -132,15 +138,14 @@ def _spherical(unit: np.ndarray, count: int, seed: int, starts: int) -> np.ndarr
         if np.array_equal(nearest, labels):
             break
         labels = nearest
-        centres = _centres(unit, labels, count)
-    size = np.bincount(labels, minlength=count)
+        centres = _centres(unit, labels, count, weight)
+    size = np.bincount(labels, weights=weight, minlength=count)
     first = np.array([np.flatnonzero(labels == k)[0] for k in range(count)])
     return centres[np.lexsort((first, -size))]
 
 
-def _centres(unit: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    total = np.zeros((count, unit.shape[1]))
-    np.add.at(total, labels, unit)
+def _centres(unit: np.ndarray, labels: np.ndarray, count: int, weight: np.ndarray) -> np.ndarray:
+    total = csr_array((weight, (labels, np.arange(len(labels)))), shape=(count, len(labels))) @ unit
     length = np.linalg.norm(total, axis=1, keepdims=True)
     # images that cancel out exactly have no mean direction: any of them stands for the cluster
     member = unit[[np.flatnonzero(labels == k)[0] for k in range(count)]]

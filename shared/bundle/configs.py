@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import json
@@ -130,6 +131,22 @@ def parse_overrides(pairs: Iterable[str], config: Mapping[str, Any], *, reserved
     if problems:
         raise DataError(problems)
     return overrides
+
+
+def python_values(overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Overrides as MONAI's command line reads them: Python values where they are such, else text.
+
+    Example:
+        >>> python_values({"epochs": "3", "channels": "[8, 16]", "resume": "true", "roi#roi": "box"})
+        {'epochs': 3, 'channels': [8, 16], 'resume': True, 'roi#roi': 'box'}
+    """
+    found: dict[str, Any] = {}
+    for key, text in overrides.items():
+        try:
+            found[key] = ast.literal_eval({"true": "True", "null": "None"}.get(text, text))
+        except (ValueError, SyntaxError):
+            found[key] = text
+    return found
 
 
 def split_key(key: str) -> list[str]:

@@ -32,7 +32,7 @@ CHOICES = {"split": ("training", "validation", "testing")}
 _COUNTS = """epochs max_epochs batch_size num_slices num_modalities num_classes num_biomarkers in_channels size views
 val_interval num_layers num_heads num_points num_voxels max_masks max_patients"""
 AT_LEAST = {"seed": 0} | dict.fromkeys(_COUNTS.split(), 1)
-TEXTS = {"covariates", "encoders", "classes", "class_names", "sequences"}
+TEXTS = {"covariates", "use_modalities", "encoders", "classes", "class_names", "sequences"}
 """Lists of texts; those of other keys hold what the bundle's own config has in them."""
 
 

@@ -24,7 +24,8 @@ from shared.io import write_json
 from shared.locks import lock_folder, release_folder
 
 MODEL_FILE, SPLIT_FILE = "model.json", "split.json"
-SWITCHES = ("bf16", "channels_last", "checkpointing")  # they change speed, and numbers by rounding alone
+# what changes no weight: speed (numbers by rounding alone), and which of the trained predictors answers
+SWITCHES = ("bf16", "channels_last", "checkpointing", "answer")
 # ids that say where and how a stage runs, not what it computes
 _PLACES = {"bundle_root", "bundle_path", "bundle_shared", "dataset_dir", "datalist_file", "ckpt_dir", "output_dir"}
 _PLACES |= {"cache_dir", "cache_gb", "disk_cache"}  # what is read from there is what would be read from the files
@@ -40,6 +41,9 @@ _ASSEMBLY = re.compile(
     r"\w+#dataset(#cases|#kind)?$|\w+#(dataloader|trainer)#(shuffle|drop_last|collate_fn|decollate|optim_set_to_none|"
     r"bare|divided|scheduler_epoch_level|unused_parameters)$"
 )
+# settings that came later, with the value that computes what was computed before there were any
+_ADDED = {"network_def#attention": "prototype", "use_modalities": None}
+_TOLD_BY_NAMES = {"num_modalities"}  # plain in older configurations, now a computed one; the names are compared
 _OF_A_CASE = ("label", "covariates", "part", "votes")
 _OF_ITS_FILES = ("tumour_labels", "trust_affines")  # how they are read
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
@@ -297,7 +301,9 @@ class TrainingRecord:
             before, after = stored.get(part) or {}, now.get(part) or {}
             if older:
                 before, after = ({k: v for k, v in x.items() if not _ASSEMBLY.match(k)} for x in (before, after))
+            before = {key: value for key, value in _ADDED.items() if key in after} | dict(before)
             keys = [key for key in {**before, **after} if before.get(key, "unset") != after.get(key, "unset")]
+            keys = [key for key in keys if key not in _TOLD_BY_NAMES or (key in before and key in after)]
             # an entry that is gone or new with all below it is told once
             keys = [key for key in keys if not any(key.startswith(f"{other}#") for other in keys)]
             found += [f"{key} was {_shown(before, key)}, is now {_shown(after, key)}" for key in keys]

@@ -88,28 +88,31 @@ def trained_network(
         ckpt_dir: folder of ``model.pt`` and ``model.json``.
         train_config: ``train.json``, whose ``network_def`` is built when no model was trained yet.
         overrides: arguments that an overlay or the command line sets: switches of speed (``bf16``, ``channels_last``,
-            ``checkpointing``) win over ``model.json``, all others must be what it says.
+            ``checkpointing``) and the ``answer`` win over ``model.json`` unless None, all others must be what it says;
+            an empty section sets nothing.
 
     Raises:
         CheckpointError: ``model.json`` is not readable, or ``overrides`` says otherwise.
     """
-    path = Path(ckpt_dir) / MODEL_FILE
+    path, overrides = Path(ckpt_dir) / MODEL_FILE, {key: value for key, value in overrides.items() if value != {}}
     if path.is_file():
         network = _network_class(network, Path(train_config)) if isinstance(network, str) else network
         settings = dict(trained_settings(ckpt_dir, train_config, "network"))
         kind = _network_class(settings.pop("class"), path) if "class" in settings else network
-        switches = {key: value for key, value in overrides.items() if key in SWITCHES}
+        switches = {key: value for key, value in overrides.items() if key in SWITCHES and value is not None}
+        try:
+            built = kind(**{**settings, **(switches if kind is network else {})})
+        except TypeError as error:
+            raise _damaged(path, error) from error
+        settings = {**getattr(built, "settings", {}), **settings}  # an older model.json lacks those that came later
         # what the class takes and does not keep, such as frozen layers, is of the training alone
         taken = _passing(network)
         known = {key for key in overrides if key in settings or key not in taken}
         others = {key: value for key, value in overrides.items() if key in known - set(SWITCHES)}
         refuse_others(path, {"network_def": settings}, {"network_def": others})
-        try:
-            return kind(**{**settings, **(switches if kind is network else {})})
-        except TypeError as error:
-            raise _damaged(path, error) from error
+        return built
     parser = _parser(train_config)
-    _set_below(parser, "network_def", overrides)
+    _set_below(parser, "network_def", {key: value for key, value in overrides.items() if value is not None})
     return parser.get_parsed_content("network_def")
 
 

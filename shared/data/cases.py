@@ -117,6 +117,7 @@ class CaseDataset(CacheDataset):
 def collate_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batch of cases: ``image`` ``[B, m, H, W]``, ``covariates`` ``[B, C]``, ``label`` ``[B]`` (where all have one).
 
+    ``patient``, and where all have one ``group``, are lists of names.
     Geometry and paths stay with the dataset: MONAI's decollation would take them apart.
 
     Example:
@@ -133,4 +134,6 @@ def collate_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     labels = [case.get("label") for case in cases]
     if all(label is not None for label in labels):
         batch["label"] = torch.tensor(labels)
+    if all("group" in case for case in cases):
+        batch["group"] = [str(case["group"]) for case in cases]
     return batch

@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.data.grids import canonical, place_problem, same_grid
 from shared.data.names import nfc
+from shared.data.tables import some
 from shared.errors import DataError
 from shared.io import disguise
 
@@ -227,7 +228,16 @@ def _identical(grid: tuple, other: tuple) -> bool:
 
 
 class DatalistCheck(SectionCheck):
-    """Collects the problems of a datalist of volumes."""
+    """Collects the problems of a datalist of volumes.
+
+    Args:
+        root: the prepared folder.
+        file: the datalist, relative to ``root`` or absolute.
+        num_classes: labels lie in ``range(num_classes)``.
+        num_modalities: images that are taken of each case; None: all.
+        covariates: names of covariates every case must have.
+        use: names of the modalities that are taken of each case, in this order; None: all.
+    """
 
     def __init__(
         self,
@@ -236,6 +246,7 @@ class DatalistCheck(SectionCheck):
         num_classes: int,
         num_modalities: int | None,
         covariates: Sequence[str],
+        use: Sequence[str] | None = None,
     ):
         super().__init__(root, file, num_classes)
         self.covariates = tuple(covariates)
@@ -243,34 +254,49 @@ class DatalistCheck(SectionCheck):
         self.order: list[int] | None = None
         names = self.content.get("modalities")
         self.modalities = [str(name) for name in names] if isinstance(names, list) else []
-        self.expected = num_modalities
-        if num_modalities is not None and self.modalities and len(self.modalities) != num_modalities:
-            self.problems.append(
-                f"{self.file}: the datalist has {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
-                f"the configuration expects {num_modalities}; set their number (--in_channels, or num_modalities) or "
-                "prepare the data again"
-            )
-        elif num_modalities is None and self.modalities:
-            self.expected = len(self.modalities)
-        self.wrong_number_told = bool(self.problems)
+        self.wanted = num_modalities
+        self.expected = len(self.modalities) or num_modalities  # images that each case lists
+        self.wrong_number_told = False
+        if use is not None:
+            self._use(use)
+
+    def _use(self, use: Sequence[str]) -> None:
+        """Take of each case the images of these modalities alone."""
+        here = [name.casefold() for name in self.modalities]
+        asked = [name.casefold() for name in use if isinstance(name, str)] if isinstance(use, list | tuple) else []
+        known = f"its modalities are {', '.join(self.modalities)}" if here else "it names no modalities"
+        if not asked or len(asked) < len(use) or len(set(asked)) < len(asked):
+            rule = f"use_modalities must list names of modalities, each once, got {use!r}"
+        elif unknown := [name for name in use if here.count(name.casefold()) != 1]:
+            rule = f"use_modalities names {', '.join(unknown)}"
+        else:
+            self._take([here.index(name) for name in asked])
+            return
+        self.wrong_number_told = True
+        self.problems.append(f"{self.file}: {rule}; {known}: name some of them, or leave it out (null) to take all")
+
+    def _take(self, rows: Sequence[int]) -> None:
+        order = range(len(self.modalities)) if self.order is None else self.order
+        self.order = [order[row] for row in rows]
+        self.modalities = [self.modalities[row] for row in rows]
 
     def match_modalities(self, trained: Sequence[str]) -> None:
-        """The datalist's modalities are a model's; in another order, each case's images are put into the model's.
+        """Take of each case the images of a model's modalities, in the model's order; others are refused.
 
         Names are compared without regard to case; where either side has none, numbers alone are (by ``section``).
         """
         here, there = ([str(name).casefold() for name in names] for names in (self.modalities, trained))
         if not here or not there or are_numbers(here) or are_numbers(there) or here == there:
             return
-        if sorted(here) == sorted(there) and len(set(here)) == len(here):
-            self.order = [here.index(name) for name in there]
+        if set(there) <= set(here) and len(set(here)) == len(here) and len(set(there)) == len(there):
             logger.warning(
-                "%s: its modalities are %s, the model's %s: the images are taken in the model's order",
+                "%s: its modalities are %s, the model's %s: %s",
                 self.file,
                 ", ".join(self.modalities),
                 ", ".join(trained),
+                "the images are taken in the model's order" if len(here) == len(there) else "only these are taken",
             )
-            self.modalities = [self.modalities[row] for row in self.order]
+            self._take([here.index(name) for name in there])
         elif not self.wrong_number_told:
             self.wrong_number_told = True
             self.problems.append(
@@ -280,6 +306,7 @@ class DatalistCheck(SectionCheck):
 
     def section(self, section: str) -> list[dict[str, Any]]:
         """Checked cases of a section with absolute paths (what is wrong goes to ``problems``)."""
+        self._check_number()
         entries = self.entries(section)
         self.resampled = []
         cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
@@ -295,6 +322,18 @@ class DatalistCheck(SectionCheck):
                 ", ".join(self.resampled),
             )
         return cases
+
+    def _check_number(self) -> None:
+        """As many modalities are taken as the configuration says."""
+        if self.wrong_number_told or self.wanted is None or len(self.modalities) in (0, self.wanted):
+            return
+        self.wrong_number_told = True
+        taken = "the datalist has" if self.order is None else "of the datalist are taken"
+        self.problems.append(
+            f"{self.file}: {taken} {len(self.modalities)} modalities ({', '.join(self.modalities)}), "
+            f"the configuration expects {self.wanted}; set their number (--in_channels, or num_modalities) or "
+            "prepare the data again"
+        )
 
     def _case(self, entry: Any, where: str) -> dict[str, Any] | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("patient"), str) or not entry["patient"].strip():
@@ -314,7 +353,7 @@ class DatalistCheck(SectionCheck):
                 + (f" ({', '.join(self.modalities)})" if self.modalities else " as in the first case")
                 + "; add the missing ones or leave the patient out"
             )
-        if self.order is not None and len(images) == len(self.order):
+        if self.order is not None and len(images) == self.expected:
             images = [images[row] for row in self.order]
         case["image"] = [str(self.root / image) for image in images]
         grids = [(image, self._grid(image, patient)) for image in case["image"]]
@@ -335,6 +374,7 @@ class DatalistCheck(SectionCheck):
                 f"{patient}: 'tumour_labels' must list the mask's values that are tumour, as [2], got {labels!r}"
             )
         self.check_label(case)
+        self._group(case)
         values = entry.get("covariates") or {}
         for name in self.covariates:
             value = values.get(name) if isinstance(values, dict) else None
@@ -345,6 +385,19 @@ class DatalistCheck(SectionCheck):
             elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 self.problems.append(f"{patient}: covariate {name!r} must be a finite number, got {value!r}")
         return case
+
+    def _group(self, case: dict) -> None:
+        """A group that is there is a name; ``null`` is none."""
+        group = case.get("group")
+        if group is None:
+            case.pop("group", None)
+        elif not isinstance(group, str) or not group.strip():
+            self.problems.append(
+                f"{case['patient']}: 'group' must be a name, got {group!r}; correct it or leave it out"
+            )
+            case.pop("group")
+        else:
+            case["group"] = nfc(group)
 
     def _places(self, grids: list[tuple[str, tuple]], patient: str, entry: dict) -> None:
         """Images and masks of one shape lie on one grid; those of other shapes are noted, they are resampled."""
@@ -365,7 +418,7 @@ class DatalistCheck(SectionCheck):
         return grid
 
     def across(self, training: list[dict], testing: list[dict]) -> None:
-        """No patient twice, in two folds or in both sections; no image file of two patients."""
+        """No patient twice, no patient or group in two folds or in both sections; no image file of two patients."""
         for section, cases in (("training", training), ("testing", testing)):
             folds: dict[str, list] = {}
             for case in cases:
@@ -384,6 +437,7 @@ class DatalistCheck(SectionCheck):
         self.problems += [
             f"{patient}: is in the training and in the testing section; keep one" for patient in sorted(both)
         ]
+        self._groups(training, testing)
         owner: dict[str, str] = {}
         for case in training + testing:
             resolved = [os.path.realpath(path) for path in case["image"]]
@@ -397,3 +451,26 @@ class DatalistCheck(SectionCheck):
                     self.problems.append(
                         f"{case['patient']}: {path}: is the image of patient {other}, too; correct one"
                     )
+
+    def _groups(self, training: list[dict], testing: list[dict]) -> None:
+        """The patients of a group are in one fold or in one other section; all have one where any has."""
+        parts: dict[str, dict[str, list[str]]] = {}
+        for section, cases in (("training", training), ("testing", testing)):
+            for case in cases:
+                fold = case.get("fold") if section == "training" else None
+                place = f"the {section} section" if fold is None else f"fold {fold}"
+                if "group" in case:
+                    parts.setdefault(case["group"], {}).setdefault(place, []).append(case["patient"])
+        for group, places in parts.items():
+            if len(places) > 1:
+                shown = " and ".join(f"{place} ({some(names)})" for place, names in places.items())
+                self.problems.append(
+                    f"group {group}: is in {shown}; a group belongs to one fold or section, prepare the data again "
+                    "with --group-column"
+                )
+        without = [case["patient"] for case in training + testing if "group" not in case]
+        if parts and without:
+            self.problems.append(
+                f"{len(without)} cases have no group, others have one: {some(without)}; give each its group (its own "
+                "name where it stands alone)"
+            )

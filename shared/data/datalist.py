@@ -31,8 +31,10 @@ class Datalist:
         num_modalities: images per case; None: as many as the first case has.
         covariates: names of covariates every case must have.
         labels_required: False for cases to predict: a label may be missing, one class is enough.
-        modalities: of a trained model: the same in another order are put into this one, others are refused.
+        modalities: of a trained model: of each case these are taken, in this order; a datalist without one of them is
+            refused.
         classes: of a trained model: other names, or another order, are refused.
+        use_modalities: names of the modalities that are taken of each case, in this order; None: all.
 
     Raises:
         DataError: with every problem found.
@@ -58,8 +60,9 @@ class Datalist:
         labels_required: bool = True,
         modalities: Sequence[str] = (),
         classes: Sequence[str] = (),
+        use_modalities: Sequence[str] | None = None,
     ):
-        check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
+        check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates, use_modalities)
         check.match_modalities(modalities)
         check.match_classes(classes)
         content = check.content
@@ -113,7 +116,8 @@ class InferenceDatalist:
         num_classes: labels that are there lie in ``range(num_classes)``.
         num_modalities: images per case.
         covariates: names of covariates every case must have.
-        modalities: of the model: the same in another order are put into this one, others are refused.
+        modalities: of the model: of each case these are taken, in this order; a datalist without one of them is
+            refused.
         classes: of the model: other names, or another order, are refused.
 
     Attributes:

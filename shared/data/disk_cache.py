@@ -32,7 +32,7 @@ YOUNG = 1.0  # seconds in which a file can change twice under one time stamp
 LEFTOVER = 3600  # seconds after which a temporary file belongs to a process that was killed
 LIBRARIES = ("monai", "nibabel", "numpy", "pillow", "scipy", "torch")
 # nothing that is cut or decoded depends on these: transforms do not see them, the current datalist's are joined later
-OF_THE_DATALIST = ("label", "soft_label", "covariates", "fold", "part", "votes")
+OF_THE_DATALIST = ("label", "soft_label", "covariates", "fold", "group", "part", "votes")
 
 
 class DiskCache:

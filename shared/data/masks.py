@@ -45,6 +45,35 @@ def millilitres(mask: Any, affine: Any) -> float:
     return float((np.asarray(mask) > 0).sum()) * abs(float(np.linalg.det(np.asarray(affine)[:3, :3]))) / 1e3
 
 
+def size_text(mask: Any, affine: Any) -> str:
+    """Size of a mask in words: its volume, of a single slice its area.
+
+    Example:
+        >>> import numpy as np
+        >>> size_text(np.ones((10, 10, 10)), np.eye(4)), size_text(np.ones((5, 4, 1)), np.diag([0.5, 0.5, 1, 1]))
+        ('1.0 ml', '5 mm2')
+    """
+    import numpy as np
+
+    if np.shape(mask)[2:] != (1,):
+        return f"{millilitres(mask, affine):.1f} ml"
+    return f"{square_millimetres(mask, affine):.4g} mm2"
+
+
+def square_millimetres(mask: Any, affine: Any) -> float:
+    """Area of a mask of one slice, which lies across the third axis.
+
+    Example:
+        >>> import numpy as np
+        >>> square_millimetres(np.ones((5, 4, 1)), np.diag([0.5, 0.5, 3, 1]))
+        5.0
+    """
+    import numpy as np
+
+    along = np.asarray(affine, float)[:3, :2]
+    return float((np.asarray(mask) > 0).sum()) * float(np.linalg.norm(np.cross(along[:, 0], along[:, 1])))
+
+
 def tumour_of(array: Any, affine: Any, labels: Sequence[int] = (), *, joined: bool = False) -> Any:
     """Voxels of the tumour in the values of a mask.
 
@@ -112,8 +141,8 @@ def tumour_of(array: Any, affine: Any, labels: Sequence[int] = (), *, joined: bo
     edges = _edges(tumour)
     if edges.mean() > INVERTED:
         raise DataError(
-            f"is inverted, or no tumour's: it marks the edges of the image's box, {millilitres(tumour, affine):.1f} of "
-            f"{millilitres(np.ones_like(tumour), affine):.1f} ml in all; exchange tumour and background"
+            f"is inverted, or no tumour's: it marks the edges of the image's box, {size_text(tumour, affine)} of "
+            f"{size_text(np.ones_like(tumour), affine)} in all; exchange tumour and background"
         )
     return tumour
 
@@ -212,7 +241,7 @@ def share_of_body(millilitres_of_tumour: float, path: str | os.PathLike) -> floa
     return millilitres_of_tumour / body if body else 0.0
 
 
-def size_flags(volumes: Mapping[str, float], least: int = 5) -> list[str]:
+def size_flags(volumes: Mapping[str, float], least: int = 5, unit: str = "ml") -> list[str]:
     """Lines on tumours many times larger than the cohort's median, as an organ's mask among tumours is.
 
     Example:
@@ -225,19 +254,19 @@ def size_flags(volumes: Mapping[str, float], least: int = 5) -> list[str]:
         return []
     middle = median(volumes.values())
     return [
-        f"{name}: the mask has {ml:.1f} ml, {ml / middle:.0f} times the median of {middle:.1f} ml; is it an organ?"
-        for name, ml in volumes.items()
-        if middle and ml > MANY_TIMES * middle
+        f"{name}: the mask has {size:.1f} {unit}, {size / middle:.0f} times the median of {middle:.1f} {unit}; is it "
+        "an organ?"
+        for name, size in volumes.items()
+        if middle and size > MANY_TIMES * middle
     ]
 
 
 def _volumes(array: Any, affine: Any, most: int = 12) -> str:
     import numpy as np
 
-    values, counts = np.unique(array, return_counts=True)
-    one = abs(float(np.linalg.det(np.asarray(affine)[:3, :3]))) / 1e3
-    parts = [f"{v:g} ({n * one:.1f} ml)" for v, n in zip(values, counts, strict=True)]
-    return ", ".join(parts[:most]) + (", ..." if len(parts) > most else "")
+    values = np.unique(array)
+    parts = [f"{value:g} ({size_text(array == value, affine)})" for value in values[:most]]
+    return ", ".join(parts) + (", ..." if len(values) > most else "")
 
 
 def _edges(tumour: Any) -> Any:

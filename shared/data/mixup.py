@@ -65,7 +65,8 @@ class ContrastiveRows(Dataset):
         table: the cases' mixtures.
         num_modalities: images come modality by modality.
         intra_positives: ``"patient"``: all images of the same case are intra-patient positives (section 3.2);
-            ``"modality"``: those of the same modality only.
+            ``"modality"``: those of the same modality only; ``"none"``: there are none (Table 3, "w/o Intra-patient
+            Sample").
         device: where images are kept and mixed.
 
     Shape:
@@ -81,12 +82,13 @@ class ContrastiveRows(Dataset):
         intra_positives: str = "patient",
         device: str | torch.device = "cpu",
     ):
-        if intra_positives not in ("patient", "modality"):
-            raise ValueError(f'intra_positives must be "patient" or "modality", got {intra_positives!r}.')
+        if intra_positives not in ("patient", "modality", "none"):
+            raise ValueError(f'intra_positives must be "patient", "modality" or "none", got {intra_positives!r}.')
         self.images = images.to(device)
         self.table = table
         self.num_images = images.shape[1]
-        self.span = self.num_images // num_modalities if intra_positives == "modality" else self.num_images
+        spans = {"patient": self.num_images, "modality": self.num_images // num_modalities, "none": 1}
+        self.span = spans[intra_positives]
 
     def __len__(self) -> int:
         return len(self.table) * self.num_images

@@ -1,4 +1,4 @@
-"""Cross-validation folds by patient, stratified by label and seeded; written into the datalist once, never by slice."""
+"""Folds by patient or group of patients, stratified by label and seeded; written into the datalist, never by slice."""
 
 from __future__ import annotations
 
@@ -69,15 +69,39 @@ def stratified_folds(
 
 
 def assign_folds(cases: Sequence[Mapping[str, Any]], folds: int = 5, seed: int = 0) -> list[dict[str, Any]]:
-    """Copies of ``cases`` with the key ``fold``, from their ``patient`` and ``label``.
+    """Copies of ``cases`` with the key ``fold``, from their ``patient``, ``label`` and, where they have one, ``group``.
+
+    Cases of one group get one fold.
 
     Example:
         >>> cases = [{"patient": name, "label": row % 2} for row, name in enumerate("abcd")]
         >>> sorted(case["fold"] for case in assign_folds(cases, folds=2))
         [0, 0, 1, 1]
+        >>> grouped = [{**case, "group": group} for case, group in zip(cases * 2, "wxyzwxyz")]
+        >>> found = [case["fold"] for case in assign_folds(grouped, folds=2)]
+        >>> found[:4] == found[4:]
+        True
     """
-    fold_of = stratified_folds([case["patient"] for case in cases], [case["label"] for case in cases], folds, seed)
+    labels = [case["label"] for case in cases]
+    groups = groups_of(cases)
+    if groups is None:
+        fold_of = stratified_folds([case["patient"] for case in cases], labels, folds, seed)
+    else:
+        fold_of = grouped_folds([groups[case["patient"]] for case in cases], labels, folds, seed)
+        fold_of = {patient: fold_of[group] for patient, group in groups.items()}
     return [{**case, "fold": fold_of[case["patient"]]} for case in cases]
+
+
+def groups_of(cases: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """The group of each patient: those of one belong to one fold and one section; None where no case has one.
+
+    Example:
+        >>> groups_of([{"patient": "a"}]), groups_of([{"patient": "a", "group": "g"}, {"patient": "b"}])
+        (None, {'a': 'g', 'b': 'b'})
+    """
+    if not any(case.get("group") for case in cases):
+        return None
+    return {str(case["patient"]): str(case.get("group") or case["patient"]) for case in cases}
 
 
 def grouped_folds(groups: Sequence[str], labels: Sequence[Hashable], folds: int = 5, seed: int = 0) -> dict[str, int]:

@@ -35,7 +35,45 @@ def encode_cases(
     return torch.cat([h.float() for h, _ in parts]), torch.cat([z for _, z in parts])
 
 
-class BiomarkerStage:
+class PlainStage:
+    """A stage without epochs: skipped when its checkpoint is there and ``resume`` is true, else computed and saved.
+
+    Args:
+        common: what all stages share, see :class:`shared.engines.StageTrainer`.
+        checkpoint: what the stage writes.
+    """
+
+    def __init__(self, common: Mapping[str, Any], checkpoint: str | os.PathLike):
+        self.checkpoint, self.output_dir = Path(checkpoint), Path(common["output_dir"])
+        self.seed, self.resume = common["seed"], common["resume"]
+        self.record, self.device = common["record"], common["device"]
+
+    def content(self) -> dict[str, Any]:
+        """Compute the stage; what its checkpoint holds."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Compute and save, or skip when resuming; of several processes the first does it, others wait."""
+        from_main(self._run)
+        set_determinism(self.seed)  # the next stage starts as if this one had been skipped
+
+    def _run(self) -> None:
+        finished = self.resume and self.checkpoint.is_file()
+        if self.record is not None:
+            stored = load_checkpoint(self.checkpoint).get("record") if finished else None
+            stage = self.record.stage_of(self.checkpoint)
+            self.record.begin(stage, stored, finished=finished, going_on=finished)
+        if finished:
+            logger.info("%s exists and resume is true, the stage is skipped.", self.checkpoint)
+            return
+        content = self.content()
+        content |= {} if self.record is None else {"record": self.record.of(self.record.stage_of(self.checkpoint))}
+        save_checkpoint(self.checkpoint, content)
+        if self.record is not None:
+            self.record.end()
+
+
+class BiomarkerStage(PlainStage):
     """K-means of the training images' embeddings into imaging biomarkers (section 3.2, "Potential Biomarkers").
 
     Loads the encoder of stage I into the classifier, sets its ``biomarkers`` buffer and describes each biomarker in
@@ -72,30 +110,13 @@ class BiomarkerStage:
         per_modality: bool = False,
         positive_name: str = "positive",
     ):
+        super().__init__(common, checkpoint)
         self.network, self.cases, self.num_biomarkers = network, cases, num_biomarkers
-        self.pretrained, self.checkpoint, self.output_dir = (
-            Path(pretrained),
-            Path(checkpoint),
-            Path(common["output_dir"]),
-        )
+        self.pretrained, self.positive_name = Path(pretrained), positive_name
         self.num_modalities, self.modalities, self.per_modality = num_modalities, modalities, per_modality
-        self.positive_name, self.seed, self.resume = positive_name, common["seed"], common["resume"]
-        self.record, self.device = common["record"], common["device"]
 
-    def run(self) -> None:
-        """Cluster, describe and save, or skip when resuming; of several processes the first does it, others wait."""
-        from_main(self._run)
-        set_determinism(self.seed)  # the next stage starts as if this one had been skipped
-
-    def _run(self) -> None:
-        finished = self.resume and self.checkpoint.is_file()
-        if self.record is not None:
-            stored = load_checkpoint(self.checkpoint).get("record") if finished else None
-            stage = self.record.stage_of(self.checkpoint)
-            self.record.begin(stage, stored, finished=finished, going_on=finished)
-        if finished:
-            logger.info("Biomarkers: %s exists and resume is true, the stage is skipped.", self.checkpoint)
-            return
+    def content(self) -> dict[str, Any]:
+        """Cluster and describe; encoder and biomarkers."""
         from shared.biomarkers import fit_biomarkers
 
         state = load_checkpoint(self.pretrained, hint="Run stage I first: --run_id pretrain_run.")
@@ -113,11 +134,7 @@ class BiomarkerStage:
         )
         self.network.biomarkers.copy_(torch.as_tensor(found.centres))
         self._describe(z, found, modality)
-        content = {"encoder": self.network.encoder.state_dict(), "biomarkers": self.network.biomarkers.cpu()}
-        content |= {} if self.record is None else {"record": self.record.of(self.record.stage_of(self.checkpoint))}
-        save_checkpoint(self.checkpoint, content)
-        if self.record is not None:
-            self.record.end()
+        return {"encoder": self.network.encoder.state_dict(), "biomarkers": self.network.biomarkers.cpu()}
 
     def _describe(self, z: Tensor, found: Any, modality: Tensor) -> None:
         from shared.biomarkers import biomarker_table, flat_rows, same_patient_neighbour_rate

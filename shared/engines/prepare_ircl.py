@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from shared.data.mixup import ContrastiveRows
@@ -81,24 +82,41 @@ class PrepareCases:
         return image, label, (batchdata["covariates"].to(device, non_blocking=non_blocking),), {}
 
 
+class PrototypeInferer(SimpleInferer):
+    """Stage II watched while it trains: the prototype transformer's logits, whichever predictor answers."""
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits; of a network without a prototype transformer, its own."""
+        return getattr(network, "prototype_logits", network)(inputs, *args, **kwargs)
+
+
 class PrepareImages:
-    """A plain classifier (the ResNet control): the m images as channels, labels as classes, no covariates.
+    """A plain classifier (a control): a patient's m images together, labels as classes, no covariates.
 
     Args:
         augmentation: applied to the whole batch, the same to all images of a case; None: none.
+        cases: the training cases, for a loss that remembers them; None: the target is the label alone.
 
     Shape:
-        - returns: image ``[B, m, H, W]``, label ``[B]``
+        - returns: image ``[B, m, H, W]``, label ``[B]``; with cases ``{"label": [B], "row": [B]}``, the row being the
+          place among them
     """
 
-    def __init__(self, augmentation: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self, augmentation: Callable[[Tensor], Tensor] | None = None, cases: Iterable[Mapping[str, Any]] | None = None
+    ):
         self.augmentation = augmentation
+        self.rows = None if cases is None else {str(case["patient"]): row for row, case in enumerate(cases)}
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Images and labels on the device."""
         image = batchdata["image"].to(device, non_blocking=non_blocking)
         if self.augmentation is not None:
             image = self.augmentation(image)
-        return image, batchdata["label"].to(device, non_blocking=non_blocking)
+        label = batchdata["label"].to(device, non_blocking=non_blocking)
+        if self.rows is None:
+            return image, label
+        row = torch.tensor([self.rows[patient] for patient in batchdata["patient"]], device=label.device)
+        return image, {"label": label, "row": row}

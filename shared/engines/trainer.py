@@ -31,10 +31,10 @@ class StageTrainer(SupervisedTrainer):
 
     Before the given handlers it adds :class:`shared.handlers.StageCheckpoint` and :class:`shared.handlers.TrainingLog`
     (its attributes ``checkpoint`` and ``log``), a ``LrScheduleHandler`` and a ``ValidationHandler``. The checkpoint
-    holds what is needed to go on exactly: optimiser, scheduler, log, every handler with a ``state_dict``, every
-    generator. In several processes DistributedDataParallel trains the network, with BatchNorm over all of them, and
-    each process takes its part of every batch. A run ends by seeding all random numbers anew (unless ``seed`` is
-    None), so that no stage depends on how long another took.
+    holds what is needed to go on exactly: optimiser, scheduler, log, the loss's state, every handler with a
+    ``state_dict``, every generator. In several processes DistributedDataParallel trains the network, with BatchNorm
+    over all of them, and each process takes its part of every batch. A run ends by seeding all random numbers anew
+    (unless ``seed`` is None), so that no stage depends on how long another took.
 
     Args:
         name: of the stage; its log is ``<name>_loss.csv``.
@@ -95,8 +95,10 @@ class StageTrainer(SupervisedTrainer):
             train_data_loader = ShuffledLoader(dataset, batch_size, seed=self.seed, drop_last=drop_last)
         if isinstance(loss_function, nn.Module):
             loss_function = loss_function.to(device)
+        remembers = isinstance(loss_function, nn.Module) and loss_function.state_dict()
         self.log = TrainingLog(name, common["output_dir"], getattr(loss_function, "terms", None))
         state = {"optimizer": optimizer, "log": self.log} | ({} if scheduler is None else {"scheduler": scheduler})
+        state |= {"loss": loss_function} if remembers else {}
         state |= {type(handler).__name__: handler for handler in train_handlers if hasattr(handler, "load_state_dict")}
         drawn = {key: getattr(value, "generator", value) for key, value in (generators or {}).items()}
         if getattr(train_data_loader, "generator", None) is not None:

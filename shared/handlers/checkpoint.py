@@ -212,12 +212,20 @@ class LoadBiomarkers:
         cases: the training cases, whose covariates standardise (nobody else's).
         loss: of the stage; one that balances classes starts the head's bias at their frequencies, as the covariates'
             regression does.
+        additive: checkpoint of the additive predictor, for a network that has one.
     """
 
     def __init__(
-        self, path: str | os.PathLike, network: nn.Module, cases: CaseDataset, *, loss: nn.Module | None = None
+        self,
+        path: str | os.PathLike,
+        network: nn.Module,
+        cases: CaseDataset,
+        *,
+        loss: nn.Module | None = None,
+        additive: str | os.PathLike | None = None,
     ):
         self.path, self.network, self.cases, self.loss = Path(path), network, cases, loss
+        self.additive = additive and Path(additive)
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer of stage II."""
@@ -238,6 +246,10 @@ class LoadBiomarkers:
                 "--run_id biomarkers_run."
             )
         self.network.biomarkers.copy_(biomarkers)
+        if self.network.additive is not None and self.additive is not None:
+            hint = "Run the additive stage first: --run_id additive_run."
+            state = from_main(lambda: load_checkpoint(self.additive, hint=hint))
+            load_weights(self.network.additive, part_of(state, "additive", self.additive), self.additive)
         predictor = self.network.predictor
         if predictor.num_covariates:
             predictor.fit_covariates(self.cases.stack("covariates"), self.cases.stack("label"))

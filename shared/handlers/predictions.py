@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
+from torch import Tensor, nn
 
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.model_check import ModelCheck
@@ -17,7 +20,8 @@ class SavePredictions:
     """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png`` and ``calibration.png``.
 
     Where the cases have a ``path`` they are patches: rows then begin with ``image``, intervals are over patients (whose
-    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too.
+    patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too. Where
+    they have a ``group``, rows have it too, and intervals are over groups.
 
     Args:
         output_dir: where they go.
@@ -27,6 +31,9 @@ class SavePredictions:
         dataset_dir: patches below it are named by their path from there.
         check: of new patients: says of each whether the model was trained on it, in the column ``trained_on`` (1, 0, or
             empty where that is not known).
+
+        network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
+            is written, too, as ``probability_<name>``.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -41,10 +48,12 @@ class SavePredictions:
         seed: int = 0,
         dataset_dir: str | os.PathLike | None = None,
         check: ModelCheck | None = None,
+        network: nn.Module | None = None,
     ):
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
+        self._predictors = network if hasattr(network, "answers") else None
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -61,11 +70,27 @@ class SavePredictions:
 
     def collect(self, engine: Engine) -> None:
         """Keep the batch's probabilities."""
-        for case, output in zip(engine.state.batch, engine.state.output, strict=True):
+        others = self._others(engine)
+        for number, (case, output) in enumerate(zip(engine.state.batch, engine.state.output, strict=True)):
             label = case.get("label")
-            row = {"image": patch_name(case["path"], self.dataset_dir)} if "path" in case else {}
-            row |= {"patient": case["patient"], "label": "" if label is None else int(label)}
-            self.rows.append(row | {"probability": float(output["pred"][1])} | self._trained_on(case["patient"]))
+            row: dict[str, Any] = {}
+            if "path" in case:
+                row["image"] = patch_name(case["path"], self.dataset_dir)
+            row |= {"patient": case["patient"], **({"group": case["group"]} if "group" in case else {})}
+            row |= {"label": "" if label is None else int(label)}
+            row |= {"probability": float(output["pred"][1])}
+            row |= {f"probability_{name}": float(values[number]) for name, values in others.items()}
+            self.rows.append(row | self._trained_on(case["patient"]))
+
+    @torch.no_grad()
+    def _others(self, engine: Engine) -> dict[str, Tensor]:
+        """Probability of every predictor of the network, of the batch's cases."""
+        if self._predictors is None:
+            return {}
+        image = torch.stack([torch.as_tensor(output["image"]) for output in engine.state.output])
+        known = torch.stack([torch.as_tensor(case["covariates"]) for case in engine.state.batch]).to(image.device)
+        answers = self._predictors.eval().answers(image, known)
+        return {name: logits.softmax(dim=1)[:, 1] for name, logits in answers.items()}
 
     def _trained_on(self, patient: str) -> dict[str, int | str]:
         if self.check is None:

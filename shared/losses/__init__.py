@@ -5,6 +5,8 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "AttentionConsistencyLoss": "attention",
+        "LossAttentionLoss": "attention",
         "NTXentLoss": "contrastive",
         "ViewsLoss": "contrastive",
         "BiLevelContrastiveLoss": "bilevel",

@@ -1,7 +1,8 @@
 """Metrics of predictions made with several seeds, pooled over the folds of each, averaged over seeds, with intervals.
 
-Every bootstrap replicate draws patients with replacement and takes each with all of its patches and the predictions of
-ALL seeds, so an interval speaks of the figure it stands beside (the mean over seeds), not of one seed or an ensemble.
+Every bootstrap replicate draws patients (groups, where patients belong together) with replacement and takes each with
+all of its patches and the predictions of ALL seeds, so an interval speaks of the figure it stands beside (the mean over
+seeds), not of one seed or an ensemble.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class RepeatedPredictions:
         - patients: the patient of each of ``n`` rows; labels: ``[n]`` of 0 and 1; seeds: ``S`` numbers.
         - folds: ``[S, n]``, the fold in which the row was left out; probability: ``[S, n]`` of class 1.
         - images: the name of each row's patch; None: a row is a patient. Rows are sorted by image, else by patient.
+        - families: the group of each row's patient; None: every patient stands alone.
     """
 
     patients: tuple[str, ...]
@@ -45,6 +47,7 @@ class RepeatedPredictions:
     folds: np.ndarray
     probability: np.ndarray
     images: tuple[str, ...] | None = None
+    families: tuple[str, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,14 +57,14 @@ class RepeatedPredictions:
     @property
     def groups(self) -> tuple[str, ...] | None:
         """What a bootstrap draws together, where that is more than a row."""
-        return None if self.images is None else self.patients
+        return self.families or (None if self.images is None else self.patients)
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], *, source: str = "predictions") -> RepeatedPredictions:
-        """Collect rows of ``seed, fold, patient, label, probability``, and ``image`` where a row is a patch.
+        """Collect rows of ``seed, fold, patient, label, probability``; ``image`` where a row is a patch; ``group``.
 
         Raises:
-            DataError: for a patient (image) that is missing from a seed, stands in it twice, or has two labels.
+            DataError: for a patient (image) that is missing from a seed, stands in it twice, has two labels or groups.
 
         Example:
             >>> row = dict(fold=0, label=0, probability=0.5)
@@ -74,6 +77,7 @@ class RepeatedPredictions:
         names, seeds = tuple(sorted(labels)), tuple(sorted({int(row["seed"]) for row in rows}))
         column = {name: i for i, name in enumerate(names)}
         patient = {row[unit]: row["patient"] for row in rows}
+        group = {row[unit]: row.get("group") or row["patient"] for row in rows}
         folds = np.full((len(seeds), len(names)), -1)
         probability = np.full((len(seeds), len(names)), np.nan)
         problems = []
@@ -85,13 +89,16 @@ class RepeatedPredictions:
                 problems.append(f"{source}: {unit} {row[unit]} has two labels")
             if row["patient"] != patient[row[unit]]:
                 problems.append(f"{source}: image {row[unit]} is of two patients")
+            if (row.get("group") or row["patient"]) != group[row[unit]]:
+                problems.append(f"{source}: {unit} {row[unit]} is of two groups")
             folds[cell], probability[cell] = int(row["fold"]), float(row["probability"])
         for seed, name in np.argwhere(np.isnan(probability)):
             problems.append(f"{source}: {unit} {names[name]} has no prediction in seed {seeds[seed]}")
         if problems or not rows:
             raise DataError(problems or f"{source}: no predictions")
         patients, truth = tuple(patient[name] for name in names), np.array([labels[name] for name in names])
-        return cls(patients, truth, seeds, folds, probability, names if unit == "image" else None)
+        families = tuple(group[name] for name in names) if any(row.get("group") for row in rows) else None
+        return cls(patients, truth, seeds, folds, probability, names if unit == "image" else None, families)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> RepeatedPredictions:
@@ -109,6 +116,7 @@ class RepeatedPredictions:
             for i, name in enumerate(self.names):
                 row: dict[str, Any] = {"seed": seed, "fold": int(self.folds[s, i])}
                 row |= {"patient": name} if self.images is None else {"image": name, "patient": self.patients[i]}
+                row |= {} if self.families is None else {"group": self.families[i]}
                 rows.append({**row, "label": int(self.labels[i]), "probability": float(self.probability[s, i])})
         return rows
 
@@ -126,14 +134,14 @@ def summarise(
     Args:
         predictions: of all seeds.
         names: which of the metrics of ``classification_metrics``.
-        bootstrap: replicates, over patients.
+        bootstrap: replicates, over patients (over groups, where patients belong to some).
         level: of the intervals.
         seed: of the replicates.
 
     Returns:
         ``{"metrics": {name: {"value", "low", "high", "sd", "seeds": [S]}}, "fold_auc": {"value", "sd", "folds"}}``
-        and the counts (``images`` where rows are patches); ``sd`` is the spread between seeds (between folds, in
-        ``fold_auc``), None for a single one.
+        and the counts (``images`` where rows are patches, ``groups`` where patients belong together); ``sd`` is the
+        spread between seeds (between folds, in ``fold_auc``), None for a single one.
 
     Example:
         >>> rows = [dict(seed=0, fold=i % 2, patient=f"{i}", label=i // 4, probability=i / 8) for i in range(8)]
@@ -158,7 +166,9 @@ def summarise(
     folds = _fold_aucs(predictions)
     fold_auc = {"value": _plain(float(mean_defined(folds))), "sd": _spread(folds), "folds": len(folds)}
     images = {} if predictions.images is None else {"images": len(labels)}
-    counts: dict[str, Any] = {"patients": len(set(predictions.patients)), **images, "positive": int(labels.sum())}
+    families = {} if predictions.families is None else {"groups": len(set(predictions.families))}
+    counts: dict[str, Any] = {"patients": len(set(predictions.patients)), **families, **images}
+    counts["positive"] = int(labels.sum())
     counts["seeds"] = list(predictions.seeds)
     return {**counts, "level": level, "bootstrap": bootstrap, "metrics": metrics, "fold_auc": fold_auc}
 
@@ -183,7 +193,7 @@ def paired_seed_difference(
         >>> paired_seed_difference(same, same, bootstrap=50)
         {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0, 'undefined': 0}
     """
-    if (first.names, first.patients) != (other.names, other.patients) or (first.labels != other.labels).any():
+    if (first.names, first.groups) != (other.names, other.groups) or (first.labels != other.labels).any():
         return None
     both = (other.probability, first.probability)
     draws: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}

@@ -5,6 +5,10 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "AttentionMIL": "ircl.comparison",
+        "BiomarkerClassifier": "ircl.additive",
+        "DetailedTraining": "ircl.comparison",
+        "HierarchicalAttentionNetwork": "ircl.comparison",
         "IRCLAutoencoder": "ircl.network",
         "IRCLClassifier": "ircl.network",
         "IRCLEncoder": "ircl.network",

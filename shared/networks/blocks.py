@@ -23,6 +23,21 @@ def turned(x: Tensor, view: int) -> Tensor:
     return x.flip(3) if view >= 4 else x
 
 
+def turned_back(x: Tensor, view: int) -> Tensor:
+    """The inverse of :func:`turned`.
+
+    Shape:
+        - x: ``[B, C, H, H]`` -> ``[B, C, H, H]``
+
+    Example:
+        >>> x = torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> all(torch.equal(turned_back(turned(x, view), view), x) for view in range(8))
+        True
+    """
+    x = x.flip(3) if view >= 4 else x
+    return torch.rot90(x, -(view % 4), [2, 3])
+
+
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of these widths, the input's first, with a ReLU between any two.
 

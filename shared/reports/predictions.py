@@ -43,7 +43,7 @@ def write_predictions(
     Args:
         folder: where they go.
         rows: ``patient, label, probability``, and ``image`` before them where a row is a patch; the label is ``""``
-            where it is not known. The patches of a patient are drawn together.
+            where it is not known. The patches of a patient are drawn together, and the patients of a ``group``.
         class_names: of class 0 and 1.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
@@ -63,11 +63,13 @@ def write_predictions(
 
     labels = [row["label"] for row in known]
     probability = [row["probability"] for row in known]
-    groups = [row["patient"] for row in known] if patches else None
+    unit = "patient" if patches else "group" if "group" in known[0] else None
+    groups = [row[unit] for row in known] if unit else None
     draws: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
     metrics = classification_metrics(labels, probability, **draws)
     if groups is not None:
-        metrics |= {"patients": len(set(groups))}
+        metrics |= {f"{unit}s": len(set(groups))}
+    if patches:
         metrics |= class_report(labels, probability, class_names=class_names, **draws)
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
     write_json(folder / "metrics.json", metrics)
@@ -75,7 +77,7 @@ def write_predictions(
         value = metrics[name]
         logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
     if len(set(labels)) > 1:
-        names = {"class_names": class_names} if patches else {}
+        names = {"class_names": class_names} if patches else {"unit": "patients"}
         roc_curve_figure({"": (labels, probability)}, folder / "roc.png", **draws)
         calibration_figure(labels, probability, folder / "calibration.png", groups=groups, **names)
     return metrics

@@ -20,22 +20,33 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def interval_text(metric: Mapping, digits: int = 3) -> str:
-    """``value [low, high]``; a dash where the value is None.
+    """``value [low, high]``; the value alone where there is no interval, a dash where the value is None.
 
     Example:
         >>> interval_text({"value": 0.5, "low": 0.25, "high": 0.75}, 2), interval_text({"value": None})
         ('0.50 [0.25, 0.75]', '-')
+        >>> interval_text({"value": 0.5, "low": None, "high": None})
+        '0.500'
     """
+    return _interval_text(metric, f".{digits}f")
+
+
+def difference_text(difference: Mapping, digits: int = 3) -> str:
+    """The same with the sign of each number.
+
+    Example:
+        >>> difference_text({"value": 0.5, "low": -0.25, "high": 0.75}, 2)
+        '+0.50 [-0.25, +0.75]'
+    """
+    return _interval_text(difference, f"+.{digits}f")
+
+
+def _interval_text(metric: Mapping, form: str) -> str:
     if metric["value"] is None:
         return "-"
-    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
-
-
-def difference_text(difference: Mapping) -> str:
-    """``+value [low, high]``, each with its sign; a dash where the value is None."""
-    if difference["value"] is None:
-        return "-"
-    return f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    if metric["low"] is None:
+        return format(metric["value"], form)
+    return f"{metric['value']:{form}} [{metric['low']:{form}}, {metric['high']:{form}}]"
 
 
 def number_text(value: float | None) -> str:

@@ -273,6 +273,14 @@ def source_slices(geometry: Mapping[str, Any]) -> list[int]:
     return [last - index if flipped else index for index in geometry["slices"]]
 
 
+def pixel_area(geometry: Mapping[str, Any], size: int) -> float:
+    """Area in mm2 of a pixel of the network's images of ``size`` x ``size``, from ``data["geometry"]``."""
+    r0, r1, c0, c1 = geometry["window"]
+    spacing = np.linalg.norm(np.asarray(geometry["affine"])[:3, :3], axis=0)
+    plane = [step for i, step in enumerate(spacing) if i != geometry["axis"]]
+    return float((r1 - r0) * plane[0] * (c1 - c0) * plane[1] / size**2)
+
+
 def labels_to_images(path: str | Path, geometry: Mapping[str, Any], size: int) -> torch.Tensor:
     """A label map on the source's grid, cut as the images were: the commonest code of each pixel's area.
 
@@ -292,12 +300,16 @@ def labels_to_images(path: str | Path, geometry: Mapping[str, Any], size: int) -
     return shares.argmax(dim=1)
 
 
-def masks_to_volume(masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any]) -> nib.Nifti1Image:
+def masks_to_volume(
+    masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any], *, mode: str = "bilinear"
+) -> nib.Nifti1Image:
     """Put masks of the network's images back onto the grid of the source volume (crop, resize and RAS order undone).
 
     Args:
         masks: one mask per image, values kept as they are.
         geometry: what :class:`ROISlicesd` left in ``data["geometry"]``.
+        mode: ``"bilinear"``, ``"nearest"`` (codes), or ``"sum"``: each value is shared out among the voxels it covers,
+            by area, so that the volume's sum is the masks' (but for what lies outside the source).
 
     Shape:
         - masks: ``[C * k, H, W]``
@@ -306,7 +318,14 @@ def masks_to_volume(masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any
     count = geometry["num_modalities"]
     masks = torch.as_tensor(np.asarray(masks), dtype=torch.float32).unflatten(0, (count, -1))
     r0, r1, c0, c1 = geometry["window"]
-    patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="bilinear", align_corners=False)
+    if mode == "bilinear":
+        patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="bilinear", align_corners=False)
+    elif mode == "sum":
+        patch = _covered(r1 - r0, masks.shape[-2]) @ masks @ _covered(c1 - c0, masks.shape[-1]).T
+    elif mode == "nearest":
+        patch = functional.interpolate(masks, (r1 - r0, c1 - c0), mode="nearest-exact")
+    else:
+        raise ValueError(f'mode must be "bilinear", "nearest" or "sum", got {mode!r}.')
     axis, shape = geometry["axis"], geometry["shape"]
     plane = [size for i, size in enumerate(shape) if i != axis]
     volume = torch.zeros(count, shape[axis], *plane)
@@ -321,7 +340,14 @@ def masks_to_volume(masks: torch.Tensor | np.ndarray, geometry: Mapping[str, Any
     start = nib.orientations.axcodes2ornt("RAS")
     end = nib.orientations.io_orientation(source["affine"])
     stored = nib.orientations.apply_orientation(ras, nib.orientations.ornt_transform(start, end))
-    return nib.Nifti1Image(np.ascontiguousarray(stored), source["affine"])
+    kind = np.int16 if mode == "nearest" else np.float32
+    return nib.Nifti1Image(np.ascontiguousarray(stored, dtype=kind), source["affine"])
+
+
+def _covered(voxels: int, places: int) -> torch.Tensor:
+    """Part of each of ``places`` along a side that each of ``voxels`` along it covers, ``[voxels, places]``."""
+    edge, place = torch.arange(voxels + 1)[:, None] * (places / voxels), torch.arange(places)
+    return (torch.minimum(edge[1:], place + 1) - torch.maximum(edge[:-1], place)).clamp(min=0)
 
 
 def _crop(volume: torch.Tensor, window: tuple[int, int, int, int]) -> torch.Tensor:

@@ -69,11 +69,13 @@ def calibration_figure(
     bins: int = 5,
     title: str = "Calibration",
     groups: Sequence[Any] | None = None,
+    unit: str | None = None,
     class_names: Sequence[str] = ("negative", "positive"),
 ) -> None:
     """Write predicted against observed share of positives, in bins of equally many rows, with Wilson intervals.
 
-    The patches of a patient are no independent patients: with ``groups`` a bin counts as many rows as it has patients.
+    The patches of a patient are no independent patients, nor are patients of one group: with ``groups`` a bin counts as
+    many rows as it has groups.
 
     Args:
         labels: 1 = positive.
@@ -81,7 +83,8 @@ def calibration_figure(
         path: the picture.
         bins: bins of equally many rows.
         title: over the picture.
-        groups: patient of each row, where rows are patches.
+        groups: patient of each row, where rows are patches; or group of each patient.
+        unit: what a row is (default: patients, with ``groups`` patches).
         class_names: of class 0 and 1.
 
     Shape:
@@ -95,7 +98,8 @@ def calibration_figure(
     parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
     x = np.array([probability[part].mean() for part in parts])
     y = np.array([labels[part].mean() for part in parts])
-    unit, code = ("patients", np.arange(len(labels))) if groups is None else ("patches", np.asarray(groups))
+    unit = unit or ("patients" if groups is None else "patches")
+    code = np.arange(len(labels)) if groups is None else np.asarray(groups)
     count = [len(np.unique(code[part])) for part in parts]
     low, high = np.array([_wilson(share * n, n) for share, n in zip(y, count, strict=True)]).T
     error = np.maximum([y - low, high - y], 0)

@@ -65,6 +65,74 @@ def biomarker_gallery(
     save(figure, path)
 
 
+def place_gallery(
+    images: Any,
+    places: Sequence[Sequence[tuple[int, int, int, int, float]]],
+    table: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike,
+    *,
+    grid: int,
+    field: int,
+    patients: Sequence[str],
+    labels: Any = None,
+    class_names: Sequence[str] = ("negative", "positive"),
+    title: str = "Biomarkers of places and where they are most typical",
+) -> None:
+    """Write a picture with one row per biomarker: its figures and its most typical places, what each sees outlined.
+
+    Args:
+        images: of all cases, hung as radiologists do (:func:`shared.transforms.roi_slices.radiological`).
+        places: of each biomarker (case, image, row, column, similarity), row and column on the network's grid.
+        table: of each biomarker ``name``, ``patients_share``, ``area_mm2_negative``, ``area_mm2_positive``, ``effect``,
+            ``effect_low``, ``effect_high``.
+        path: the picture.
+        grid: places along a side.
+        field: side of what a place sees, in pixels.
+        patients: name of each case.
+        labels: label of each case (1 = positive); colours the frames.
+        class_names: names of the classes.
+        title: over the picture.
+
+    Shape:
+        - images: ``[n, m, H, W]``, labels: ``[n]``
+    """
+    from matplotlib.patches import Rectangle
+
+    images, side = to_numpy(images), images.shape[-1]
+    columns = max((len(row) for row in places), default=0)
+    if columns == 0:
+        raise DataError("A gallery of places needs at least one place of one biomarker.")
+    figure = new_figure(2.6 + 1.15 * columns, 0.8 + 1.35 * len(table))
+    axes = figure.subplots(len(table), columns + 1, squeeze=False, width_ratios=[2.2] + [1.0] * columns)
+    for row, found, line in zip(table, places, axes, strict=True):
+        for cell in line:
+            cell.set_axis_off()
+        areas = [row["area_mm2_negative"], row["area_mm2_positive"]]
+        shown = " / ".join("-" if area is None else f"{area:.0f}" for area in areas)
+        text = (
+            f"{row['name']}\n{row['patients_share']:.0%} of patients\narea {shown} mm² a slice\n"
+            f"effect {row['effect']:+.2f} [{row['effect_low']:+.2f}, {row['effect_high']:+.2f}]"
+        )
+        line[0].text(0, 0.5, text, va="center", fontsize=8, linespacing=1.3)
+        for (case, image, r, c, similarity), cell in zip(found, line[1:], strict=False):
+            cell.set_axis_on()
+            picture(cell, images[case, image])
+            cell.set_title(f"{_short(patients[case])}\n{similarity:.2f}", fontsize=7, pad=2)
+            # the grid's rows run along the stored first axis, from right to left of the picture
+            x, y = side - (r + 0.5) * side / grid, side - (c + 0.5) * side / grid
+            box = Rectangle((x - field / 2 - 0.5, y - field / 2 - 0.5), field, field, fill=False, color="gold")
+            cell.add_patch(box)
+            if labels is not None:
+                cell.spines[:].set(color=POSITIVE if int(to_numpy(labels)[case]) == 1 else NEGATIVE, linewidth=2)
+    figure.suptitle(f"{title}\n", fontsize=12, fontweight="bold")
+    key = (
+        f"area: {class_names[0]} / {class_names[1]}; effect: log odds for one standard deviation more; above each "
+        f"image: patient, cosine similarity; frame: orange = {class_names[1]}, blue = not; square: what the place sees"
+    )
+    figure.text(0.5, 1 - 0.3 / figure.get_figheight(), key, ha="center", va="top", fontsize=8)
+    save(figure, path)
+
+
 def _description(row: Mapping[str, Any], positive_name: str) -> str:
     head = f"Biomarker {row['biomarker']}"
     if not row["images"]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from shared.errors import DataError
 from shared.metrics.classification import to_numpy
-from shared.visualize.style import grey_of, heat, picture, save
+from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save
 
 OUTLINE, BOX = "#56B4E9", "#00E5A0"
 _SIDE, _GAP = 1.75, 0.06  # inches
@@ -126,6 +127,92 @@ def overlay_grid(
         )
     if header:
         figure.text(0.15 / width, 1 - 0.1 / height, header, va="top", fontsize=12, fontweight="bold")
+    save(figure, path)
+
+
+def contribution_grid(
+    images: Any,
+    contributions: Any,
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str],
+    speaks: Sequence[Mapping[str, Any]],
+    outline: Any = None,
+    header: str = "",
+    columns: int = 3,
+    positive_name: str = "positive",
+) -> None:
+    """Write a patient's images under what each place adds to the log odds, and bars of what speaks for and against.
+
+    Args:
+        images: grey images of any range.
+        contributions: log odds of each place, on the network's grid.
+        path: the picture.
+        titles: of each image.
+        speaks: ``name``, ``log_odds`` and, of biomarkers, ``area_mm2`` of what is drawn as bars.
+        outline: tumour of each image, non-zero inside, drawn as a line.
+        header: over the picture: patient, probability, label.
+        columns: images in a row; the number of slices puts each modality in a row of its own.
+        positive_name: name of the positive class.
+
+    Shape:
+        - images, outline: ``[m, H, W]``; contributions: ``[m, h, w]``
+
+    Raises:
+        DataError: the numbers of images, maps and titles differ.
+    """
+    images, contributions = to_numpy(images), to_numpy(contributions)
+    outline = None if outline is None else to_numpy(outline) != 0
+    if not len(images) == len(contributions) == len(titles):
+        raise DataError(
+            f"One map and one title for each image are needed: {len(images)} images, {len(contributions)} maps, "
+            f"{len(titles)} titles."
+        )
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure(1.9 * columns + 4.6, max(2.15 * rows, 2.6) + 0.5)
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.9 * columns + 0.8, 3.8])
+    left, right = halves
+    grid = left.subplots(rows, columns, squeeze=False)
+    limit = max(float(np.abs(contributions).max(initial=0)), 1e-6)
+    height, width = images.shape[-2:]
+    shown = None
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for image, values, title, axes, i in zip(
+        images, contributions, titles, grid.flat, range(len(images)), strict=False
+    ):
+        axes.set_axis_on()
+        picture(axes, image)
+        shown = axes.imshow(
+            values,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            alpha=np.clip(0.15 + np.abs(values) / limit, 0, 0.8) * (values != 0),
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="nearest",
+        )
+        if outline is not None and outline[i].any() and not outline[i].all():
+            axes.contour(outline[i], [0.5], colors="#009E73", linewidths=1.0, linestyles="--")
+        axes.set_title(title, fontsize=8.5)
+    bar = left.colorbar(shown, ax=grid, shrink=0.6, pad=0.02)
+    bar.set_label("log odds of a place", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    axes = right.subplots()
+    place, values = np.arange(len(speaks)), np.array([float(row["log_odds"]) for row in speaks])
+    axes.barh(place, values, color=np.where(values >= 0, POSITIVE, NEGATIVE), height=0.68)
+    axes.axvline(0, color="0.3", linewidth=0.8)
+    names = [
+        row["name"] + (f" ({row['area_mm2']:.0f} mm²)" if row.get("area_mm2") is not None else "") for row in speaks
+    ]
+    axes.set_yticks(place, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel(f"log odds beside the average patient:\nblue lowers, orange raises {positive_name}", fontsize=8)
+    axes.set_title("What speaks for and against", fontsize=9)
+    plain(axes)
+    figure.suptitle(header, fontsize=11, fontweight="bold", x=0.01, ha="left")
     save(figure, path)
 
 

@@ -10,10 +10,11 @@ from tests.support.bundle_runs import bundle_workflow
 from tests.support.left_out import CONFIGS, SMALL, left_out, settings, write_data
 
 STAGES = {
-    "ircl_mvi": {"pretrain.pt", "biomarkers.pt", "model.pt"},
+    "ircl_mvi": {"pretrain.pt", "biomarkers.pt", "additive.pt", "model.pt"},
     "glioma_idh": {"nodes.pt", "edges.pt", "contrast.pt", "model.pt"},
     "sscl_crc": {"pretrain.pt", "model.pt"},
 }
+DESCRIBED = ("biomarkers.json", "biomarkers.csv", "additive_biomarkers.json", "additive_biomarkers.csv")
 
 
 @pytest.fixture(scope="module", params=SMALL)
@@ -55,7 +56,7 @@ def test_every_checkpoint_of_every_stage_is_bitwise_the_same(pair):
 def test_so_are_the_losses_and_what_is_told_of_the_training(pair):
     _, plain, changed = pair
     tables = sorted(path.name for path in (plain / "eval").glob("*_loss.csv"))
-    tables += [name for name in ("biomarkers.json", "biomarkers.csv") if (plain / "eval" / name).is_file()]
+    tables += [name for name in DESCRIBED if (plain / "eval" / name).is_file()]
     assert tables
     for name in tables:
         assert (plain / "eval" / name).read_text() == (changed / "eval" / name).read_text(), name

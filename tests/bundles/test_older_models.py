@@ -12,6 +12,7 @@ import torch
 
 from shared.bundle import TrainedModel, load_model, trained_network
 from shared.bundle.record import weights_digest
+from shared.errors import CheckpointError
 
 IRCL = {
     "num_images": 4,
@@ -97,3 +98,49 @@ def test_a_model_of_0_1_0_predicts_the_same(bundle, tmp_path):
         found = built.eval()(*inputs(bundle))
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert TrainedModel(tmp_path, train_config).num_classes == 2
+
+
+def test_a_setting_that_an_older_model_lacks_is_compared_by_its_default(tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps({"network": IRCL}))
+    given = ("shared.networks.IRCLClassifier", tmp_path, tmp_path / "train.json")
+    assert trained_network(*given, attention="prototype").predictor.attention == "prototype"
+    with pytest.raises(
+        CheckpointError, match='network_def#attention is "self", the model was trained with "prototype"'
+    ):
+        trained_network(*given, attention="self")
+
+
+def test_an_older_model_has_no_additive_predictor_and_answers_by_its_prototypes(tmp_path):
+    older = {key: value for key, value in IRCL.items() if key not in ("additive", "answer", "attention")}
+    (tmp_path / "model.json").write_text(json.dumps({"network": older}))
+    given = ("shared.networks.IRCLClassifier", tmp_path, tmp_path / "train.json")
+    built = trained_network(*given, answer=None)
+    assert built.additive is None and built.answer == "prototype"
+    assert not [name for name in built.state_dict() if name.startswith("additive")]
+    assert trained_network(*given, answer="prototype").answer == "prototype"
+    with pytest.raises(ValueError, match='answer must be "prototype" or, where `additive` is given'):
+        trained_network(*given, answer="additive")
+
+
+def test_which_trained_predictor_answers_is_a_switch(tmp_path):
+    settings = {**IRCL, "additive": {"num_biomarkers": 3, "views": 2}, "answer": "additive"}
+    (tmp_path / "model.json").write_text(json.dumps({"network": settings}))
+    given = ("shared.networks.IRCLClassifier", tmp_path, tmp_path / "train.json")
+    found = {answer: trained_network(*given, answer=answer).eval() for answer in (None, "additive", "prototype")}
+    assert {answer: net.answer for answer, net in found.items()} == {
+        None: "additive",
+        "additive": "additive",
+        "prototype": "prototype",
+    }
+    state, logits = fill(found[None].state_dict()), {}
+    # the first member's encoder is the network's own
+    state |= {f"additive.encoders.0.{name[8:]}": x for name, x in state.items() if name.startswith("encoder.")}
+    for answer, net in found.items():
+        net.load_state_dict(state)
+        with torch.no_grad():
+            logits[answer] = net(*inputs("ircl_mvi"))
+    assert torch.equal(logits[None], logits["additive"])
+    # the prototype transformer's prediction is that of a model without an additive predictor
+    torch.testing.assert_close(logits["prototype"], torch.tensor(MODELS["ircl_mvi"][3]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(CheckpointError, match="network_def#additive"):
+        trained_network(*given, additive={"num_biomarkers": 4, "views": 2})

@@ -189,6 +189,23 @@ def test_folds_are_stratified_by_patient_and_differ_between_seeds(run, data):
     assert "fold" not in json.loads((data / "datalist.json").read_text())["training"][0]
 
 
+def test_groups_are_left_out_whole_and_drawn_whole(run, data):
+    content = json.loads((data / "datalist.json").read_text())
+    for number, case in enumerate(content["training"]):
+        case |= {"group": f"G{number // 2}"}
+    (data / "datalist.json").write_text(json.dumps(content))
+    output = run("--folds", "3")
+    rows = read(output / "predictions.csv")
+    folds = {}
+    for row in rows:
+        assert row["group"] == f"G{int(row['patient'][1:]) // 2}"
+        folds.setdefault(row["group"], set()).add(row["fold"])
+    assert len(rows) == 24 and len(folds) == 12 and all(len(found) == 1 for found in folds.values())
+    assert json.loads((output / "results.json").read_text())["groups"] == 12
+    page = (output / "results.md").read_text()
+    assert "24 patients in 12 groups, 16 positive." in page and "replicates draws groups of patients" in page
+
+
 def test_the_same_seed_gives_the_same_results(run):
     one, two = run("--folds", "3", name="one"), run("--folds", "3", "--jobs", "2", name="two")
     assert (one / "predictions.csv").read_bytes() == (two / "predictions.csv").read_bytes()

@@ -14,6 +14,7 @@ from tests.support.script_modules import load_script
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 24
+CONTROLS = ("covariates", "size", "size_covariates", "shape", "roi_forest", "roi_forest_covariates", "radiomics")
 
 
 def read(path):
@@ -49,7 +50,8 @@ def data(tmp_path_factory):
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
     options = ["--dataset_dir", str(data), "--output", str(folder), "--folds", "3", "--seeds", "0", "1"]
-    load_script("feature_baselines").main([*options, "--bootstrap", "50", "--trees", "30"])
+    options += ["--controls", *CONTROLS, "--bootstrap", "50", "--trees", "30"]
+    load_script("feature_baselines").main(options)
     return folder
 
 
@@ -58,8 +60,9 @@ def test_controls_see_what_they_may_see(output):
         path.parent.name: json.loads(path.read_text())["metrics"]["AUC"]["value"]
         for path in output.glob("*/results.json")
     }
-    assert set(auc) == {"covariates", "size", "size_covariates", "roi_forest", "roi_forest_covariates"}
-    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and 0.2 < auc["covariates"] < 0.8
+    assert set(auc) == set(CONTROLS)
+    assert auc["size"] == 1.0 and auc["roi_forest"] == 1.0 and auc["radiomics"] == 1.0 and auc["shape"] == 1.0
+    assert 0.2 < auc["covariates"] < 0.8
 
 
 def test_features_against_a_loop(output, data):
@@ -122,6 +125,32 @@ def test_same_folds_as_cross_validation(output, data):
             assert {row["patient"]: int(row["fold"]) for row in rows} == fold_of
 
 
+def test_groups_keep_together_and_shape_is_measured_not_read(data, tmp_path):
+    content = json.loads((data / "datalist.json").read_text())
+    for case in content["training"]:
+        case["group"] = f"G{int(case['patient'][1:]) // 4}"
+        case["covariates"]["shape_area"] = 1.0
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
+    options += ["--folds", "3", "--bootstrap", "20"]
+    load_script("feature_baselines").main([*options, "--controls", "shape", "intensity"])
+    rows = read(tmp_path / "shape" / "predictions.csv")
+    assert rows == [
+        {**row, "probability": rows[i]["probability"]}
+        for i, row in enumerate(read(tmp_path / "intensity" / "predictions.csv"))
+    ]
+    assert len({(row["group"], row["fold"]) for row in rows}) == 6
+    features = read(tmp_path / "features.csv")
+    assert all(float(row["shape_area"]) > 20 for row in features) and "age" in features[0]
+    settings = json.loads((tmp_path / "intensity" / "experiment.json").read_text())["settings"]
+    assert "FLAIR_contrast" in settings["columns"] and not {"compactness", "log_area_mm2"} & set(settings["columns"])
+    for case in content["training"]:
+        case["covariates"] = {}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="--controls size_covariates: the datalist has no covariates"):
+        load_script("feature_baselines").main([*options, "--controls", "size", "size_covariates"])
+
+
 def test_report_takes_them(output, tmp_path):
     load_script("cross_validate").main(
         [
@@ -139,8 +168,13 @@ def test_report_takes_them(output, tmp_path):
 
 
 def test_without_covariates_those_controls_are_left_out():
-    found = load_script("feature_baselines").controls({"size": ["a"], "roi": ["a", "b"], "covariates": []})
-    assert set(found) == {"size", "roi_forest"}
+    columns = {"size": ["a"], "shape": ["c"], "intensity": ["b"], "roi": ["a", "b"], "radiomics": ["e"]}
+    columns["covariates"] = ["d"]
+    script = load_script("feature_baselines")
+    found = script.controls(columns | {"covariates": []})
+    assert set(found) == {"size", "shape", "intensity", "roi_forest", "radiomics"}
+    assert found["shape"][1:] == (["c"], "logistic")
+    assert tuple(script.controls(columns)) == script.CONTROLS
 
 
 def test_all_unreadable_patients_are_named(data, tmp_path):

@@ -65,6 +65,10 @@ FIGURES = {
 }
 
 
+# log odds of 0.75: 1.0986
+ODDS = {"unit": "log odds", "base": 0.0086, "values": {"T1 0": -0.01, "T1 1": 1.1}}
+
+
 class Pretender:
     """A server that answers as it is told."""
 
@@ -144,6 +148,13 @@ def test_a_right_answer_passes_and_is_kept(image, tmp_path, capsys):
     assert kept.shape == image.shape and int((np.asarray(kept.dataobj) == 2).sum()) == 6
 
 
+def test_an_answer_of_the_additive_predictor_passes(image, tmp_path, capsys):
+    images = [{"modality": "T1", "slice": 3, "contribution": -0.25}]
+    with Pretender(image, figures=FIGURES | {"images": images, "shapley": ODDS}) as server:
+        assert run_client(server.address, tmp_path) == 0
+    assert "T1, slice 3: -0.250 log odds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -152,6 +163,8 @@ def test_a_right_answer_passes_and_is_kept(image, tmp_path, capsys):
         ({"figures": FIGURES | {"probability": 1.5}}, r"probability must lie in \[0, 1\], got 1.5"),
         ({"figures": FIGURES | {"probability": 0.7}}, "add up to 0.75, the probability is 0.7"),
         ({"figures": FIGURES | {"images": []}}, "every image needs a biomarker"),
+        ({"figures": FIGURES | {"images": [{"modality": "T1", "slice": 3}]}}, "or a contribution"),
+        ({"figures": FIGURES | {"shapley": ODDS | {"base": 0.5}}}, "add up to 0.8306.*, the probability is 0.75"),
         ({"figures": FIGURES | {"regions": {"2": {"biomarker": 1, "voxels": 5}}}}, "holds {2: 6} .* tell {2: 5}"),
         ({"figures": FIGURES | {"regions": {}}}, "the figures tell {}"),
         ({"figures": FIGURES | {"label_names": {"biomarker 0": 1}}}, r"no name to the values \[2\]"),

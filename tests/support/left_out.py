@@ -25,6 +25,8 @@ SMALL = {
         "network_def#dim": 8,
         "network_def#num_heads": 2,
         "network_def#mlp_dim": 8,
+        "network_def#additive#num_biomarkers": 3,
+        "members": 2,
         "pretrain#epochs": 2,
         "pretrain#max_epochs": 4,
         "pretrain#patience": 1,

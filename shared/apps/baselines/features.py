@@ -1,4 +1,4 @@
-"""The controls that need no network, in the same folds: covariates alone, tumour size alone, a forest on ROI features.
+"""The controls that need no network, in the same folds: covariates, size, shape, intensities, a forest, radiomics.
 
 Every control is a folder that ``cross_validate.py --report`` reads beside the bundles' experiments. Nothing is fitted,
 not even a mean, outside the patients that train.
@@ -21,6 +21,11 @@ from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import write_csv
 
+CONTROLS = (
+    *("covariates", "size", "size_covariates", "shape", "shape_covariates", "intensity"),
+    *("roi_forest", "roi_forest_covariates", "radiomics"),
+)
+
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -29,6 +34,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
     add("--num_slices", type=int, default=3, help="slices of largest tumour area that are measured (default: 3)")
+    add(
+        "--controls",
+        nargs="+",
+        choices=CONTROLS,
+        metavar="NAME",
+        help=f"of {', '.join(CONTROLS)} (default: all; those with covariates where there are some)",
+    )
     add("--trees", type=int, default=500, help="of each random forest (default: 500)")
     add("--output", required=True, help="folder; one sub-folder a control")
     add_options(parser, "--folds", "--seeds", "--bootstrap")
@@ -47,37 +59,42 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[str], str]]:
     """Return name -> (title, columns, model) of every control these columns allow."""
-    size, roi, covariates = (list(columns[group]) for group in ("size", "roi", "covariates"))
-    found = {
-        "size": ("tumour size alone (logistic regression)", size, "logistic"),
-        "roi_forest": ("ROI features (random forest)", roi, "forest"),
-    }
-    if not covariates:
-        return found
+    groups = ("size", "shape", "intensity", "roi", "radiomics", "covariates")
+    size, shape, intensity, roi, radiomics, covariates = (list(columns[group]) for group in groups)
     names = " + ".join(covariates)
-    return {
+    found = {
         "covariates": (f"{names} alone (logistic regression)", covariates, "logistic"),
-        "size": found["size"],
+        "size": ("tumour size alone (logistic regression)", size, "logistic"),
         "size_covariates": (f"tumour size + {names} (logistic regression)", size + covariates, "logistic"),
-        "roi_forest": found["roi_forest"],
+        "shape": ("tumour shape alone (logistic regression)", shape, "logistic"),
+        "shape_covariates": (f"tumour shape + {names} (logistic regression)", shape + covariates, "logistic"),
+        "intensity": ("intensities in the tumour alone (logistic regression)", intensity, "logistic"),
+        "roi_forest": ("ROI features (random forest)", roi, "forest"),
         "roi_forest_covariates": (f"ROI features + {names} (random forest)", roi + covariates, "forest"),
+        "radiomics": ("radiomics (logistic regression)", radiomics, "logistic_many"),
     }
+    return {name: control for name, control in found.items() if covariates or "covariates" not in name}
 
 
 def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list[dict], dict[str, list[str]]]:
-    """Return one row of features a patient, and which columns are size, ROI features and covariates.
+    """Return one row of features a patient, and which columns are size, shape, intensities, ROI features, covariates.
+
+    Covariates that ``prepare_patients.py --shape-covariates`` wrote are left out: the shape is measured here.
 
     Raises:
         DataError: every case that cannot be measured, at once.
     """
     from tqdm import tqdm
 
-    from shared.apps.baselines.roi_features import covariate_names, roi_features, size_features
+    from shared.apps.baselines.radiomics import radiomics_features
+    from shared.apps.baselines.roi_features import OUTLINE, covariate_names, roi_features, size_features
+    from shared.apps.preparation.shape import SHAPE, shape_features
     from shared.transforms.load import LoadCased
 
     load, rows, problems = LoadCased(), {}, []
-    names = covariate_names(datalist["training"])
-    groups: dict[str, list[str]] = {"size": [], "roi": [], "covariates": names}
+    names = [name for name in covariate_names(datalist["training"]) if name not in SHAPE]
+    # One number for size: area and its share are nearly collinear, and the share needs no trust in the voxel size.
+    groups: dict[str, list[str]] = {"size": ["log_area_share"], "shape": [*SHAPE], "covariates": names}
     for case in tqdm(datalist["training"], desc="measuring", unit="patient", dynamic_ncols=True):
         patient = str(case["patient"])
         if patient in rows:
@@ -97,9 +114,14 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
         size = size_features(volumes, mask, loaded["affine"], num_slices)
         roi = roi_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
         # One number for size: area and its share are nearly collinear, and the share needs no trust in the voxel size.
-        groups["size"], groups["roi"] = ["log_area_share"], [*size, *roi]
+        groups["size"] = ["log_area_share"]
+        shape = shape_features(mask, loaded["affine"])
+        radiomics = radiomics_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
+        groups |= {"roi": [*size, *roi], "intensity": [name for name in roi if name not in OUTLINE]}
+        groups["radiomics"] = list(radiomics)
         covariates = {name: (case.get("covariates") or {}).get(name) for name in names}
-        rows[patient] = {"patient": patient, "label": case["label"], **size, **roi, **covariates}
+        row = {"patient": patient, "label": case["label"]}
+        rows[patient] = {**row, **size, **roi, **shape, **radiomics, **covariates}
     if problems:
         raise DataError(problems)
     widths = {len(row) for row in rows.values()}
@@ -109,27 +131,36 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
 
 
 def out_of_fold(
-    rows: Sequence[Mapping], columns: Sequence[str], kind: str, args: argparse.Namespace, bar: Any
+    rows: Sequence[Mapping],
+    columns: Sequence[str],
+    kind: str,
+    args: argparse.Namespace,
+    folds: Mapping[int, Mapping[str, int]],
+    bar: Any,
+    groups: Mapping[str, str] | None = None,
 ) -> list[dict]:
-    """Return rows of seed, fold, patient, label, probability: each patient predicted by a model that never saw it."""
+    """Return rows of seed, fold, patient, label, probability: each patient predicted by a model that never saw it.
+
+    ``folds`` are the folds of the patients, by seed; patients of some ``groups`` have that column, too.
+    """
     import numpy as np
 
-    from shared.data.splits import stratified_folds
     from shared.metrics.classifiers import classifier
 
     patients, labels = [row["patient"] for row in rows], np.array([row["label"] for row in rows])
     table = np.array([[np.nan if row[name] is None else row[name] for name in columns] for row in rows], dtype=float)
     predictions = []
-    for seed in args.seeds:
-        fold_of = stratified_folds(patients, labels.tolist(), args.folds, seed)
+    for seed, fold_of in folds.items():
         fold = np.array([fold_of[patient] for patient in patients])
         for number in range(args.folds):
             inside = fold == number
-            model = classifier(kind, seed, trees=args.trees).fit(table[~inside], labels[~inside])
+            inner = max(2, min(5, np.bincount(labels[~inside]).min()))
+            model = classifier(kind, seed, trees=args.trees, folds=inner).fit(table[~inside], labels[~inside])
             probability = model.predict_proba(table[inside])[:, 1]
             for i, p in zip(np.flatnonzero(inside), probability, strict=True):
-                row = {"seed": seed, "fold": number, "patient": patients[i], "label": int(labels[i])}
-                predictions.append({**row, "probability": float(p)})
+                row = {"seed": seed, "fold": number, "patient": patients[i]}
+                row |= {"group": groups[patients[i]]} if groups else {}
+                predictions.append({**row, "label": int(labels[i]), "probability": float(p)})
             bar.update()
     return predictions
 
@@ -140,24 +171,28 @@ def run(args: argparse.Namespace) -> None:
 
     from shared.apps.experiments.comparison import comparison_table
     from shared.apps.experiments.folder import write_experiment, write_results
-    from shared.apps.experiments.training_rows import read_datalist
-    from shared.data.splits import stratified_folds
+    from shared.apps.experiments.training_rows import TrainingRows
     from shared.metrics.repeated import RepeatedPredictions
 
     dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
-    datalist, labels = read_datalist(Path(args.datalist_file or dataset_dir / "datalist.json"))
-    stratified_folds(list(labels), list(labels.values()), args.folds, 0)  # too few patients: said before any work
-    rows, columns = measure(datalist, dataset_dir, args.num_slices)
+    patients = TrainingRows.read(Path(args.datalist_file or dataset_dir / "datalist.json"), dataset_dir)
+    # too few patients: said before any work
+    folds = {seed: patients.folds(args.folds, seed) for seed in args.seeds}
+    rows, columns = measure(patients.datalist, dataset_dir, args.num_slices)
     write_csv(output / "features.csv", rows)
     command = shlex.join(["python", "scripts/feature_baselines.py", *args.argv])
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     found = controls(columns)
+    if args.controls:
+        if lacking := [name for name in args.controls if name not in found]:
+            raise DataError(f"--controls {' '.join(lacking)}: the datalist has no covariates")
+        found = {name: found[name] for name in args.controls}
     with tqdm(total=len(found) * len(args.seeds) * args.folds, desc="controls", unit="fold", dynamic_ncols=True) as bar:
         for name, (title, used, kind) in found.items():
             settings = {"control": name, "folds": args.folds, "columns": used, "features": digest}
             settings |= {"trees": args.trees} if kind == "forest" else {}
             write_experiment(output / name, title=title, command=command, settings=settings)
-            predictions = out_of_fold(rows, used, kind, args, bar)
+            predictions = out_of_fold(rows, used, kind, args, folds, bar, patients.groups)
             write_results(output / name, RepeatedPredictions.from_rows(predictions), bootstrap=args.bootstrap)
     print(comparison_table([output / name for name in found], bootstrap=args.bootstrap))
     print(f"Tables, pictures and predictions: {output}")

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shared.apps.preparation.shape import outline_features
+
 _RING_MM = 5.0
 _BINS = 32
+OUTLINE = ("compactness", "eccentricity", "solidity", "pieces")  # what of the features looks at no intensity
 
 
 def covariate_names(cases: Sequence[Mapping]) -> list[str]:
@@ -39,9 +42,9 @@ def size_features(volumes: np.ndarray, mask: np.ndarray, affine: np.ndarray, num
         >>> {name: round(float(np.exp(value)), 4) for name, value in size.items()}
         {'log_area_mm2': 8.0, 'log_area_share': 0.0625}
     """
-    slices, tumour, spacing = _largest_slices(volumes, mask, affine, num_slices)
+    slices, tumour, spacing = largest_slices(volumes, mask, affine, num_slices)
     area = tumour.sum()
-    organ = np.maximum(_organ(volumes[0])(slices[0]).sum(), area)
+    organ = np.maximum(organ_test(volumes[0])(slices[0]).sum(), area)
     return {"log_area_mm2": float(np.log(area * spacing.prod())), "log_area_share": float(np.log(area / organ))}
 
 
@@ -72,13 +75,13 @@ def roi_features(
     from scipy.ndimage import distance_transform_edt
     from scipy.stats import skew
 
-    slices, tumour, spacing = _largest_slices(volumes, mask, affine, num_slices)
+    slices, tumour, spacing = largest_slices(volumes, mask, affine, num_slices)
     distance = np.stack([distance_transform_edt(~one, sampling=spacing) for one in tumour])
     near = (distance > 0) & (distance <= _RING_MM)
     names = modalities or [f"image{number}" for number in range(len(volumes))]
     features: dict[str, float] = {}
     for name, volume, cut in zip(names, volumes, slices, strict=True):
-        organ = _organ(volume)
+        organ = organ_test(volume)
         scaled = cut / volume[organ(volume)].mean()
         inside, ring = scaled[tumour], scaled[near & organ(cut)]
         counts = np.histogram(np.clip(inside, 0, 4), _BINS, (0, 4))[0] / inside.size
@@ -98,23 +101,16 @@ def roi_features(
 
 def _outline(tumour: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
     """Shape of the largest slice: how round, how long, how lobed, in how many pieces."""
-    from skimage.measure import label, regionprops
+    from skimage.measure import label
 
     largest = tumour[tumour.sum(axis=(1, 2)).argmax()]
-    square = np.isclose(*spacing)
-    # what an oblique or float32 affine makes of a square pixel is one
-    region = regionprops(largest.astype(np.uint8), spacing=(spacing.mean(),) * 2 if square else tuple(spacing))[0]
-    perimeter = region.perimeter if square else np.nan  # defined for square pixels only
-    round_as = 4 * np.pi * region.area / perimeter**2 if perimeter > 0 else np.nan
-    return {
-        "compactness": float(round_as),
-        "eccentricity": float(region.eccentricity),
-        "solidity": float(region.solidity) if largest.sum() > 3 else np.nan,
-        "pieces": float(label(largest).max()),
-    }
+    shape = outline_features(largest, spacing)
+    solidity = shape["solidity"] if largest.sum() > 3 else np.nan
+    values = (shape["circularity"], shape["eccentricity"], solidity, float(label(largest).max()))
+    return dict(zip(OUTLINE, values, strict=True))
 
 
-def _largest_slices(
+def largest_slices(
     volumes: np.ndarray, mask: np.ndarray, affine: np.ndarray, num_slices: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The slices a network would see, ``[C, k, H, W]`` and ``[k, H, W]``, with their pixel spacing in mm."""
@@ -129,7 +125,7 @@ def _largest_slices(
     return slices[:, rows], tumour[rows], np.delete(spacing, axis)
 
 
-def _organ(volume: np.ndarray):
+def organ_test(volume: np.ndarray):
     """The test for organ against air that the bundles use: above a tenth of the volume's 99th percentile."""
     level = 0.1 * float(np.percentile(volume, 99))
     return lambda values: values > level

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared.apps.experiments.folder import HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
+from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
 from shared.errors import DataError
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
@@ -17,7 +17,7 @@ NO_FOLD = -1
 CALLED = ("ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 TESTED = (
     "Metrics are computed over all {rows} of the part tested on, per seed, and averaged over the "
-    "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws patients and takes each "
+    "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws {drawn} and takes each "
     "with {all}the predictions of all seeds. sd: spread between seeds."
 )
 
@@ -130,10 +130,11 @@ def comparison_table(
     unit = "patches" if patches else "patients"
     count = f"{summary['images']} patches of {summary['patients']}" if patches else f"{summary['patients']}"
     how = (HOW_PATCHES if patches else HOW) if folds else TESTED + (MEANT_PATCHES if patches else MEANT)
-    note = f"{count} patients, {summary['positive']} positive. "
-    note += how.format(**summary, rows=unit, all="all of its patches and " if patches else "")
+    drawn, groups = DRAWN["groups" in summary], f" in {summary['groups']} groups" if "groups" in summary else ""
+    note = f"{count} patients{groups}, {summary['positive']} positive. "
+    note += how.format(**summary, rows=unit, drawn=drawn, all="all of its patches and " if patches else "")
     note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
-    note += " patients; p: two-sided, from the same replicates."
+    note += f" {drawn}; p: two-sided, from the same replicates."
     return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
 
 

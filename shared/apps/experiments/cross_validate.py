@@ -1,8 +1,8 @@
 """Cross-validate a bundle, whatever its method: train and evaluate it in every fold, pool the patients, write a table.
 
 Folds that are done are not run again: an interrupted experiment goes on with the same command. Where an image, a label
-or a setting changed meanwhile, it is refused. Of patches, those of a
-patient are left out together, a validation section joins the training section, and the testing section stays apart.
+or a setting changed meanwhile, it is refused. The patches of a patient, and the patients of a group, are left out
+together; of patches, a validation section joins the training section; the testing section stays apart.
 
     python scripts/cross_validate.py ircl_mvi --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --config cpu
     python scripts/cross_validate.py --report EXPERIMENT [EXPERIMENT ...] --output comparison.md
@@ -131,7 +131,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
     for seed, split in fold_of.items():
         for number in range(args.folds):
             truth = {row: label for row, label in rows.labels.items() if split[row] == number}
-            fold = Fold(output, seed, number, truth, args.shuffle_labels, rows.patients, args.dataset_dir)
+            fold = Fold(output, seed, number, truth, args.shuffle_labels, rows.patients, args.dataset_dir, rows.groups)
             write_json(fold.datalist, rows.split(split))
             if fold.shuffled:
                 shuffled = shuffle_labels(rows.labels, split, fold=number, seed=seed)

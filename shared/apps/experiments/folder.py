@@ -27,9 +27,10 @@ MEANT_PATCHES = MEANT + " BACC calls from the share of positives on, where a cal
 HOW = (
     "Every patient is predicted by the model of the fold that left the patient out. Metrics are computed over all "
     "patients of one seed and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
-    "of {bootstrap} replicates draws patients and takes each with the predictions of all seeds. sd: spread between "
+    "of {bootstrap} replicates draws {drawn} and takes each with the predictions of all seeds. sd: spread between "
     "seeds. Fold-wise AUC: mean over the single folds of all seeds." + MEANT
 )
+DRAWN = {False: "patients", True: "groups of patients"}
 HOW_PATCHES = (
     "Every patch is predicted by the model of the fold that left its patient out. Metrics are computed over all "
     "patches of one seed and averaged over the seeds. Brackets: {level:.0%} bootstrap interval; each "
@@ -107,11 +108,12 @@ def _markdown(experiment: Mapping, summary: Mapping) -> str:
     """Return the page of one experiment: table, how it was computed, the command."""
     names, metrics = list(summary["metrics"]), summary["metrics"]
     count = f"{summary['images']} patches of {summary['patients']}" if "images" in summary else summary["patients"]
+    groups = f" in {summary['groups']} groups" if "groups" in summary else ""
     rows = [["**mean over seeds**", *(interval_text(metrics[name]) for name in names)]]
     rows += [["sd", *(number_text(metrics[name]["sd"]) for name in names)]]
     for position, seed in enumerate(summary["seeds"]):
         rows.append([f"seed {seed}", *(number_text(metrics[name]["seeds"][position]) for name in names)])
-    lines = [f"# {experiment['title']}", "", f"{count} patients, {summary['positive']} positive.", ""]
+    lines = [f"# {experiment['title']}", "", f"{count} patients{groups}, {summary['positive']} positive.", ""]
     lines += [markdown_table(["", *names], rows)]
     fold_auc = summary["fold_auc"]
     mean, sd = number_text(fold_auc["value"]), number_text(fold_auc["sd"])
@@ -120,7 +122,7 @@ def _markdown(experiment: Mapping, summary: Mapping) -> str:
         f"Fold-wise AUC: {mean} (sd {sd}, {fold_auc['folds']} folds).",
         "",
     ]
-    how = (HOW_PATCHES if "images" in summary else HOW).format(**summary)
+    how = (HOW_PATCHES if "images" in summary else HOW).format(**summary, drawn=DRAWN["groups" in summary])
     return "\n".join([*lines, how, "", "```", experiment["command"], "```", ""])
 
 
@@ -133,7 +135,8 @@ def _pictures(folder: Path, predictions: RepeatedPredictions, title: str, bootst
     title, groups = textwrap.fill(title, 48), predictions.groups
     roc_curve_figure(curves, folder / "roc.png", title=title, bootstrap=bootstrap, groups=groups)
     mean = predictions.probability.mean(axis=0)
-    calibration_figure(predictions.labels, mean, folder / "calibration.png", groups=groups)
+    unit = "patients" if predictions.images is None else "patches"
+    calibration_figure(predictions.labels, mean, folder / "calibration.png", groups=groups, unit=unit)
 
 
 def _change(key: str, before: Any, now: Any) -> str:

@@ -1,6 +1,7 @@
 """The folds of a cross-validation: which patients each leaves out, its datalist, its checkpoints, its predictions.
 
-Rows are patients, or patches of patients, named by their image; the patches of a patient are in one fold.
+Rows are patients, or patches of patients, named by their image; the patches of a patient are in one fold, and so are
+the patients of a group.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from shared.reports.predictions import patch_name
 class Fold:
     """One fold of one seed below an experiment's folder, with the true labels of the rows it leaves out.
 
-    ``patients`` says whose the images are where rows are patches, which are named relative to ``dataset_dir``.
+    ``patients`` says whose the images are where rows are patches, which are named relative to ``dataset_dir``;
+    ``groups`` which patients belong together.
     """
 
     experiment: Path
@@ -33,6 +35,7 @@ class Fold:
     shuffled: bool = False
     patients: Mapping[str, str] | None = None
     dataset_dir: Path | None = None
+    groups: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -66,7 +69,11 @@ class Fold:
             DataError: predictions.csv is missing, incomplete, or not about these patients.
         """
         rows = complete_rows(self.folder / "predictions.csv", self.truth, self.patients, self.dataset_dir)
-        return [{"seed": self.seed, "fold": self.number, **row} for row in rows]
+        group = {} if self.groups is None else {"group": self.groups}
+        return [
+            {"seed": self.seed, "fold": self.number, **row, **{key: of[row["patient"]] for key, of in group.items()}}
+            for row in rows
+        ]
 
     def done(self) -> bool:
         """Say whether its predictions are complete, so that it need not run."""
@@ -87,7 +94,9 @@ class Fold:
                 this fold began with other ones.
         """
         origin = Fold(other, self.seed, self.number, self.truth)
-        stages = sorted(path for path in origin.checkpoints.glob("*.pt") if path.name != "model.pt")
+        # what is fitted to labels and covariates in a moment is made anew
+        made_anew = ("model.pt", "additive.pt")
+        stages = sorted(path for path in origin.checkpoints.rglob("*.pt") if path.name not in made_anew)
         if not stages:
             raise DataError(
                 f"{origin.checkpoints} holds no checkpoint of an earlier stage: finish that experiment first"
@@ -100,8 +109,9 @@ class Fold:
         if not origin.done():
             raise DataError(f"{origin.folder} has not ended, its checkpoints may be half trained: finish it first")
         for path in stages:
-            target = self.checkpoints / path.name
+            target = self.checkpoints / path.relative_to(origin.checkpoints)
             if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(target) as temporary:
                     shutil.copyfile(path, temporary)
             elif sha256(target) != sha256(path):

@@ -17,13 +17,14 @@ class TrainingRows:
     """What a datalist offers for training: patients, or patches of patients, with their labels.
 
     ``labels`` is by patient or, of patches, by image; ``patients`` says whose the images are, None where rows are
-    patients.
+    patients; ``groups`` says which patients belong together, None where each stands alone.
     """
 
     datalist: Mapping
     labels: Mapping[str, int]
     patients: Mapping[str, str] | None
     dataset_dir: Path
+    groups: Mapping[str, str] | None = None
 
     @classmethod
     def read(cls, path: Path, dataset_dir: Path) -> TrainingRows:
@@ -32,9 +33,12 @@ class TrainingRows:
         Raises:
             DataError: no such file, no datalist, or all that is wrong with the labels at once.
         """
+        from shared.data.splits import groups_of
+
         datalist = read_json_datalist(path)
         if not is_patch_list(datalist):
-            return cls(*read_datalist(path), None, dataset_dir)
+            datalist, labels = read_datalist(path)
+            return cls(datalist, labels, None, dataset_dir, groups_of(datalist["training"]))
         joined = {key: value for key, value in datalist.items() if key != "validation"}
         joined["training"] = datalist["training"] + datalist.get("validation", [])
         return cls(joined, *patch_truth(joined["training"], dataset_dir, str(path)), dataset_dir)
@@ -46,14 +50,15 @@ class TrainingRows:
         return patch_name(self.dataset_dir / case["image"], self.dataset_dir)
 
     def folds(self, count: int, seed: int) -> dict[str, int]:
-        """Fold of each row, stratified by label; a patient's patches share one."""
+        """Fold of each row, stratified by label; a patient's patches share one, and so do a group's patients."""
         from shared.data.splits import grouped_folds, stratified_folds
 
         names, values = list(self.labels), list(self.labels.values())
-        if self.patients is None:
+        owner = self.groups if self.patients is None else self.patients
+        if owner is None:
             return stratified_folds(names, values, count, seed)
-        of_patient = grouped_folds([self.patients[name] for name in names], values, count, seed)
-        return {name: of_patient[self.patients[name]] for name in names}
+        fold_of = grouped_folds([owner[name] for name in names], values, count, seed)
+        return {name: fold_of[owner[name]] for name in names}
 
     def split(self, fold_of: Mapping[str, int], labels: Mapping[str, int] | None = None) -> dict:
         """The datalist with these folds, and with these labels instead of the true ones; the rest is kept."""

@@ -92,18 +92,9 @@ def data_of(lists: dict[str, str], output: Path) -> dict[str, str]:
 
 def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -> dict[str, Any]:
     """The command line's ``--set``, checked and read as Python values where they are such."""
-    import ast
+    from shared.bundle.configs import find_config, merge_configs, parse_overrides, python_values
 
-    from shared.bundle.configs import find_config, merge_configs, parse_overrides
-
-    merged = merge_configs([find_config(bundle, name) for name in configs])
-    found: dict[str, Any] = {}
-    for key, value in parse_overrides(args.set, merged).items():
-        try:
-            found[key] = ast.literal_eval({"true": "True", "null": "None"}.get(value, value))
-        except (ValueError, SyntaxError):
-            found[key] = value
-    return found
+    return python_values(parse_overrides(args.set, merge_configs([find_config(bundle, name) for name in configs])))
 
 
 def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], overrides: dict[str, Any]) -> list[dict]:

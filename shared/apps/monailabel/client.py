@@ -1,13 +1,14 @@
 """Ask a MONAI Label server for the biomarkers of one image, check the answer, and keep it.
 
 Checked are the label map (the image's shape and affine, the voxels that the figures tell, a name for every value) and
-the figures: probability in [0, 1], a biomarker and a similarity of every image, Shapley values that add up to the
-probability. What is wrong is told, all at once, with exit status 2.
+the figures: probability in [0, 1]; a biomarker and a similarity, or a contribution, of every image; Shapley values that
+add up to the probability, or to the log odds. What is wrong is told, all at once, with exit status 2.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from email import message_from_bytes
 from http.client import HTTPException
@@ -82,11 +83,15 @@ def problems_of(figures: dict, answer: Path, image: Path) -> list[str]:
         return [*problems, f"probability must lie in [0, 1], got {probability!r}"]
     images = figures.get("images", [])
     if not images or not all(
-        isinstance(i.get("biomarker"), int) and -1.001 <= i["similarity"] <= 1.001 for i in images
+        isinstance(i.get("contribution"), float)
+        or (isinstance(i.get("biomarker"), int) and -1.001 <= i["similarity"] <= 1.001)
+        for i in images
     ):
-        problems.append(f"every image needs a biomarker and a similarity, got {images!r}")
-    shapley = figures.get("shapley", {"base": 0.0, "values": {}})
-    total = shapley["base"] + sum(shapley["values"].values())
+        problems.append(f"every image needs a biomarker and a similarity, or a contribution, got {images!r}")
+    shapley = figures.get("shapley", {"base": 0.0, "values": {}})  # None: the model's prediction has none
+    total = probability if shapley is None else shapley["base"] + sum(shapley["values"].values())
+    if shapley is not None and shapley.get("unit") == "log odds":
+        total = 1 / (1 + math.exp(-total))
     if abs(total - probability) > 1e-4:
         problems.append(f"base and Shapley values add up to {total:g}, the probability is {probability:g}")
     return problems
@@ -114,7 +119,12 @@ def ask(*, server: str, model: str, image: str, studies: Path, output: Path, sta
     print(f"{image}: answered in {took:.1f} s; {file.name} has the image's grid")
     print(f"  probability of {figures['positive_class']}: {figures['probability']:.3f}")
     for row in figures["images"]:
-        print(f"  {row['modality']}, slice {row['slice']}: biomarker {row['biomarker']} ({row['similarity']:.3f})")
+        said = (
+            f"{row['contribution']:+.3f} log odds"
+            if "contribution" in row
+            else f"biomarker {row['biomarker']} ({row['similarity']:.3f})"
+        )
+        print(f"  {row['modality']}, slice {row['slice']}: {said}")
     for value, region in figures["regions"].items():
         print(f"  value {value} of the label map: biomarker {region['biomarker']}, {region['voxels']} voxels")
 

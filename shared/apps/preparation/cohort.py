@@ -18,7 +18,8 @@ from shared.apps.preparation.matching import (
     taken_for_another,
 )
 from shared.data.names import clean, differing_in_case, look_alikes
-from shared.data.splits import assign_folds
+from shared.data.splits import assign_folds, groups_of, split_off_groups
+from shared.data.tables import some
 from shared.errors import DataError
 
 USUAL_FOLDS = 5
@@ -109,6 +110,23 @@ def collect(
         others = [path for path in files[name] if path != mask and path not in images.values()]
         patients[name] = {**table.patients.get(name, {}), "files": images, "mask_file": mask, "others": others}
         problems += [] if found else check(name, patients[name])
+    return settle(patients, missing, problems, options)
+
+
+def settle(
+    patients: dict[str, dict], missing: list[str], problems: list[str], options: argparse.Namespace
+) -> tuple[dict[str, dict], list[str]]:
+    """Patients without a mask among others with one are missing; what is missing, and what was left out.
+
+    Args:
+        patients: by name, each with ``files``, ``mask_file`` and ``others``.
+        missing: lines on patients who lack something.
+        problems: what is wrong otherwise.
+        options: of the command line.
+
+    Raises:
+        DataError: with every problem, and what is missing unless ``--skip-missing`` allows it; nobody is left.
+    """
     bare = [name for name, patient in patients.items() if patient["mask_file"] is None]
     if 0 < len(bare) < len(patients):
         missing += [
@@ -128,11 +146,14 @@ def collect(
 
 
 def split_off(cases: list[dict], fraction: float, seed: int) -> set[str]:
-    """Names of the patients of the testing section: a stratified ``fraction`` of them."""
+    """Names of the patients of the testing section: a stratified ``fraction`` of them, groups whole."""
     from sklearn.model_selection import train_test_split
 
     names = sorted(case["patient"] for case in cases)
     labels = {case["patient"]: case["label"] for case in cases}
+    if groups := groups_of(cases):
+        drawn = split_off_groups([groups[name] for name in names], [labels[name] for name in names], fraction, seed)
+        return {name for name in names if groups[name] in drawn}
     try:
         _, chosen = train_test_split(
             names, test_size=fraction, random_state=seed, stratify=[labels[name] for name in names]
@@ -156,6 +177,7 @@ def divide(cases: list[dict], patients: dict[str, dict], options: argparse.Names
         tested = split_off(cases, options.test_fraction, options.seed)
     training = [case for case in cases if case["patient"] not in tested]
     testing = [case for case in cases if case["patient"] in tested]
+    _whole_groups(training, testing)
     folds = options.folds
     if folds is None:
         fewest = min(Counter(case.get("label") for case in training).values(), default=0)
@@ -163,6 +185,25 @@ def divide(cases: list[dict], patients: dict[str, dict], options: argparse.Names
     if folds and not options.inference:
         training = assign_folds(training, folds, options.seed)
     return training, testing
+
+
+def _whole_groups(training: list[dict], testing: list[dict]) -> None:
+    """No group is in both sections.
+
+    Raises:
+        DataError: naming each that is.
+    """
+    sections = [groups_of(cases) or {} for cases in (training, testing)]
+    both = sorted({*sections[0].values()} & {*sections[1].values()})
+    problems = []
+    for group in both:
+        kept, tested = ([name for name, of in section.items() if of == group] for section in sections)
+        problems.append(
+            f"group {group}: {some(tested)} is of the testing section and {some(kept)} of the training section; a "
+            "group belongs to one"
+        )
+    if problems:
+        raise DataError(problems)
 
 
 def without_covariates(cases: list[dict], covariates: list[str]) -> dict[str, list[str]]:
@@ -198,8 +239,9 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     """Rules between options; completes ``options.patterns`` from ``--pattern``."""
     if options.labels is None and not options.inference:
         parser.error("a label table is needed (or --inference, to predict)")
-    if options.labels is None and (options.covariates or options.test_column):
-        parser.error("--covariates and --test-column need a label table")
+    columns = ("test_column", "group_column", "image_column", "pixel_size_column")
+    if options.labels is None and (options.covariates or any(getattr(options, name, None) for name in columns)):
+        parser.error("--covariates and options that name a column need a label table")
     if len(options.classes) != 2:
         parser.error("--classes must name two classes")
     if not 0 <= options.test_fraction < 1:
@@ -226,6 +268,8 @@ def report(options, training, testing, missing, lacking, patients) -> None:
             print(f"covariate {covariate!r} is missing for {len(names)} patients: {', '.join(names)}")
     if all(patient["mask_file"] is None for patient in patients.values()):
         print("no masks: the whole image is the region of interest")
+    if groups := groups_of([*training, *testing]):
+        print(f"groups: {len(groups)} patients in {len(set(groups.values()))}, each in one fold or section")
     for section, cases in (("training", training), ("testing", testing)):
         counts = Counter(case.get("label") for case in cases)
         shown = ", ".join(f"{counts[row]} {name}" for row, name in enumerate(options.classes))

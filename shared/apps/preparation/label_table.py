@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from shared.apps.preparation.cell_numbers import parse_number, read_numbers
@@ -13,6 +15,7 @@ from shared.data.tables import read_table, rows_by_patient
 
 YES = ("true", "yes", "y", "test", "testing")
 NO = ("false", "no", "n", "train", "training", "")
+FILE = "(name of the image's file)"
 
 
 @dataclass
@@ -20,7 +23,8 @@ class LabelTable:
     """What a label table says.
 
     Attributes:
-        patients: ``label``, ``covariates`` and ``test`` (whether of the testing section) by patient, where known.
+        patients: ``label``, ``covariates``, ``test`` (whether of the testing section), ``group``, ``picture`` (path
+            of a 2D image) and ``pixel_mm`` by patient, where known.
         unlabelled: why a patient has no label, where the table gives none.
         wrong: what is wrong with a patient's other cells; problems: with the whole table.
         told: lines for the report: which values became which class.
@@ -38,15 +42,22 @@ class LabelTable:
 def read_label_table(options: argparse.Namespace) -> LabelTable:
     """Read the table that the command line names; with ``options.inference`` labels that cannot be read are told only.
 
+    A table with an ``image_column`` lists 2D images; without a column of patients they are named by their files.
+
     Raises:
         DataError: it is no table, or a column is missing.
     """
-    wanted = [options.patient_column, *options.covariates]
+    image, group, pixel = (getattr(options, f"{name}_column", None) for name in ("image", "group", "pixel_size"))
+    wanted = [image or options.patient_column, *options.covariates]
     wanted += [] if options.inference else [options.label_column]
-    wanted += [options.test_column] if options.test_column else []
+    wanted += [column for column in (options.test_column, group, pixel) if column]
     rows = read_table(options.labels, wanted)
-    found = LabelTable()
-    table, found.problems = rows_by_patient(rows, options.patient_column)
+    found, names = LabelTable(), options.patient_column
+    if image and (names not in rows[0] or names == group):
+        names = FILE
+        for row, name in zip(rows, picture_names([row[image] for row in rows]), strict=True):
+            row[names] = name
+    table, found.problems = rows_by_patient(rows, names)
     found.patients = {patient: {} for patient in table}
     if rows.encoding == "cp1252":
         found.told.append(f"{options.labels}: read as Windows-1252, as it is no UTF-8")
@@ -59,6 +70,17 @@ def read_label_table(options: argparse.Namespace) -> LabelTable:
             found.patients[patient].setdefault("covariates", {})[name] = number
         for patient, problem in odd.items():
             found.wrong.setdefault(patient, []).append(f"{patient}: covariate {name!r} {problem}")
+    for patient, text in columns[group].items() if group else ():
+        if text or options.inference:
+            found.patients[patient]["group"] = text or patient
+        else:
+            problem = f"{patient}: column {group!r} is empty; name its group (its own name where it stands alone)"
+            found.wrong.setdefault(patient, []).append(problem)
+    if image:
+        for patient, text in columns[image].items():
+            found.patients[patient]["picture"] = text.replace("\\", "/")
+    if pixel:
+        _pixel_sizes(found, columns[pixel], pixel, rows.delimiter)
     for patient, text in columns[options.test_column].items() if options.test_column else ():
         number = parse_number(text)
         found.patients[patient]["test"] = number == 1 or text.casefold() in YES
@@ -66,6 +88,30 @@ def read_label_table(options: argparse.Namespace) -> LabelTable:
             problem = f"{patient}: column {options.test_column!r} must be 1 or 0, got {text!r}"
             found.wrong.setdefault(patient, []).append(problem)
     return found
+
+
+def picture_names(paths: Sequence[str]) -> list[str]:
+    """Names of 2D images: their files', or where two files have one name, their paths'; without ending.
+
+    Example:
+        >>> picture_names(["a/1.png", "b/2.png"]), picture_names(["a/1.png", "b/1.png"])
+        (['1', '2'], ['a_1', 'b_1'])
+    """
+    files = [PurePosixPath(path.replace("\\", "/")) for path in paths]
+    names = [path.stem for path in files]
+    if len({name.casefold() for name in names}) == len(names):
+        return names
+    return ["_".join(path.with_suffix("").parts) if path.name else "" for path in files]
+
+
+def _pixel_sizes(found: LabelTable, cells: dict[str, str], column: str, delimiter: str) -> None:
+    numbers, odd = read_numbers(cells, delimiter=delimiter)
+    for patient, text in cells.items():
+        if numbers.get(patient, 0.0) > 0:
+            found.patients[patient]["pixel_mm"] = numbers[patient]
+        else:
+            problem = odd.get(patient) or f"must be above 0, got {text!r}"
+            found.wrong.setdefault(patient, []).append(f"{patient}: pixel size {column!r} {problem}")
 
 
 def _labels(found: LabelTable, cells: dict[str, str], options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shared.data.checks import image_header_problem
 from shared.data.grids import canonical, place_problem, same_grid
@@ -13,6 +14,7 @@ from shared.data.masks import (
     absent_labels,
     differing_tumours,
     millilitres,
+    read_mask,
     share_of_body,
     size_flags,
     tumour_of,
@@ -49,9 +51,10 @@ class PatientImages:
     trusted: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
-    def check(self, name: str, images: Mapping[str, Path], mask: Path | None) -> list[str]:
+    def check(self, name: str, patient: Mapping) -> list[str]:
         """What is wrong with a patient's images and mask, whose headers can be read."""
-        first, *others = images.values()
+        mask = patient["mask_file"]
+        first, *others = patient["files"].values()
         grid, problems = image_header_problem(first)[1], []
         for path in [*others, *([mask] if mask else [])]:
             problem = place_problem(first, grid, path, image_header_problem(path)[1])
@@ -60,6 +63,18 @@ class PatientImages:
             elif problem:
                 problems.append(f"{name}: {problem}")
         return problems if mask is None or problems else self._check_mask(name, first, grid, mask)
+
+    def image(self, patient: Mapping) -> Volume:
+        """The first image of a patient."""
+        return load_volume(next(iter(patient["files"].values())), repair=False)
+
+    def record(self, patients: Mapping[str, Mapping]) -> dict[str, Any]:
+        """What manifest.json says of the tumours' sizes."""
+        return {"tumour_ml": self.tumour_ml, "tumour_ml_on_image_grid": self.resampled_ml}
+
+    def tumour(self, patient: Mapping) -> Volume:
+        """The tumour of a patient who was checked, 0 and 1, on its mask's own grid."""
+        return read_mask(patient["mask_file"], self.labels, joined=False)
 
     def check_cohort(self, *, inference: bool = False) -> None:
         """Compare the masks' values, once every patient is checked.

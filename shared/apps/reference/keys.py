@@ -26,13 +26,16 @@ PLUMBING = {
     *("kind", "section", "names", "network", "sampled", "drop_last", "unused_parameters", "scheduler_epoch_level"),
 }
 # settings whose default is an expression
-EXPRESSIONS = re.compile(r"\w+_dir|\w+_file|device|bf16|channels_last|edges#use_fa|train#pretrained")
+EXPRESSIONS = re.compile(
+    r"\w+_dir|\w+_file|device|bf16|channels_last|num_modalities|members|edges#use_fa|train#pretrained"
+)
 # a plain section, and the component that it is passed to as a whole
 SECTIONS = {
     "roi": "shared.transforms.ROISlicesd",
     "preparing": "shared.transforms.PrepareGliomad",
     "edge_mask": "shared.explain.glioma.edges.explain_edges",
     "network_def#encoder": "shared.networks.PatchEncoder",
+    "network_def#additive": "shared.networks.BiomarkerClassifier",
     "network_def#image": "shared.networks.ImageEncoder",
     "network_def#points": "shared.networks.GeometricEncoder",
     "network_def#brain": "shared.networks.BrainEncoder",

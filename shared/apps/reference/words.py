@@ -22,7 +22,8 @@ WORDS = {
     ),
     "val_interval": "epochs of the last stage between two validations",
     "num_slices": "slices of each volume that become images; those of largest tumour area",
-    "num_modalities": "modalities of each patient",
+    "use_modalities": "names of the modalities that are taken of each patient, in this order; None: all",
+    "num_modalities": "modalities that are taken of each patient; default as many as `use_modalities` names, else 3",
     "num_classes": "number of classes",
     "in_channels": "sequences of each patient",
     "covariates": "names of clinical values that join the classifier's head; every patient needs them",
@@ -83,6 +84,15 @@ WORDS = {
     "train#class_balance": (
         "True: classes count equally in the loss (IRCL) or in the batches (SSCL); taken back in the logits. "
         "False: plain cross-entropy"
+    ),
+    "additive#penalty": "of the logistic regression: `l1` (few biomarkers get a weight) or `l2`",
+    "additive#scaling": (
+        "measures are divided by their `own` standard deviation, or all by a `common` one: then a biomarker that "
+        "hardly occurs cannot get a large weight"
+    ),
+    "additive#strength": (
+        "C of scikit-learn's LogisticRegression, smaller is stronger; None: chosen by cross-validation within the "
+        "training patients"
     ),
     "edges#fa_widths": "layers of the FA encoder",
     "target_layer": "layer of the network whose output gives the Grad-CAM",

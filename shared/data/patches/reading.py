@@ -1,4 +1,4 @@
-"""One way to read a patch or its mask from a file, upright and whole; imports neither torch nor MONAI."""
+"""One way to read a patch, a grey picture or a mask from a file, upright and whole; imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ KINDS = "PNG, JPEG, TIFF, BMP, WebP or JPEG 2000"
 COLOUR = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA")
 GREY = ("L", "LA", "La")
 REMEDY = "save it as an 8-bit RGB PNG without transparency"
+GREY_REMEDY = "save it as a grey PNG of 8 or 16 bits without transparency"
+SPREAD = 2  # of 255, by which the channels of a grey pixel may differ: what JPEG rounds off
 _ORIENTATION = 274
 _warned_of_grey = False
 
@@ -71,21 +73,67 @@ def _read_patch(path: str | os.PathLike) -> tuple[np.ndarray, bool]:
             raise DataError(f"{path}: patches have 8 bits a channel, this is a {depth}-bit {kind} image; {REMEDY}.")
         if image.mode not in COLOUR + GREY:
             raise DataError(f"{path}: patches are RGB, this image is {image.mode}; {REMEDY}.")
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format in ("PNG", "TIFF", "WEBP"):
-            raise DataError(f"{path}: a patch is one image, this file holds {frames}; save each as a file of its own.")
+        _check_frames(image, path, "a patch")
         upright, turned = _upright(image, content, path)
         if upright.mode in GREY:
             _warn_of_grey(path)
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            clear = float((np.asarray(upright)[..., 3] < 255).mean())
-            if clear > 0:
-                raise DataError(
-                    f"{path}: patches are opaque, but {clear:.1%} of the pixels are transparent; flatten the image on "
-                    f"its background (white, in histology) and {REMEDY}."
-                )
-        return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1)), turned
+        background = "flatten the image on its background (white, in histology)"
+        rgb = _opaque(upright, path, f"patches are opaque, {{}}; {background} and {REMEDY}")
+        return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), turned
+
+
+def read_grey(path: str | os.PathLike, *, luminance: bool = False) -> tuple[np.ndarray, bool]:
+    """Pixels of a picture of one channel, upright, and whether its EXIF orientation turned it.
+
+    Taken as stored: grey of 8 or 16 bits, 32-bit whole numbers, float. Converted: colour whose channels are equal,
+    palettes of greys, an alpha channel that is opaque everywhere.
+
+    Args:
+        path: a PNG, JPEG, TIFF, BMP, WebP or JPEG 2000 file.
+        luminance: take a coloured picture's luminance (ITU-R 601, Pillow's ``L``) instead of refusing it.
+
+    Shape:
+        - returns: ``[H, W]``, uint8, uint16, int32 or float32
+
+    Raises:
+        DataError: the file is missing, truncated or corrupt (see :func:`read_patch`), coloured, transparent, of several
+            pages, of less than 8 bits, of colours of 16 bits, constant, or holds NaN or Inf.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/scan.png"
+        >>> Image.fromarray(np.array([[0, 40000]], dtype=np.uint16)).save(path)
+        >>> read_grey(path)[0].tolist()
+        [[0, 40000]]
+    """
+    image, content = _open(path)
+    with image:
+        depth, deep = _bits(image, content), image.mode.startswith(("I", "F"))
+        if not deep and (image.mode not in COLOUR + GREY or depth > 8 or (depth < 8 and image.mode in ("L", "RGB"))):
+            raise DataError(f"{path}: is an image of {depth}-bit {image.mode}, a grey one is needed; {GREY_REMEDY}.")
+        _check_frames(image, path, "a picture")
+        upright, turned = _upright(image, content, path)
+        if deep or upright.mode == "L":
+            values = np.asarray(upright)
+            values = values.astype(values.dtype.newbyteorder("="))
+        else:
+            values = _one_channel(_opaque(upright, path, f"a picture is opaque, {{}}; {GREY_REMEDY}"), path, luminance)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds {int((~np.isfinite(values)).sum())} NaN or Inf pixels; export it again.")
+    if values.min() == values.max():
+        raise DataError(f"{path}: every pixel is {values.min():g}; an image must vary.")
+    return values, turned
+
+
+def _one_channel(rgb: Image.Image, path: str | os.PathLike, luminance: bool) -> np.ndarray:
+    channels = np.asarray(rgb).astype(np.int16)
+    coloured = float((np.ptp(channels, axis=-1) > SPREAD).mean())
+    if coloured and not luminance:
+        raise DataError(
+            f"{path}: {coloured:.1%} of the pixels are coloured, one grey channel is needed; remove what was drawn on "
+            "the image, or take the luminance (--luminance)."
+        )
+    return np.asarray(rgb.convert("L"))
 
 
 def read_patch_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> np.ndarray:
@@ -113,6 +161,27 @@ def read_patch_mask(path: str | os.PathLike, codes: Sequence[int] | None = None)
 
 
 def _read_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> tuple[np.ndarray, bool]:
+    upright, turned = _mask_image(path)
+    values = np.asarray(upright)
+    inside = values != 0 if codes is None else np.isin(values, list(codes))
+    return (inside.any(-1) if inside.ndim == 3 else inside), turned
+
+
+def read_mask_values(path: str | os.PathLike) -> tuple[np.ndarray, bool]:
+    """What a mask holds, not yet what of it is inside: :func:`read_patch_mask` without ``codes``; and whether turned.
+
+    Of a palette image its index, of a coloured one its luminance.
+
+    Shape:
+        - returns: ``[H, W]``
+    """
+    upright, turned = _mask_image(path)
+    values = np.asarray(upright.convert("L") if len(upright.getbands()) > 1 else upright)
+    return values.astype(np.uint8 if values.dtype == bool else values.dtype.newbyteorder("=")), turned
+
+
+def _mask_image(path: str | os.PathLike) -> tuple[Image.Image, bool]:
+    """A mask without its alpha channel, upright, and whether it had to be turned."""
     image, content = _open(path)
     with image:
         if image.format not in LOSSLESS:
@@ -120,9 +189,7 @@ def _read_mask(path: str | os.PathLike, codes: Sequence[int] | None = None) -> t
         upright, turned = _upright(image, content, path)
     if upright.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         upright = upright.convert("L" if upright.mode in ("LA", "La") else "RGB")
-    values = np.asarray(upright)
-    inside = values != 0 if codes is None else np.isin(values, list(codes))
-    return (inside.any(-1) if inside.ndim == 3 else inside), turned
+    return upright, turned
 
 
 def patch_header(path: str | os.PathLike) -> tuple[tuple[int, int], str, int]:
@@ -169,6 +236,22 @@ def _upright(image: Image.Image, content: bytes, path: str | os.PathLike) -> tup
         return ImageOps.exif_transpose(image), turn > 1
     except Exception as error:  # as above, in the pixels
         raise _unreadable(path, error) from error
+
+
+def _check_frames(image: Image.Image, path: str | os.PathLike, what: str) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in ("PNG", "TIFF", "WEBP"):
+        raise DataError(f"{path}: {what} is one image, this file holds {frames}; save each as a file of its own.")
+
+
+def _opaque(upright: Image.Image, path: str | os.PathLike, rule: str) -> Image.Image:
+    """The image as RGB; one with transparent pixels is refused, ``rule`` takes their share."""
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        clear = float((np.asarray(upright)[..., 3] < 255).mean())
+        if clear > 0:
+            raise DataError(f"{path}: {rule.format(f'but {clear:.1%} of the pixels are transparent')}.")
+    return upright.convert("RGB")
 
 
 def _damage(image: Image.Image, content: bytes) -> str | None:

@@ -24,6 +24,7 @@ from shared.data.grids import same_grid
 from shared.data.masks import LABELS_KEY
 from shared.errors import DataError
 from shared.explain.ircl.patient import PatientExplainer
+from shared.explain.ircl.shapley import no_biomarkers
 from shared.io import DATALIST
 from shared.transforms.roi_slices import masks_to_volume
 
@@ -39,7 +40,7 @@ class RequestedCased(MapTransform):
     Args:
         num_modalities: images the model takes.
         covariates: names of the covariates it takes.
-        modalities: their names; a datalist with the same in another order is put into this one, others are refused.
+        modalities: their names; of a datalist's case these are taken, in this order, and one without them is refused.
         datalist: name of the datalist file.
 
     Shape:
@@ -47,7 +48,8 @@ class RequestedCased(MapTransform):
         - ``mask``, ``patient``, ``covariates`` ``[C]`` and ``requested`` (path and modality asked for) are set
 
     Raises:
-        DataError: no such image; an image without the modalities or covariates the model needs; a mask asked for.
+        DataError: no such image; an image without the modalities or covariates the model needs; a mask asked for, or an
+            image of another modality than the model's.
 
     Example:
         >>> RequestedCased(1)({"image": "no_such.nii.gz"})
@@ -86,7 +88,10 @@ class RequestedCased(MapTransform):
         case = self._listed(asked, given) or self._alone(path, given)
         if label and not Path(label).is_file():
             raise DataError(f"{case['patient']}: 'label' must be the file of a tumour mask, got {label!r}.")
-        modality = [Path(image).resolve() for image in case["image"]].index(asked)
+        taken = [Path(image).resolve() for image in case["image"]]
+        if asked not in taken:
+            raise DataError(f"{path}: the model takes {', '.join(self.modalities)} only; ask for one of these images.")
+        modality = taken.index(asked)
         out |= {"image": case["image"], "patient": case["patient"], "mask": label or case.get("mask")}
         how = ("trust_affines",) if label else ("trust_affines", LABELS_KEY)  # the datalist's mask is read
         out |= {key: case[key] for key in how if key in case}
@@ -139,8 +144,9 @@ def _is_file(folder: Path, listed: Any, path: Path) -> bool:
 class BiomarkerAnswerd(MapTransform):
     """Explain a case and answer with a map of its biomarkers and the figures.
 
-    Under ``pred`` (and ``biomarkers``): the regions of the image asked for that make its slices look like their
-    biomarkers, on the file's own grid; value k + 1 is biomarker k, 0 none. Under ``result``:
+    Under ``pred`` (and ``biomarkers``), on the file's own grid: of the additive predictor the biomarker of every place
+    of the tumour, of the prototype transformer the regions that make the slices of the image asked for look like their
+    biomarkers; value k + 1 is biomarker k (of the image's modality), 0 none. Under ``result``:
     :meth:`shared.explain.PatientExplainer.summary` and the values' names. The weights are read anew for each request,
     strictly: a retrained model needs no restart, and a file that does not fit is refused.
 
@@ -155,7 +161,7 @@ class BiomarkerAnswerd(MapTransform):
         - ``data["pred"]``: ``[X, Y, Z]`` uint8 of the requested file's shape and affine
 
     Raises:
-        DataError: more biomarkers than a label map holds.
+        DataError: no biomarkers, or more than a label map holds.
         CheckpointError: weights that cannot be read or do not fit.
     """
 
@@ -168,8 +174,14 @@ class BiomarkerAnswerd(MapTransform):
         threshold: float = 0.5,
     ):
         super().__init__(["image"])
-        if len(explainer.network.biomarkers) > 255:
-            raise DataError(f"A label map holds 255 biomarkers, the model has {len(explainer.network.biomarkers)}.")
+        if not hasattr(explainer.network, "biomarkers"):
+            raise DataError(f"MONAI Label is answered with biomarkers; {no_biomarkers(explainer.network)}.")
+        if explainer.answer == "additive":
+            count, where = explainer.network.additive.num_biomarkers, " of a modality"
+        else:
+            count, where = len(explainer.network.biomarkers), ""
+        if count > 255:
+            raise DataError(f"A label map holds 255 biomarkers, the model has {count}{where}.")
         self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file
         self.threshold = threshold
         self._lock = threading.Lock()
@@ -190,13 +202,21 @@ class BiomarkerAnswerd(MapTransform):
         count = len(found["images"]) // out["geometry"]["num_modalities"]
         own = slice(modality * count, (modality + 1) * count)
         rows = found["images"][own]
-        labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, out["geometry"], path)
+        one = {**out["geometry"], "num_modalities": 1}
+        if found["places"] is not None:
+            first = modality * explainer.network.additive.num_biomarkers
+            codes = (found["places"]["biomarkers"][own] + 1 - first).clamp(min=0)
+            volume = masks_to_volume(codes, one, mode="nearest")
+            labels = self._on_file(np.asarray(volume.dataobj), volume.affine, path)
+            names = {int(k): int(k) - 1 for k in labels.unique() if k > 0}
+        else:
+            labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, one, path)
+            names = {row["biomarker"] + 1: row["biomarker"] for row in rows}
         out |= {"pred": labels, "biomarkers": labels}
         out["result"] = explainer.summary(found) | {
             "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
             "regions": {
-                str(k + 1): {"biomarker": k, "voxels": int((labels == k + 1).sum())}
-                for k in sorted({row["biomarker"] for row in rows})
+                str(code): {"biomarker": names[code], "voxels": int((labels == code).sum())} for code in sorted(names)
             },
         }
         return out
@@ -205,13 +225,16 @@ class BiomarkerAnswerd(MapTransform):
         self, masks: torch.Tensor, rows: Sequence[Mapping[str, Any]], geometry: Mapping[str, Any], path: str
     ) -> MetaTensor:
         """Label map of one modality's masks ``[k, H, W]`` on the grid of the file ``path``."""
-        one = {**geometry, "num_modalities": 1}
         codes = torch.tensor([row["biomarker"] + 1.0 for row in rows])
-        kept = masks_to_volume(masks, one)
+        kept = masks_to_volume(masks, geometry)
         # constant images stay constant through the resize: no value lies between two biomarkers
-        values = masks_to_volume(codes[:, None, None].expand_as(masks), one)
+        values = masks_to_volume(codes[:, None, None].expand_as(masks), geometry)
         volume = np.where(np.asarray(kept.dataobj) >= self.threshold, np.asarray(values.dataobj).round(), 0.0)
-        volume = MetaTensor(torch.as_tensor(volume, dtype=torch.float32)[None], affine=torch.as_tensor(kept.affine))
+        return self._on_file(volume, kept.affine, path)
+
+    def _on_file(self, labels: np.ndarray, where: np.ndarray, path: str) -> MetaTensor:
+        """A label map of the grid ``where`` on that of the file ``path``."""
+        volume = MetaTensor(torch.as_tensor(labels, dtype=torch.float32)[None], affine=torch.as_tensor(where))
         asked = nib.load(path)
         affine = torch.as_tensor(asked.affine)
         if not same_grid((volume.shape[1:], volume.affine), (asked.shape, affine)):

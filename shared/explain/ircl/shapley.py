@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.errors import DataError
+
 MAX_PLAYERS = 16
 
 
@@ -67,6 +69,21 @@ def exact_shapley(values: np.ndarray) -> np.ndarray:
     return np.tensordot(signed, values, axes=1)
 
 
+def no_biomarkers(network: nn.Module) -> str | None:
+    """Why a network's prediction cannot be explained by biomarkers; None where it can.
+
+    Example:
+        >>> no_biomarkers(nn.Linear(2, 2))
+        'the network Linear has no biomarkers: it can be evaluated and asked, not explained by them'
+    """
+    if not hasattr(network, "biomarkers"):
+        kind = type(network).__name__
+        return f"the network {kind} has no biomarkers: it can be evaluated and asked, not explained by them"
+    if getattr(network.predictor, "attention", "prototype") == "self":
+        return 'network_def#attention is "self", which passes the biomarkers by; train with "prototype"'
+    return None
+
+
 def biomarker_shapley(
     classifier: nn.Module,
     h: Tensor,
@@ -98,7 +115,10 @@ def biomarker_shapley(
 
     Raises:
         ValueError: an unknown ``output``, or a patient shows more than 16 biomarkers.
+        DataError: the prediction does not depend on biomarkers (``attention="self"``).
     """
+    if (reason := no_biomarkers(classifier)) is not None:
+        raise DataError(f"There are no Shapley values of biomarkers: {reason}.")
     if output not in ("probability", "logit"):
         raise ValueError(f'output must be "probability" or "logit", got {output!r}.')
     biomarkers = torch.arange(len(classifier.biomarkers), device=assignment.device)
@@ -128,6 +148,33 @@ def biomarker_shapley(
         for module, mode in modes:
             module.training = mode
     return _gather(torch.cat(worth).numpy(), occurring.numpy())
+
+
+def additive_shapley(predictor: nn.Module, amounts: Tensor, covariates: Tensor | None = None) -> BiomarkerShapley:
+    """Shapley values of an additive predictor's biomarkers and covariates, in log odds: exact, in closed form.
+
+    Of a sum, the value of a player is its term less the term's mean over the training patients (Lundberg and Lee,
+    Corollary 1), which an absent one is taken to have.
+
+    Args:
+        predictor: the :class:`shared.networks.BiomarkerClassifier`.
+        amounts: how much of each biomarker each patient has, of its ``explain`` or ``measured``.
+        covariates: clinical covariates, if the predictor takes any.
+
+    Shape:
+        - amounts: ``[B, members, M, K]``, covariates: ``[B, C]`` or None (taken as the cohort's mean)
+        - returns: values ``[B, members * M * K + C]``, base ``[B]`` (the average patient's log odds), full ``[B]``
+    """
+    weight = predictor.log_odds(predictor.weight) / len(predictor.encoders)
+    values = (weight * (amounts.double() - predictor.mean)).flatten(1)
+    base = predictor.log_odds(predictor.bias) + (weight * predictor.mean).sum()
+    if predictor.num_covariates:
+        effect = predictor.log_odds(predictor.covariate_weight)
+        known = predictor.covariate_mean.expand(len(values), -1) if covariates is None else covariates.double()
+        values = torch.cat([values, effect * (known - predictor.covariate_mean)], dim=1)
+        base = base + (effect * predictor.covariate_mean).sum()
+    base = base.expand(len(values))
+    return BiomarkerShapley(values.cpu(), base.cpu(), (base + values.sum(dim=1)).cpu())
 
 
 def _coalitions(index: Tensor, ends: Tensor, occurring: Tensor) -> tuple[Tensor, Tensor]:

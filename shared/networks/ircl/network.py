@@ -6,7 +6,8 @@ Carcinoma: section 3.2 (representation), Eq. 6 (nearest biomarker), section 3.3 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.networks.blocks import turned
+from shared.networks.ircl.additive import BiomarkerClassifier
 from shared.networks.ircl.prototype_attention import PrototypeTransformer
 
 _RELU = ("relu", {"inplace": True})
@@ -126,6 +128,9 @@ class IRCLAutoencoder(nn.Module):
 class IRCLClassifier(nn.Module):
     """The whole of IRCL at inference: frozen encoder, biomarkers and prototype transformer (section 3.3).
 
+    Beside it stands, with ``additive``, a :class:`BiomarkerClassifier` on the same encoder, whose prediction is a sum
+    over places; ``answer`` says which of the two the network gives.
+
     The encoder stays in eval mode and without gradients whatever ``train()`` is told: a BatchNorm in train mode would
     not be frozen.
 
@@ -141,12 +146,17 @@ class IRCLClassifier(nn.Module):
         num_heads: attention heads.
         mlp_dim: hidden width of the blocks' MLP.
         dropout: dropout of the transformer.
+        attention: from a patient's images to its biomarkers' ``"prototype"`` (Eq. 8); ``"self"``: to the images
+            themselves (Table 3, "w/o Prototype"), so that biomarkers play no part in the prediction.
         attention_temperature: tau_a of Eq. 9.
         num_classes: logits.
         num_covariates: clinical covariates joined at the head.
         pooling: ``"mean"`` of all tokens or ``"modality"`` (means per modality, concatenated).
         bottleneck: the prediction sees the patient through biomarkers only, see :class:`PrototypeTransformer`.
         views: 1, or 2 to 8 flips and right-angle rotations over which h and z of an image are averaged.
+        additive: arguments of the :class:`BiomarkerClassifier`: ``num_biomarkers``, ``level``, ``measure``, ``views``,
+            ``members`` (encoders; the first is this network's own); None: there is none.
+        answer: ``"prototype"`` or ``"additive"``.
 
     Shape:
         - image: ``[B, m, H, W]``, covariates: ``[B, C]`` or None (taken as the training cohort's mean)
@@ -175,19 +185,24 @@ class IRCLClassifier(nn.Module):
         num_heads: int = 8,
         mlp_dim: int = 2048,
         dropout: float = 0.5,
+        attention: str = "prototype",
         attention_temperature: float = 0.5,
         num_classes: int = 2,
         num_covariates: int = 0,
         pooling: str = "mean",
         bottleneck: bool = False,
         views: int = 1,
+        additive: Mapping[str, Any] | None = None,
+        answer: str = "prototype",
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         self.settings = settings
         if not 1 <= views <= 8:
             raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
-        self.views = views
+        if answer not in ("prototype", "additive") or (answer == "additive" and additive is None):
+            raise ValueError(f'answer must be "prototype" or, where `additive` is given, "additive"; got {answer!r}.')
+        self.views, self.answer = views, answer
         total = num_biomarkers * num_modalities if per_modality else num_biomarkers
         self.num_images = num_images
         self.encoder = IRCLEncoder(channels, embedding_dim=embedding_dim).requires_grad_(False)
@@ -201,6 +216,7 @@ class IRCLClassifier(nn.Module):
             num_heads=num_heads,
             mlp_dim=mlp_dim,
             dropout=dropout,
+            attention=attention,
             temperature=attention_temperature,
             num_classes=num_classes,
             num_covariates=num_covariates,
@@ -208,6 +224,19 @@ class IRCLClassifier(nn.Module):
             pooling=pooling,
             bottleneck=bottleneck,
         )
+        self.additive: BiomarkerClassifier | None = None
+        if additive is not None:
+            places = {"members": 1, "level": -1, **additive}
+            more = [IRCLEncoder(channels, embedding_dim=embedding_dim) for _ in range(1, places.pop("members"))]
+            self.additive = BiomarkerClassifier(
+                [self.encoder, *more],
+                num_images,
+                num_modalities=num_modalities,
+                width=channels[places["level"]],
+                num_classes=num_classes,
+                num_covariates=num_covariates,
+                **places,
+            )
         modality = torch.arange(num_images) // (num_images // num_modalities)
         owner = torch.arange(total) // num_biomarkers if per_modality else torch.full((total,), -1)
         # which biomarker an image may be assigned to: [m, K]
@@ -248,7 +277,19 @@ class IRCLClassifier(nn.Module):
         return torch.stack([self.biomarkers[allowed] for allowed in self.allowed])
 
     def forward(self, image: Tensor, covariates: Tensor | None = None) -> Tensor:
-        """Logits of each patient."""
+        """Logits of each patient, of the answer."""
+        if self.additive is not None and self.answer == "additive":
+            return self.additive(image, covariates)
+        return self.prototype_logits(image, covariates)
+
+    def prototype_logits(self, image: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """Logits of the prototype transformer."""
         h, z = self.encode(image)
         assignment, _ = self.assign(z)
         return self.predictor(h, assignment, covariates)
+
+    @torch.jit.unused
+    def answers(self, image: Tensor, covariates: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits of every predictor by its name."""
+        found = {"prototype": self.prototype_logits(image, covariates)}
+        return found if self.additive is None else found | {"additive": self.additive(image, covariates)}

@@ -54,6 +54,8 @@ class PrototypeAttention(nn.Module):
         num_heads: heads; must divide ``dim``.
         temperature: the attention temperature tau_a, 0.5 in the paper (section 4.1).
         dropout: dropout on the attention weights.
+        attention: ``"prototype"``, or ``"self"``: plain self-attention, K and V from H itself (Table 3, "w/o
+            Prototype"); assignments then play no part, and no biomarker can be hidden.
 
     Shape:
         - h: ``[B, m, D]``, assignment: ``[B, m]`` long, present: ``[B, K]`` bool or None (False hides a biomarker),
@@ -62,7 +64,8 @@ class PrototypeAttention(nn.Module):
           prototypes are hidden
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``, or ``temperature`` is not positive.
+        ValueError: ``num_heads`` does not divide ``dim``, ``temperature`` is not positive, an unknown ``attention``, or
+            ``present`` of a self-attention.
 
     Example:
         >>> attention = PrototypeAttention(8, num_heads=2)
@@ -70,8 +73,13 @@ class PrototypeAttention(nn.Module):
         torch.Size([2, 3, 8])
     """
 
-    def __init__(self, dim: int, num_heads: int, temperature: float = 0.5, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, num_heads: int, temperature: float = 0.5, dropout: float = 0.0, attention: str = "prototype"
+    ):
         super().__init__()
+        if attention not in ("prototype", "self"):
+            raise ValueError(f'attention must be "prototype" or "self", got {attention!r}.')
+        self.attention = attention
         if dim % num_heads:
             raise ValueError(f"num_heads must divide dim: {dim} is no multiple of {num_heads} heads.")
         if temperature <= 0:
@@ -107,7 +115,12 @@ class PrototypeAttention(nn.Module):
         row: Tensor | None = None,
     ) -> Tensor:
         """Attend from every image to the prototypes of its patient."""
-        prototypes, visible = biomarker_prototypes(h, assignment, num_biomarkers)
+        if self.attention == "self":
+            if present is not None:
+                raise ValueError('Plain self-attention (attention "self") has no biomarkers that could be hidden.')
+            prototypes, visible = h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+        else:
+            prototypes, visible = biomarker_prototypes(h, assignment, num_biomarkers)
         value = self._heads(self.value(prototypes))
         if row is not None:
             visible, value = visible[row], value[row]
@@ -130,6 +143,7 @@ class PrototypeBlock(nn.Module):
         mlp_dim: hidden width of the MLP.
         temperature: tau_a of Eq. 9.
         dropout: dropout in attention and MLP.
+        attention: see :class:`PrototypeAttention`.
         residual: add what was attended to the tokens; False: it replaces them.
 
     Shape:
@@ -143,13 +157,14 @@ class PrototypeBlock(nn.Module):
         mlp_dim: int,
         temperature: float = 0.5,
         dropout: float = 0.0,
+        attention: str = "prototype",
         *,
         residual: bool = True,
     ):
         super().__init__()
         self.residual = residual
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = PrototypeAttention(dim, num_heads, temperature, dropout)
+        self.attention = PrototypeAttention(dim, num_heads, temperature, dropout, attention)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLPBlock(dim, mlp_dim, dropout)
 
@@ -179,6 +194,7 @@ class PrototypeTransformer(nn.Module):
         num_heads: attention heads.
         mlp_dim: hidden width of the blocks' MLP.
         dropout: dropout on tokens, attention and MLP.
+        attention: ``"prototype"``, or ``"self"``: to the patient's images, see :class:`PrototypeAttention`.
         temperature: tau_a of Eq. 9.
         num_classes: logits.
         num_covariates: clinical covariates joined at the head (0: none).
@@ -195,7 +211,8 @@ class PrototypeTransformer(nn.Module):
         - returns: logits ``[B, num_classes]`` (``[R, num_classes]`` with row)
 
     Raises:
-        ValueError: an unknown ``pooling``, or ``num_images`` is no multiple of ``num_modalities``.
+        ValueError: an unknown ``pooling``, ``num_images`` is no multiple of ``num_modalities``, or a ``bottleneck`` of
+            self-attention.
 
     Example:
         >>> net = PrototypeTransformer(16, num_images=4, num_biomarkers=3, dim=8, num_layers=1, num_heads=2, mlp_dim=16)
@@ -214,6 +231,7 @@ class PrototypeTransformer(nn.Module):
         num_heads: int = 8,
         mlp_dim: int = 2048,
         dropout: float = 0.5,
+        attention: str = "prototype",
         temperature: float = 0.5,
         num_classes: int = 2,
         num_covariates: int = 0,
@@ -222,6 +240,9 @@ class PrototypeTransformer(nn.Module):
         bottleneck: bool = False,
     ):
         super().__init__()
+        if bottleneck and attention == "self":
+            raise ValueError('A bottleneck of biomarkers needs attention to them (attention "prototype"), got "self".')
+        self.attention = attention
         if pooling not in ("mean", "modality"):
             raise ValueError(f'pooling must be "mean" or "modality", got {pooling!r}.')
         if num_images % num_modalities:
@@ -237,7 +258,9 @@ class PrototypeTransformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             [
-                PrototypeBlock(dim, num_heads, mlp_dim, temperature, dropout, residual=not (bottleneck and i == 0))
+                PrototypeBlock(
+                    dim, num_heads, mlp_dim, temperature, dropout, attention, residual=not (bottleneck and i == 0)
+                )
                 for i in range(num_layers)
             ]
         )

@@ -113,3 +113,20 @@ def test_errors_give_the_numbers_and_the_remedy():
     x[3, 2] = np.nan
     with pytest.raises(DataError, match=r"1 of 5 have NaN or Inf \(first at \[3\]\)"):
         fit_biomarkers(x, 2)
+
+
+@pytest.mark.parametrize("per_modality", [False, True])
+def test_a_weight_counts_like_as_many_equal_images(per_modality):
+    x, _ = _embeddings(count=60, clusters=4, spread=0.15)
+    weight, modality = np.random.default_rng(1).integers(1, 5, 60), np.arange(60) % 2
+    rows = np.repeat(np.arange(60), weight)
+    settings = {"per_modality": per_modality, "starts": 30}
+    weighted = fit_biomarkers(x, 4, weight=weight, modality=modality, **settings)
+    repeated = fit_biomarkers(x[rows], 4, modality=modality[rows], **settings)
+    np.testing.assert_allclose(weighted.centres, repeated.centres, atol=1e-6)
+    assert np.array_equal(weighted.assignment[rows], repeated.assignment)
+    plain = fit_biomarkers(x, 4, modality=modality, **settings)
+    assert not np.allclose(plain.centres, weighted.centres, atol=1e-4)
+    np.testing.assert_array_equal(
+        fit_biomarkers(x, 4, weight=np.full(60, 2.0), modality=modality, **settings).centres, plain.centres
+    )

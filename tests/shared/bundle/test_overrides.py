@@ -138,7 +138,8 @@ def test_what_evaluation_reads_from_the_model_is_checked_as_in_training(bundle):
 
 
 def test_a_run_id_that_is_none_is_refused_with_those_that_are():
-    assert refused(run_id="trian_run") == "--run_id trian_run is none of pretrain_run, biomarkers_run, train_run, run."
+    known = "pretrain_run, biomarkers_run, additive_run, train_run, run"
+    assert refused(run_id="trian_run") == f"--run_id trian_run is none of {known}."
 
 
 def test_own_configs_may_lie_beside_other_files(tmp_path):

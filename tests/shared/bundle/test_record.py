@@ -116,6 +116,21 @@ def test_a_training_is_kept_whose_configuration_put_its_stages_together_itself(m
     assert make().differences(now, newer) == ["one#trainer was StageTrainer, is now Other"]
 
 
+def test_a_setting_that_came_later_is_what_was_computed_before_it(make):
+    now = make().of("one")
+    settings = {"network_def#attention": "prototype", "use_modalities": None}
+    newer = now | {"settings": {**now["settings"], **settings}}
+    older = now | {"settings": {**now["settings"], "num_modalities": 3}}  # plain then, an expression now
+    assert make().differences(older, newer) == [] and make().differences(now, now) == []
+    other = newer | {"settings": {**newer["settings"], "network_def#attention": "self", "use_modalities": ["T1"]}}
+    assert make().differences(older, other) == [
+        "network_def#attention was prototype, is now self",
+        'use_modalities was null, is now ["T1"]',
+    ]
+    fewer = newer | {"settings": {**newer["settings"], "num_modalities": 2}}
+    assert make().differences(older, fewer) == ["num_modalities was 3, is now 2"]
+
+
 def test_wrappers_of_several_processes_change_nothing():
     config = changed(
         "train#trainer#network", {"_target_": "torch.DistributedDataParallel", "module": "@encoder", "x": 1}

@@ -82,6 +82,9 @@ def test_batches_are_what_the_network_and_the_table_need():
     assert torch.equal(batch["image"], images) and batch["covariates"].tolist() == [[1.0], [2.0], [3.0]]
     assert batch["label"].tolist() == [1, 0, 1] and batch["patient"] == ["P0", "P1", "P2"]
     assert set(batch) == {"image", "covariates", "label", "patient"}
+    grouped = [{**case, "group": group} for case, group in zip(cases, "ghg", strict=True)]
+    assert collate_cases(grouped)["group"] == ["g", "h", "g"]
+    assert "group" not in collate_cases([*grouped[:2], cases[2]])
 
 
 @pytest.mark.parametrize("labels", [(None, None), (1, None), (None, 0)])

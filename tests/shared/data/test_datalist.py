@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from shared.data import Datalist, cases_for_inference
+from shared.data import Datalist, InferenceDatalist, cases_for_inference
 from shared.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,6 +116,66 @@ def test_a_single_path_is_one_modality_and_a_mask_is_optional(folder):
     assert len(data.modalities) == 1
 
 
+# --- some modalities of many --------------------------------------------------------------------------------------
+
+
+def files(data, row=0):
+    return [Path(path).name for path in data.training[row]["image"]]
+
+
+def test_modalities_are_taken_by_name_in_the_order_asked_for(folder):
+    assert files(folder.read()) == ["t1.nii.gz", "t2.nii.gz"]
+    for names, expected in ((["t2"], ["t2.nii.gz"]), (["T2", "T1"], ["t2.nii.gz", "t1.nii.gz"])):
+        data = folder.read(use_modalities=names, num_modalities=len(names))
+        assert files(data) == expected and data.modalities == [name.upper() for name in names]
+    (folder.root / "P3/t1.nii.gz").unlink()  # of a modality that is not taken
+    assert len(folder.read(use_modalities=["T2"]).training) == 8
+    folder.content["training"][3]["image"] = ["P3/t2.nii.gz"]  # which of the two it is, cannot be known
+    assert folder.problems(use_modalities=["T2"])[0].startswith("P3: has 1 images, 2 are expected")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (["DWI", "T1"], "use_modalities names DWI; its modalities are T1, T2: name some of them, or leave it out"),
+        ("T1", "use_modalities must list names of modalities, each once, got 'T1'; its modalities are T1, T2"),
+        ([], "use_modalities must list names of modalities, each once, got []"),
+        (["T1", "t1"], "use_modalities must list names of modalities, each once, got ['T1', 't1']"),
+        ([1], "use_modalities must list names of modalities, each once, got [1]"),
+    ],
+)
+def test_modalities_that_cannot_be_taken_are_one_clear_error(folder, use, message):
+    (problem,) = folder.problems(use_modalities=use, num_modalities=1)
+    assert message in problem
+
+
+def test_modalities_without_names_cannot_be_taken_by_name(folder):
+    del folder.content["modalities"]
+    (problem,) = folder.problems(use_modalities=["T1"], num_modalities=1)
+    assert "use_modalities names T1; it names no modalities" in problem
+
+
+def test_a_number_that_is_not_that_of_the_names_is_refused(folder):
+    (problem,) = folder.problems(use_modalities=["T1"], num_modalities=2)
+    assert "of the datalist are taken 1 modalities (T1), the configuration expects 2" in problem
+
+
+def test_a_models_modalities_are_taken_of_a_datalist_with_more(folder, caplog):
+    folder.read()
+    with caplog.at_level(logging.WARNING):
+        for kind in (Datalist, InferenceDatalist):
+            data = kind(folder.root, num_modalities=1, modalities=["t2"])
+            case = (data.cases if kind is InferenceDatalist else data.testing)[0]
+            assert [Path(path).name for path in case["image"]] == ["t2.nii.gz"] and data.modalities == ["T2"]
+    assert "its modalities are T1, T2, the model's t2: only these are taken" in caplog.text
+    # named again, in another order than the model's
+    assert files(folder.read(use_modalities=["T2", "T1"], modalities=["T1", "T2"])) == ["t1.nii.gz", "t2.nii.gz"]
+    (problem,) = folder.problems(modalities=["T2", "DWI"], num_modalities=2)
+    assert "its modalities are T1, T2, the model was trained on T2, DWI" in problem
+    (problem,) = folder.problems(use_modalities=["T1"], modalities=["T1", "T2"], num_modalities=2)
+    assert "its modalities are T1, the model was trained on T1, T2" in problem
+
+
 def test_a_datalist_elsewhere_keeps_its_paths_relative_to_the_folder(folder, tmp_path_factory):
     file = tmp_path_factory.mktemp("elsewhere") / "other.json"
     file.write_text(json.dumps(folder.content))
@@ -180,6 +240,17 @@ def truncate(folder):
     folder.content["training"][0]["image"][0] = "P0/t1.nii"
 
 
+def set_groups(names, testing=("x", "y")):
+    """Groups of the eight training cases, whose folds are 0, 0, 1, 1, 2, 2, 3, 3, and of the two testing cases."""
+
+    def spoil(folder):
+        for section, groups in (("training", names), ("testing", testing)):
+            for case, group in zip(folder.content[section], groups, strict=True):
+                case |= {} if group is None else {"group": group}
+
+    return spoil
+
+
 def flatten_affine(folder):
     image = nib.Nifti1Image(np.zeros((6, 5, 4), np.uint8), np.eye(4))
     content = bytearray(image.to_bytes())
@@ -214,6 +285,18 @@ BAD = {
     "twice in a section": (copy_case(2, "training"), {}, r"P2: appears 2 times in the training section"),
     "in two folds": (copy_case(2, "training", fold=3), {}, r"P2: is in folds 1 and 3"),
     "in two sections": (copy_case(2, "testing"), {}, r"P2: is in the training and in the testing section"),
+    "group in two folds": (
+        set_groups("aabbccbd"),
+        {},
+        r"group b: is in fold 1 \(P2, P3\) and fold 3 \(P6\); a group belongs to one fold or section.*--group-column",
+    ),
+    "group in two sections": (
+        set_groups("aabbccdd", "xa"),
+        {},
+        r"group a: is in fold 0 .* and the testing section \(P9\)",
+    ),
+    "group of some only": (set_groups("aabbccdd", ["x", None]), {}, r"1 cases have no group, others .*: P9; give"),
+    "group a number": (set_case(2, group=3), {}, r"P2: 'group' must be a name, got 3"),
     "shared image": (
         set_case(3, image=["P3/t1.nii.gz", "P3/../P4/t2.nii.gz"]),
         {},
@@ -254,6 +337,13 @@ def test_each_rule_names_the_patient_and_the_remedy(folder, name):
     assert len(problems) == 1, problems
     with pytest.raises(DataError, match=message):
         folder.read(**options)
+
+
+def test_groups_that_lie_in_one_fold_are_kept_in_composed_characters(folder):
+    set_groups(["Mu\u0308ller", "M\u00fcller", *"bbccdd"])(folder)
+    data = folder.read(fold=0)
+    assert [case["group"] for case in data.validation] == ["M\u00fcller"] * 2
+    assert [case["group"] for case in data.training] == [*"bbccdd"]
 
 
 def test_all_problems_are_reported_at_once(folder):

@@ -94,9 +94,11 @@ def test_used_transforms_are_told_as_new_ones(cases):
 
 def test_labels_folds_and_covariates_are_the_datalists_of_now(tmp_path, cases):
     read(cases, tmp_path / "cache")
-    changed = [{**case, "label": 1 - case["label"], "fold": 7, "covariates": {"age": 1.0}} for case in cases]
+    other = {"fold": 7, "group": "G", "covariates": {"age": 1.0}}
+    changed = [{**case, "label": 1 - case["label"], **other} for case in cases]
     again, cache = read(changed, tmp_path / "cache")
     assert cache.made == 0 and again[0]["label"] == 1 - cases[0]["label"] and again[0]["fold"] == 7
+    assert again[0]["group"] == "G"
 
 
 def test_content_changed_under_the_same_size_and_time_stamp_is_read_again(tmp_path):

@@ -82,7 +82,7 @@ def test_rows_are_image_k_of_case_c(images):
     torch.testing.assert_close(rows.batch(rows.originals)[:, 0], images.flatten(0, 1), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("kind", "modalities"), [("patient", 3), ("modality", 3), ("modality", 1)])
+@pytest.mark.parametrize(("kind", "modalities"), [("patient", 3), ("modality", 3), ("modality", 1), ("none", 3)])
 def test_intra_positives_are_the_cases_images(images, kind, modalities):
     rows = ContrastiveRows(images, MixupTable(5, ratio=1), num_modalities=modalities, intra_positives=kind)
     found = rows.intra_positives(torch.arange(len(rows)))
@@ -92,7 +92,7 @@ def test_intra_positives_are_the_cases_images(images, kind, modalities):
         for other in range(len(rows)):
             case, k = divmod(other, 6)
             same_modality = k // slices == row % 6 // slices
-            if case == row // 6 and (kind == "patient" or same_modality):
+            if case == row // 6 and (kind == "patient" or (same_modality and kind == "modality") or other == row):
                 expected.append(other)
         assert found[row].tolist() == expected
 
@@ -125,5 +125,5 @@ def test_no_inter_patient_positive_shares_patient_or_parent(images):
 
 
 def test_an_unknown_kind_of_positives_is_refused(images):
-    with pytest.raises(ValueError, match='intra_positives must be "patient" or "modality", got \'slice\''):
+    with pytest.raises(ValueError, match='intra_positives must be "patient", "modality" or "none", got \'slice\''):
         ContrastiveRows(images, MixupTable(5), intra_positives="slice")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shared.data import assign_folds, grouped_folds, split_off_groups, stratified_folds
+from shared.data.splits import groups_of
 from shared.errors import DataError
 
 PATIENTS = [f"P{row:02d}" for row in range(40)]
@@ -81,6 +82,18 @@ def test_grouped_folds_depend_on_the_seed_and_not_on_the_order():
     shuffled = grouped_folds([groups[row] for row in order], [labels[row] for row in order], folds=5, seed=1)
     assert shuffled == grouped_folds(groups, labels, folds=5, seed=1)
     assert len({tuple(sorted(grouped_folds(groups, labels, 5, seed).items())) for seed in range(4)}) > 1
+
+
+def test_cases_of_one_group_get_one_fold_and_others_those_of_patients():
+    cases = [{"patient": f"P{row}", "label": row // 2 % 2, "group": f"G{row // 2}"} for row in range(40)]
+    folds = {case["patient"]: case["fold"] for case in assign_folds(cases, folds=5, seed=2)}
+    assert all(folds[f"P{row}"] == folds[f"P{row + 1}"] for row in range(0, 40, 2))
+    of_groups = grouped_folds([case["group"] for case in cases], [case["label"] for case in cases], 5, 2)
+    assert all(folds[case["patient"]] == of_groups[case["group"]] for case in cases)
+    assert groups_of(cases)["P3"] == "G1" and groups_of([{"patient": "P"}, {"patient": "Q", "group": None}]) is None
+    alone = [{key: case[key] for key in ("patient", "label")} for case in cases]
+    single = stratified_folds([case["patient"] for case in cases], [case["label"] for case in cases], 5, 2)
+    assert {case["patient"]: case["fold"] for case in assign_folds(alone, 5, 2)} == single
 
 
 def test_samples_that_are_groups_of_their_own_are_split_as_patients_are():

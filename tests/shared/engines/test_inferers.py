@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from shared.engines import AutocastInferer, DihedralInferer, bf16_is_fast
+from shared.engines import AutocastInferer, DihedralInferer, PrototypeInferer, bf16_is_fast
 from shared.networks import IRCLAutoencoder
+from tests.support.additive import tiny_additive, tumours
 from tests.support.tiny import lively_images
 
 
@@ -66,3 +67,14 @@ def test_dihedral_mean_is_the_mean_of_the_eight_views_and_blind_to_orientation()
 def test_dihedral_views_out_of_range_are_refused():
     with pytest.raises(ValueError, match="views must be 1 to 8, got 9"):
         DihedralInferer(views=9)
+
+
+def test_stage_two_is_watched_by_its_own_logits_whichever_predictor_answers():
+    network, images = tiny_additive(num_covariates=1), tumours(2)
+    known = torch.zeros(2, 1)
+    expected = network.prototype_logits(images, known)
+    assert torch.equal(PrototypeInferer()(images, network, known), expected)
+    assert not torch.allclose(network(images, known), expected, atol=1e-3)
+    control = nn.Linear(3, 2)  # a control has one answer
+    x = torch.rand(4, 3)
+    assert torch.equal(PrototypeInferer()(x, control), control(x))

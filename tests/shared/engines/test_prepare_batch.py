@@ -49,6 +49,9 @@ def test_images_become_channels_augmented_alike():
     batch = collate_cases([case, case])
     image, label = PrepareImages()(batch, CPU)
     assert torch.equal(image, batch["image"]) and label.tolist() == [1, 1]
+    known = [{**case, "patient": name} for name in ("Q", "P", 7)]
+    _, target = PrepareImages(cases=known)(collate_cases([known[2], known[0]]), CPU)
+    assert target["label"].tolist() == [1, 1] and target["row"].tolist() == [2, 0]
     image, _ = PrepareImages(BatchedAugmentation(rotation=180, gain=0.3))(batch, CPU)
     torch.testing.assert_close(image[:, 0], image[:, 2])
     assert not torch.allclose(image[0], image[1]) and not torch.allclose(image[0], batch["image"][0])

@@ -13,12 +13,13 @@ from shared.data import PatchCache, PatchRows, collate_cases, collate_patches
 from shared.engines import PrepareCases, PreparePatches
 from shared.handlers import SavePredictions
 from shared.metrics import classification_metrics
-from shared.networks import IRCLClassifier, SSCLClassifier
+from shared.networks import AttentionMIL, IRCLClassifier, SSCLClassifier
+from tests.support.additive import tiny_additive, tumours
 from tests.support.tiny import cohort, lively_images, tiny_classifier
 
 
-def evaluate(folder, cases, network, **settings):
-    saver = SavePredictions(folder, bootstrap=50, **settings)
+def evaluate(folder, cases, network, *, asked=None, **settings):
+    saver = SavePredictions(folder, bootstrap=50, network=asked, **settings)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(cases, batch_size=4, collate_fn=collate_cases),
@@ -50,6 +51,36 @@ def test_one_row_per_patient_with_the_probability_of_class_1(tmp_path):
     positive, negative = expected[[1, 2, 4]], expected[[0, 3, 5]]
     assert metrics["AUC"]["value"] == pytest.approx(float((positive[:, None] > negative).float().mean()), abs=1e-6)
     assert (tmp_path / "roc.png").exists() and (tmp_path / "calibration.png").exists()
+
+
+def test_every_predictor_of_a_network_has_a_column(tmp_path):
+    network, images = tiny_additive(num_covariates=1), tumours(6)
+    cases = cohort(images, [0, 1, 1, 0, 1, 0], [[float(i)] for i in range(6)], names=("age",))
+    evaluate(tmp_path, cases, network, asked=network)
+    rows = table(tmp_path)
+    assert list(rows[0]) == ["patient", "label", "probability", "probability_prototype", "probability_additive"]
+    with torch.no_grad():
+        answers = network.answers(images, torch.arange(6.0)[:, None])
+    for name, column in (("additive", "probability"), *((name, f"probability_{name}") for name in answers)):
+        expected = answers[name].softmax(dim=1)[:, 1].tolist()
+        assert [float(row[column]) for row in rows] == pytest.approx(expected, abs=1e-5)
+    # a network of one predictor has no more columns
+    evaluate(tmp_path / "one", cases, network, asked=AttentionMIL(4, channels=(4, 8)))
+    assert list(table(tmp_path / "one")[0]) == ["patient", "label", "probability"]
+
+
+def test_the_intervals_of_grouped_patients_are_over_groups(tmp_path):
+    cases = cohort(lively_images(6), [0, 1, 1, 0, 1, 0])
+    grouped = [{**case, "group": f"G{row // 2}"} for row, case in enumerate(cases)]
+    evaluate(tmp_path, grouped, tiny_classifier(IRCLClassifier))
+    rows = table(tmp_path)
+    assert list(rows[0]) == ["patient", "group", "label", "probability"]
+    assert [row["group"] for row in rows] == ["G0", "G0", "G1", "G1", "G2", "G2"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    given = [int(row["label"]) for row in rows], [float(row["probability"]) for row in rows]
+    expected = classification_metrics(*given, bootstrap=50, groups=[row["group"] for row in rows])
+    assert metrics["AUC"] == expected["AUC"] and metrics["ACC"] == expected["ACC"] and metrics["groups"] == 3
+    assert "patients" not in metrics and (tmp_path / "calibration.png").exists()
 
 
 def test_patients_without_a_label_are_predicted_without_metrics(tmp_path):

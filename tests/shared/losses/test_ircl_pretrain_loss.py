@@ -55,6 +55,28 @@ def test_it_is_equation_1_with_both_kinds_of_positives(rows, weights):
     assert loss.terms()["contrastive"].item() == pytest.approx(fewer, rel=1e-5) and fewer > contrastive
 
 
+@pytest.mark.parametrize("left", ["reconstruction", "contrastive"])
+def test_a_term_of_weight_0_gives_no_gradient(rows, left):
+    gone = "contrastive" if left == "reconstruction" else "reconstruction"
+    loss = loss_of(rows, **{f"{gone}_weight": 0.0})
+    reconstruction, z, target = batch_of(rows, torch.tensor([7, 0]))
+    value = loss((reconstruction, None, z), target)
+    value.backward()
+    assert value.item() == pytest.approx(loss.terms()[left].item()) and loss.terms()[gone].item() > 0
+    own, other = (reconstruction, z) if left == "reconstruction" else (z, reconstruction)
+    assert (own.grad != 0).any() and (other.grad == 0).all()
+
+
+def test_without_any_positive_an_image_is_its_own(rows):
+    alone = ContrastiveRows(rows.images, rows.table, intra_positives="none")
+    loss, row = loss_of(alone), torch.tensor([7, 0, 20])
+    reconstruction, z, target = batch_of(alone, row)
+    bank = loss.contrastive.bank.embeddings.tolist()
+    expected = reference.contrastive_loss(z.tolist(), bank, row.tolist(), [[7], [0], [20]], 0.07)
+    loss((reconstruction, None, z), target)
+    assert loss.terms()["contrastive"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradients_reach_the_network_and_not_the_logged_terms(rows):
     loss = loss_of(rows)
     reconstruction, z, target = batch_of(rows, torch.tensor([7, 0]))

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from shared.errors import DataError
+from shared.io import write_csv
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 
 SCORES = {
@@ -65,6 +66,36 @@ def test_more_seeds_of_the_same_patients_do_not_count_as_more_patients():
     repeated = summarise(same)["metrics"]["AUC"]
     assert np.ptp([repeated["low"], repeated["high"]]) == pytest.approx(width[0], abs=1e-12)
     assert width[1] > width[0] / np.sqrt(8)
+
+
+def grouped(table, count):
+    """The same predictions, ``count`` patients after each other in one group."""
+    rows = [{**row, "group": f"G{int(row['patient']) // count:03}"} for row in table.rows()]
+    return RepeatedPredictions.from_rows(rows)
+
+
+def test_groups_are_drawn_whole(tmp_path):
+    table = grouped(make(patients=60), 3)
+    assert table.groups[:4] == ("G000",) * 3 + ("G001",) and len(set(table.groups)) == 20
+    write_csv(tmp_path / "predictions.csv", table.rows())
+    again = RepeatedPredictions.read(tmp_path / "predictions.csv")
+    assert again.groups == table.groups and list(table.rows()[0])[:4] == ["seed", "fold", "patient", "group"]
+    summary = summarise(again, bootstrap=4000, seed=5)
+    assert summary["groups"] == 20 and summary["patients"] == 60 and "groups" not in summarise(make(), bootstrap=5)
+    random = np.random.default_rng(1)
+    draws = [np.concatenate([np.arange(3) + 3 * g for g in random.integers(0, 20, 20)]) for _ in range(400)]
+    samples = [np.mean([roc_auc_score(table.labels[d], p[d]) for p in table.probability]) for d in draws]
+    found = [summary["metrics"]["AUC"][end] for end in ("low", "high")]
+    assert found == pytest.approx(np.percentile(samples, [2.5, 97.5]), abs=0.03)
+    # a whole copy of each patient adds nothing
+    pairs = [row for row in make(patients=30).rows() for _ in range(2)]
+    pairs = [{**row, "patient": f"{row['patient']}{i % 2}", "group": row["patient"]} for i, row in enumerate(pairs)]
+    twice = summarise(RepeatedPredictions.from_rows(pairs), bootstrap=300)["metrics"]["AUC"]
+    once = summarise(make(patients=30), bootstrap=300)["metrics"]["AUC"]
+    assert [twice[key] for key in ("value", "low", "high")] == pytest.approx(
+        [once[k] for k in ("value", "low", "high")]
+    )
+    assert paired_seed_difference(table, make(patients=60), bootstrap=10) is None
 
 
 def test_paired_difference():

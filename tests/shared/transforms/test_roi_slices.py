@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import DataError
 from shared.transforms import LoadCased, ROISlicesd, labels_to_images, masks_to_volume, source_slices
-from shared.transforms.roi_slices import radiological
+from shared.transforms.roi_slices import pixel_area, radiological
 from tests.support.tiny import affine_of, ball, save, texture, write_case
 
 SHAPE = (24, 20, 7)
@@ -626,6 +626,50 @@ def test_a_mask_goes_back_by_the_edges_of_its_pixels(tmp_path):
     expected = ((np.arange(16) + 0.5) / 2 - 0.5).clip(0, 7)
     np.testing.assert_allclose(volume[r0:r1, c0 + 8, 3], expected, atol=1e-5)
     assert not volume[:r0].any() and not volume[..., :3].any()
+
+
+@pytest.mark.parametrize("places", [8, 5, 23])  # two voxels a place, a broken number, places finer than voxels
+def test_a_sum_is_shared_out_by_area_and_kept(tmp_path, places):
+    case = write_case(tmp_path, modalities=2, mask=ball(radius=7, centre=(12, 10, 3)), codes="LPS")
+    geometry = cut(case, 2, size=16, roi="fixed_mm", extent_mm=16)["geometry"]
+    values = torch.randn(4, places, places, generator=torch.Generator().manual_seed(0))
+    volume = masks_to_volume(values, geometry, mode="sum")
+    r0, r1, c0, c1 = geometry["window"]
+    assert r0 >= 0 and r1 <= SHAPE[0] and c0 >= 0 and c1 <= SHAPE[1] and (r1 - r0, c1 - c0) == (16, 16)
+    part = np.zeros((places, 16))  # of a place's side in each voxel
+    step = 16 / places  # voxels along it
+    for place, voxel in np.ndindex(places, 16):
+        part[place, voxel] = max(0.0, min(voxel + 1, (place + 1) * step) - max(voxel, place * step)) / step
+    expected = np.zeros((*SHAPE, 2))
+    for j in range(4):
+        plane = part.T @ values[j].double().numpy() @ part
+        expected[r0:r1, c0:c1, geometry["slices"][j % 2], j // 2] = plane
+    found = np.asarray(nib.as_closest_canonical(volume).dataobj)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=(0, 1, 2)), values.unflatten(0, (2, 2)).sum(dim=(1, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("places", [8, 5])
+def test_codes_return_to_the_voxels_whose_centre_they_hold(tmp_path, places):
+    case = write_case(tmp_path, mask=ball(radius=7, centre=(12, 10, 3)))
+    geometry = cut(case, 1, size=16, roi="fixed_mm", extent_mm=16)["geometry"]
+    codes = torch.randint(1, 30, (1, places, places), generator=torch.Generator().manual_seed(0))
+    found = masks_to_volume(codes, geometry, mode="nearest").get_fdata()
+    r0, r1, c0, c1 = geometry["window"]
+    for row, column in np.ndindex(r1 - r0, c1 - c0):
+        place = [math.floor((voxel + 0.5) * places / 16) for voxel in (row, column)]
+        assert found[r0 + row, c0 + column, geometry["slices"][0]] == codes[0, place[0], place[1]]
+    with pytest.raises(ValueError, match="mode must be"):
+        masks_to_volume(codes, geometry, mode="mean")
+
+
+def test_the_area_of_a_pixel_is_that_of_its_part_of_the_window(tmp_path):
+    affine = affine_of((0.5, 2.0, 4.0), degrees=30)
+    case = write_case(tmp_path, mask=ball(spacing=(0.5, 2.0, 4.0)), affine=affine)
+    geometry = cut(case, 1, size=8, roi="fixed_mm", extent_mm=12)["geometry"]
+    r0, r1, c0, c1 = geometry["window"]
+    assert (r1 - r0, c1 - c0) == (24, 6)  # 12 mm of 0.5 and of 2 mm
+    assert pixel_area(geometry, 8) == pytest.approx(12 * 12 / 64) and pixel_area(geometry, 1) == pytest.approx(144)
 
 
 def test_pictures_show_the_patients_right_on_the_left_and_the_front_above():

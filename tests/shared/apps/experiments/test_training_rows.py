@@ -54,6 +54,25 @@ def test_volumes_go_by_patient(tmp_path):
     assert sorted(rows.folds(2, 0).values()) == [0] * 4 + [1] * 4
 
 
+def test_a_groups_patients_share_a_fold_and_its_predictions_tell_the_group(tmp_path):
+    cases = [
+        {"image": [f"{i}.nii.gz"], "patient": f"P{i:02}", "label": i // 2 % 2, "group": f"G{i // 2}"} for i in range(24)
+    ]
+    (tmp_path / "d.json").write_text(json.dumps({"training": cases}))
+    rows = TrainingRows.read(tmp_path / "d.json", tmp_path)
+    assert rows.patients is None and rows.groups["P03"] == "G1"
+    fold_of = rows.folds(3, 1)
+    assert all(fold_of[f"P{i:02}"] == fold_of[f"P{i + 1:02}"] for i in range(0, 24, 2))
+    assert sorted(fold_of.values()) == [0] * 8 + [1] * 8 + [2] * 8 and fold_of != rows.folds(3, 2)
+    assert {case["group"] for case in rows.split(fold_of)["training"]} == {f"G{i}" for i in range(12)}
+    truth = {name: label for name, label in rows.labels.items() if fold_of[name] == 0}
+    fold = Fold(tmp_path / "run", 1, 0, truth, groups=rows.groups)
+    fold.folder.mkdir(parents=True)
+    lines = [f"{name},{label},0.5" for name, label in truth.items()]
+    (fold.folder / "predictions.csv").write_text("\n".join(["patient,label,probability", *lines]))
+    assert all(row["group"] == rows.groups[row["patient"]] for row in fold.rows()) and len(fold.rows()) == 8
+
+
 def test_all_that_is_wrong_is_named(datalist):
     content = json.loads(datalist.read_text())
     content["training"][1]["label"] = 2

@@ -16,8 +16,8 @@ SIDE, PATIENTS, DRAWS = 16, 3, 400
 class StubExplainer:
     """Says of each patient what the case holds; its masks are ones in the left half."""
 
-    class_names = ("no", "yes")
-    network = None
+    class_names, names = ("no", "yes"), ["Biomarker 0", "Biomarker 1"]
+    network, answer, unit = None, "prototype", "probability"
 
     def __init__(self):
         self.mask = "optimiser"
@@ -31,7 +31,9 @@ class StubExplainer:
             "probability": case["probability"],
             "images": [{"modality": "T1", "slice": i, "biomarker": i} for i in range(2)],
             "shapley": BiomarkerShapley(values, torch.tensor([0.5]), torch.tensor([case["probability"]])),
-            "masks": SimpleNamespace(mask=mask),
+            "shown": np.array([True, True]),
+            "masks": None if self.mask is None else SimpleNamespace(mask=mask),
+            "places": None,
         }
 
     def write(self, case, result, folder):
@@ -47,7 +49,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr("shared.explain.ircl.stage.load_model", lambda *_: None)
     planted = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     planted[:, : SIDE // 4] = 1
-    monkeypatch.setattr("shared.explain.ircl.stage.labels_to_images", lambda *_: planted)
+    monkeypatch.setattr("shared.explain.ircl.planted.labels_to_images", lambda *_: planted)
     return asked
 
 
@@ -55,6 +57,7 @@ def cases(probabilities=(0.9, 0.2, 0.3), labels=(1, 0, 0)):
     """Patients of two images each."""
     return [
         {"patient": f"P{i}", "label": label, "probability": p, "planted": "planted.nii.gz", "geometry": {}}
+        | {"image": torch.zeros(2, SIDE, SIDE)}
         for i, (p, label) in enumerate(zip(probabilities, labels, strict=True))
     ]
 

@@ -21,13 +21,15 @@ def case(tmp_path):
         volume[9:13, 8 : 10 + place, index] = 2
     nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "planted.nii.gz")
     geometry = {"axis": 2, "slices": list(SLICES), "window": (0, SIZE, 0, SIZE), "num_modalities": 2}
-    return {"planted": tmp_path / "planted.nii.gz", "geometry": geometry}, volume
+    images = torch.zeros(6, SIZE, SIZE)
+    return {"planted": tmp_path / "planted.nii.gz", "geometry": geometry, "image": images}, volume
 
 
 def scores(case, masks, visible, folder):
     modalities = [name for name in ("T1", "T2") for _ in SLICES]
     images = [{"modality": name, "slice": i} for name, i in zip(modalities, SLICES * 2, strict=True)]
-    result = {"patient": "P1", "images": images, "masks": SimpleNamespace(mask=torch.as_tensor(masks).float())}
+    result = {"patient": "P1", "images": images, "places": None}
+    result["masks"] = SimpleNamespace(mask=torch.as_tensor(masks).float())
     stage = ExplainStage(None, [], checkpoint=folder / "model.pt", output_dir=folder, planted_visible=visible)
     return [row for row in stage._localise(case, result, 0) if row["map"] == "mask"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.explain import MaskExplanation, PatientExplainer
-from shared.explain.ircl.patient import occurring_biomarkers
-from shared.networks import IRCLClassifier
+from shared.errors import DataError
+from shared.explain import MaskExplanation, PatientExplainer, biomarker_shapley
+from shared.networks import AttentionMIL, IRCLClassifier
 from tests.support.tiny import lively_images, tiny_classifier
 
 
@@ -49,7 +49,27 @@ def test_each_image_is_explained_by_its_own_biomarker(network, case):
     assert torch.equal(mask.rivals, network.rivals())
     values = [row["similarity"] for row in result["images"]]
     assert values == pytest.approx(similarity.max(dim=1).values.tolist(), abs=1e-5)
-    assert occurring_biomarkers(result, 4).tolist() == [k in expected for k in range(4)]
+    assert result["shown"].tolist() == [k in expected for k in range(4)] and result["places"] is None
+
+
+def test_where_the_prediction_passes_the_biomarkers_by_there_are_no_shapley_values(case, caplog):
+    network = tiny_classifier(IRCLClassifier, num_modalities=2, num_covariates=1, attention="self")
+    explainer = PatientExplainer(network, Watched(), modalities=["T1", "T2"])
+    results = [explainer(case), explainer(case)]
+    with torch.no_grad():
+        expected = network(case["image"][None], case["covariates"][None]).softmax(dim=1)[0, 1]
+    assert results[0]["probability"] == pytest.approx(float(expected), abs=1e-6)
+    assert results[0]["shapley"] is None and explainer.summary(results[0])["shapley"] is None
+    assert len(results[0]["images"]) == 4 and results[0]["masks"] is not None
+    assert caplog.text.count('There are no Shapley values of biomarkers: network_def#attention is "self"') == 1
+    h, z = network.encode(case["image"][None])
+    with pytest.raises(DataError, match='There are no Shapley values of biomarkers: network_def#attention is "self"'):
+        biomarker_shapley(network, h, network.assign(z)[0])
+
+
+def test_a_network_without_biomarkers_is_not_explained(case):
+    with pytest.raises(DataError, match="the network AttentionMIL has no biomarkers: it can be evaluated and asked"):
+        PatientExplainer(AttentionMIL(4, channels=(4, 8)))(case)
 
 
 def test_images_are_told_modality_by_modality_with_the_slices_of_the_file(network, case):

@@ -16,8 +16,9 @@ from shared.checkpoint import save_checkpoint
 from shared.data import CaseDataset, InferenceDatalist
 from shared.errors import CheckpointError, DataError
 from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
-from shared.networks import IRCLClassifier
-from shared.transforms import LoadCased, ROISlicesd
+from shared.networks import AttentionMIL, IRCLClassifier
+from shared.transforms import LoadCased, ROISlicesd, masks_to_volume
+from tests.support.additive import tiny_additive
 from tests.support.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
 
 BUNDLE = Path(__file__).parents[4] / "bundles/ircl_mvi"
@@ -25,9 +26,9 @@ ROI = {"num_slices": 2, "size": 16, "roi": "fixed_mm", "extent_mm": 16, "normali
 MODALITIES = ["T1", "T2"]
 
 
-def save_model(folder, seed=None):
+def save_model(folder, seed=None, net=None):
     """Weights and settings of a small classifier with a covariate."""
-    net = tiny_classifier(IRCLClassifier, num_modalities=2, per_modality=True, num_covariates=1)
+    net = net or tiny_classifier(IRCLClassifier, num_modalities=2, per_modality=True, num_covariates=1)
     if seed is not None:
         torch.manual_seed(seed)
         torch.nn.init.normal_(next(net.predictor.parameters()))
@@ -116,10 +117,38 @@ def test_the_answer_is_on_the_files_grid_and_says_what_inference_says(cohort, tm
             assert set(counted) <= set(range(3 * modality + 1, 3 * modality + 4))
 
 
+def test_the_additive_predictor_answers_with_the_biomarker_of_every_place(cohort, tmp_path):
+    net = tiny_additive(num_covariates=1, views=2)
+    save_model(tmp_path / "models", net=net)
+    server = Server(tmp_path / "models")
+    datalist = InferenceDatalist(cohort, num_modalities=2, covariates=["age"])
+    cases = CaseDataset(datalist.cases, [LoadCased(), ROISlicesd(**ROI)], covariates=["age"], progress=False)
+    for case in cases:
+        expected = PatientExplainer(net, modalities=MODALITIES, class_names=["low", "high"], covariates=["age"])
+        summary = json.loads(json.dumps(expected.summary(expected(case))))
+        owners = net.additive.biomarker_map(case["image"][None])[0]
+        for modality, name in enumerate(MODALITIES):
+            path = cohort / f"{case['patient']}_{modality}.nii.gz"
+            out = server(path)
+            result = json.loads(json.dumps(out["result"]))
+            assert result["answer"] == "additive" and result["for"] == summary["for"]
+            assert result["probability"] == pytest.approx(summary["probability"], abs=1e-6)
+            # 8 x 8 places on 16 x 16 voxels, their code counted in the modality
+            codes = (owners[2 * modality : 2 * modality + 2] + 1 - 5 * modality).clamp(min=0)
+            volume = masks_to_volume(codes, {**case["geometry"], "num_modalities": 1}, mode="nearest")
+            assert np.array_equal(out["pred"].numpy(), np.asarray(volume.dataobj))
+            labels = out["pred"].numpy()
+            present = sorted(int(value) for value in np.unique(labels) if value)
+            assert present and max(present) <= 5 and result["requested"] == {"file": path.name, "modality": name}
+            assert result["regions"] == {
+                str(code): {"biomarker": code - 1, "voxels": int((labels == code).sum())} for code in present
+            }
+
+
 class Fixed:
     """In place of an explainer: masks and biomarkers given, nothing computed."""
 
-    modalities, device = MODALITIES, torch.device("cpu")
+    modalities, device, answer = MODALITIES, torch.device("cpu"), "prototype"
 
     def __init__(self, network, masks, biomarkers):
         self.network, self.masks, self.biomarkers, self.seen = network, masks, biomarkers, []
@@ -127,7 +156,7 @@ class Fixed:
     def __call__(self, case):
         self.seen.append((case["image"], torch.is_grad_enabled()))
         rows = [{"modality": MODALITIES[i // 2], "slice": i, "biomarker": b} for i, b in enumerate(self.biomarkers)]
-        return {"images": rows, "masks": SimpleNamespace(mask=self.masks)}
+        return {"images": rows, "masks": SimpleNamespace(mask=self.masks), "places": None}
 
     def summary(self, found):
         return {"images": found["images"]}
@@ -224,6 +253,20 @@ def test_a_single_modality_needs_no_datalist(tmp_path):
     assert case["covariates"].tolist() == [61.0]
 
 
+def test_of_a_case_with_more_modalities_the_models_are_taken(cohort):
+    second = RequestedCased(1, covariates=["age"], modalities=MODALITIES[1:])
+    case = second({"image": str(cohort / "P1_1.nii.gz")})
+    assert case["image"] == [str(cohort.resolve() / "P1_1.nii.gz")] and case["requested"]["modality"] == 0
+    with pytest.raises(DataError, match=rf"P1_0.nii.gz: the model takes {MODALITIES[1]} only; ask for one of these"):
+        second({"image": str(cohort / "P1_0.nii.gz")})
+
+
+def test_a_network_without_biomarkers_is_not_served(tmp_path):
+    explainer = PatientExplainer(AttentionMIL(2, channels=(4, 8)))
+    with pytest.raises(DataError, match="answered with biomarkers; the network AttentionMIL has no biomarkers"):
+        BiomarkerAnswerd(explainer, ckpt_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
@@ -271,6 +314,10 @@ def test_a_retrained_model_answers_next_and_one_that_does_not_fit_is_refused(coh
 
 
 def test_a_label_map_holds_255_biomarkers():
-    network = SimpleNamespace(biomarkers=torch.zeros(256, 4))
-    with pytest.raises(DataError, match="holds 255"):
-        BiomarkerAnswerd(SimpleNamespace(network=network), ckpt_dir="models")
+    network = SimpleNamespace(biomarkers=torch.zeros(256, 4), additive=SimpleNamespace(num_biomarkers=3))
+    with pytest.raises(DataError, match="holds 255 biomarkers, the model has 256"):
+        BiomarkerAnswerd(SimpleNamespace(network=network, answer="prototype"), ckpt_dir="models")
+    BiomarkerAnswerd(SimpleNamespace(network=network, answer="additive"), ckpt_dir="models")
+    network = SimpleNamespace(biomarkers=torch.zeros(4, 4), additive=SimpleNamespace(num_biomarkers=256))
+    with pytest.raises(DataError, match="holds 255 biomarkers, the model has 256 of a modality"):
+        BiomarkerAnswerd(SimpleNamespace(network=network, answer="additive"), ckpt_dir="models")

@@ -89,6 +89,43 @@ def test_many_settings_of_one_patient_equal_the_patient_repeated(known):
     assert len(found.unique(dim=0)) == 5
 
 
+# --- plain self-attention, the ablation ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pooling", "groups"), [("mean", 1), ("modality", 2)])
+def test_self_attention_equals_a_loop_in_which_every_image_is_its_own_prototype(pooling, groups):
+    net = tiny(pooling=pooling, num_modalities=2, temperature=0.7, attention="self").double()
+    h, own = torch.randn(2, 4, 6, dtype=torch.float64), torch.arange(4)
+    for patient in range(2):
+        expected = reference.prototype_transformer(
+            h[patient].tolist(),
+            own.tolist(),
+            4,
+            net.state_dict(),
+            num_layers=2,
+            num_heads=2,
+            temperature=0.7,
+            groups=groups,
+        )
+        for assignment in (torch.zeros(2, 4, dtype=torch.long), torch.tensor([[0, 0, 2, 1], [2, 2, 2, 2]])):
+            assert net(h, assignment)[patient].tolist() == pytest.approx(expected, abs=1e-11)
+
+
+def test_the_kind_of_attention_changes_no_name_and_no_starting_weight():
+    one, other = tiny().state_dict(), tiny(attention="self").state_dict()
+    assert list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_self_attention_has_no_biomarkers_to_hide_and_no_bottleneck():
+    net, h = tiny(attention="self"), torch.randn(2, 4, 6)
+    with pytest.raises(ValueError, match="has no biomarkers that could be hidden"):
+        net(h, torch.zeros(2, 4, dtype=torch.long), present=torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="A bottleneck of biomarkers needs attention to them"):
+        tiny(attention="self", bottleneck=True)
+    with pytest.raises(ValueError, match='attention must be "prototype" or "self", got \'none\''):
+        tiny(attention="none")
+
+
 # --- prototypes that are not there --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,210 @@
+"""Compare explanations of a trained ircl_mvi model on a cohort: how well each points, what the answer owes to it.
+
+Methods: the contributions of an additive answer, the masks of Eq. 10, Grad-CAM, SHAP, LIME and integrated gradients,
+beside an untrained network, brightness, a centred box and a random map. Scores: pointing game and energy over chance
+(phantoms), deletion and insertion, agreement of the modalities of a slice, repeatability over seeds, seconds.
+
+    python scripts/compare_explanations.py --dataset_dir data/phantom --checkpoints models/seed0 models/seed1 \\
+        --config cpu phantom --output eval/explanations
+
+The first folder's model is explained; further ones, trained with other seeds, say how repeatable the maps are. Writes
+explanation_scores.csv, explanation_comparison.json, .md and .png, and per patient the maps (patients/<patient>.npz),
+from which the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.apps import ROOT
+from shared.apps.experiments.explanation_report import comparison_page, draw
+from shared.apps.experiments.options import add_options
+from shared.errors import DataError
+from shared.io import atomic_path, write_csv, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--bundle", default="ircl_mvi", help="a name under bundles/, or the folder of an unpacked bundle")
+    add("--dataset_dir", required=True, help="folder with datalist.json")
+    add("--datalist_file", default="datalist.json", help="the datalist (default: datalist.json)")
+    add(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of model.pt; the first is explained",
+    )
+    add("--split", choices=("validation", "testing", "training"), default="validation", help="whom (validation)")
+    add("--fold", type=int, default=-1, help="validation is this fold; -1 (default): the testing part")
+    add("--output", type=Path, required=True, help="folder for tables, picture and maps")
+    add("--methods", nargs="+", metavar="NAME", help="of the table's first column (default: all)")
+    add("--max_patients", type=int, help="the first so many (default: all)")
+    add("--steps", type=int, default=20, help="of deletion and insertion (default: 20)")
+    add("--cell", type=int, default=4, help="side of the cells that are deleted, in pixels (default: 4)")
+    add("--samples", type=int, default=500, help="answers that SHAP and LIME ask for, each (default: 500)")
+    add("--pieces", type=int, default=24, help="superpixels of an image, about (default: 24)")
+    add("--pictures", type=int, default=2, help="patients in the picture (default: 2; 0: none)")
+    add("--device", help="cuda or cpu (default: cuda where there is one)")
+    add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    add_options(parser, "--config", "--set", "--bootstrap")
+    args = parser.parse_args(argv)
+    for name in ("steps", "cell", "samples", "pieces", "bootstrap", "max_patients"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    return args
+
+
+def configured(args: argparse.Namespace) -> Any:
+    """The parsed configs of an explanation of the first model."""
+    from monai.bundle import ConfigWorkflow
+
+    from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides, python_values
+
+    bundle = find_bundle(args.bundle, ROOT, "explain.json")
+    configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]
+    values = python_values(parse_overrides(args.set, merge_configs(configs)))
+    values |= {"bundle_root": str(bundle), "dataset_dir": args.dataset_dir, "datalist_file": args.datalist_file}
+    values |= {"ckpt_dir": str(args.checkpoints[0]), "output_dir": str(args.output)}
+    values |= {"fold": args.fold, "split": args.split, "seed": args.seed}
+    values |= {"device": f"$torch.device({args.device!r})"} if args.device else {}
+    if args.max_patients:
+        values["validate#dataset#data"] = f"$getattr(@datalist, @split)[:{args.max_patients}]"
+    # a bar for a terminal, silence in a log
+    values["validate#dataset#progress"] = sys.stderr.isatty()
+    flow = ConfigWorkflow(
+        config_file=[str(path) for path in configs],
+        meta_file=str(bundle / "configs/metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        **values,
+    )
+    flow.initialize()
+    return flow.parser
+
+
+def networks_of(args: argparse.Namespace, parser: Any, cases: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The trained networks, each refused where it was trained on these patients or with other settings."""
+    from shared.bundle import trained_network
+    from shared.bundle.model import load_model
+    from shared.handlers import ModelCheck
+
+    used = parser.get_parsed_content("model_check").used
+    given = {"split": args.split, "cohort": parser.get_parsed_content("datalist").name, "dataset_dir": args.dataset_dir}
+    network = parser["network_def"]["network"]
+    networks = []
+    for folder in args.checkpoints:
+        ModelCheck(folder, used=used, cases=cases, **given).run()
+        given_answer = {"answer": parser.get_parsed_content("answer")}
+        networks.append(trained_network(network, folder, parser.get_parsed_content("train_config"), **given_answer))
+        load_model(folder / "model.pt", networks[-1])
+    return networks
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Explain, score, write; returns what explanation_comparison.json holds."""
+    import torch
+    from tqdm import tqdm
+
+    from shared.digests import sha256
+    from shared.explain.ircl.comparison import ExplanationComparison, inapplicable_methods, mean_method_scores
+    from shared.explain.ircl.methods import CONTRIBUTIONS, explanation_methods
+    from shared.explain.ircl.stability import biomarker_stability
+
+    parser = configured(args)
+    sampling = {"samples": args.samples, "pieces": args.pieces, "seed": args.seed}
+    methods = explanation_methods(parser.get_parsed_content("mask"), names=args.methods, **sampling)
+    datalist, device = parser.get_parsed_content("datalist"), parser.get_parsed_content("device")
+    cases = getattr(datalist, args.split)[: args.max_patients]
+    if not cases:
+        raise DataError(f"{datalist.file}: the part {args.split!r} has no patient to explain; give --split or --fold.")
+    networks = networks_of(args, parser, cases)
+    dataset = parser.get_parsed_content("validate#dataset")
+    left_out = inapplicable_methods(networks[0], methods, dataset[0], device)
+    for name, reason in left_out.items():
+        logger.warning("%s is left out: %s", name, reason)
+    methods = [method for method in methods if method.name not in left_out]
+    if not methods:
+        raise DataError("No explanation is left: give others with --methods.")
+    modalities = datalist.modalities or [f"modality {i}" for i in range(parser.get_parsed_content("num_modalities"))]
+    compared = ExplanationComparison(
+        networks,
+        methods,
+        modalities=modalities,
+        planted_visible=datalist.planted_visible,
+        steps=args.steps,
+        cell=args.cell,
+        seed=args.seed,
+        device=device,
+    )
+    settings = {key: getattr(args, key) for key in ("steps", "cell", "samples", "pieces", "seed")}
+    settings |= {"models": [sha256(folder / "model.pt") for folder in args.checkpoints], "mask": parser["mask"]}
+    settings |= {"methods": [method.name for method in methods], "device": torch.device(device).type}
+    rows: list[dict[str, Any]] = []
+    for case in tqdm(dataset, desc="Explaining", unit="patient", disable=None):
+        rows += explained(args.output / "patients", case, compared, settings)
+    reference = CONTRIBUTIONS if CONTRIBUTIONS in settings["methods"] else methods[0].name
+    means = mean_method_scores(rows, reference=reference, bootstrap=args.bootstrap, seed=args.seed)
+    content = {
+        "patients": len({row["patient"] for row in rows}),
+        "images": len({(row["patient"], row["modality"], row["slice"]) for row in rows if row["modality"]}),
+        "checkpoints": len(networks),
+        "reference": reference,
+        "bootstrap": args.bootstrap,
+        "methods": {method.name: {"control": method.control, **means[method.name]} for method in methods},
+        "left out": left_out,
+        "biomarkers": biomarker_stability(networks, dataset, device),
+        "settings": settings,
+    }
+    write_csv(args.output / "explanation_scores.csv", rows)
+    write_json(args.output / "explanation_comparison.json", content)
+    write_text(args.output / "explanation_comparison.md", comparison_page(content))
+    draw(args.output, dataset, rows, methods, modalities, datalist, patients=args.pictures)
+    return content
+
+
+def explained(folder: Path, case: Mapping[str, Any], compare: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a patient: read where the same was done before, else made and kept with the maps."""
+    import numpy as np
+
+    image = np.ascontiguousarray(case["image"])
+    mark = json.dumps([dict(settings), hashlib.sha256(image.tobytes()).hexdigest(), case.get("label")], default=str)
+    path = folder / f"{case['patient']}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as known:
+            if str(known["mark"]) == mark:
+                return json.loads(str(known["rows"]))
+    except (OSError, KeyError, ValueError):
+        pass
+    rows, maps = compare(case)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(
+            temporary, mark=mark, rows=json.dumps(rows), methods=list(maps), maps=np.stack([*maps.values()])
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare, print the table."""
+    args = arguments(argv)
+    args.dataset_dir = str(Path(args.dataset_dir).resolve())
+    content = compare(args)
+    print(f"{comparison_page(content)}\n{args.output}")
+
+
+if __name__ == "__main__":
+    from shared.errors import run_main
+
+    run_main(main)

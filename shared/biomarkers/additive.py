@@ -1,0 +1,267 @@
+"""A penalised logistic regression on how much of each biomarker patients have: weights, calibrated; stability."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold
+
+from shared.errors import DataError
+from shared.metrics.classification import to_numpy
+
+logger = logging.getLogger(__name__)
+
+STRENGTHS = tuple(float(c) for c in np.logspace(-2, 1, 10))  # inverse of the penalty, as scikit-learn's C
+_STEEPNESS = (0.2, 5.0)  # a recalibration beyond is no calibration: the inner folds knew too little
+
+
+@dataclass(frozen=True)
+class AdditiveFit:
+    """Weights of the log odds ``bias + amounts @ weight + covariates @ covariate_weight``.
+
+    Attributes:
+        weight: of each biomarker's amount, ``[F]``.
+        covariate_weight: of each covariate, in its own unit, ``[C]``.
+        bias: log odds where all of these are 0.
+        strength: C of the regression.
+        mean: amounts of the average training patient, ``[F]``.
+        covariate_mean: covariates of the average training patient, ``[C]``.
+    """
+
+    weight: np.ndarray
+    covariate_weight: np.ndarray
+    bias: float
+    strength: float
+    mean: np.ndarray
+    covariate_mean: np.ndarray
+
+
+def fit_additive(
+    amounts: Any,
+    labels: Any,
+    covariates: Any = None,
+    *,
+    penalty: str = "l2",
+    scaling: str = "own",
+    strength: float | None = None,
+    folds: int = 5,
+    repeats: int = 4,
+    seed: int = 0,
+    groups: Any = None,
+) -> AdditiveFit:
+    """Fit the log odds of class 1 as a penalised sum of biomarkers' amounts and covariates.
+
+    Classes count equally in the fit; covariates are standardised. Probabilities are calibrated by
+    the patients that the inner folds left out: slope and intercept of their log odds at the cohort's prevalence (Platt,
+    Probabilistic Outputs for Support Vector Machines, 1999).
+
+    Args:
+        amounts: how much of each biomarker each training patient has.
+        labels: 0 or 1.
+        covariates: clinical covariates; None: none.
+        penalty: ``"l1"`` (few biomarkers) or ``"l2"``.
+        scaling: amounts are divided by their ``"own"`` standard deviation, or all by a ``"common"`` one, their root
+            mean square: then a biomarker that hardly occurs cannot get a large weight.
+        strength: C of scikit-learn's LogisticRegression; None: the one of ``STRENGTHS`` of least log loss in the inner
+            cross-validation.
+        folds: of the inner cross-validation, of the training patients alone; fewer where a class is smaller.
+        repeats: of the inner cross-validation.
+        seed: of its folds.
+        groups: patients that stay together in a fold; None: each by itself.
+
+    Shape:
+        - amounts: ``[n, F]``, labels: ``[n]``, covariates: ``[n, C]``, groups: ``[n]``
+
+    Raises:
+        DataError: numbers that are not finite, or one class alone.
+
+    Example:
+        >>> amounts = np.array([[0.0, 1.0], [0.1, 0.9], [0.9, 0.1], [1.0, 0.0]] * 5)
+        >>> fit = fit_additive(amounts, [0, 0, 1, 1] * 5)
+        >>> bool(fit.weight[0] > 0 > fit.weight[1])
+        True
+    """
+    x, y = to_numpy(amounts).astype(np.float64), to_numpy(labels).astype(int)
+    known = np.zeros((len(x), 0)) if covariates is None else to_numpy(covariates).astype(np.float64)
+    for name, value, allowed in (("penalty", penalty, ("l1", "l2")), ("scaling", scaling, ("own", "common"))):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+    if x.ndim != 2 or y.shape != x.shape[:1] or known.shape[:1] != x.shape[:1]:
+        raise DataError(f"A fit needs amounts [n, F] and n labels; got {x.shape}, {y.shape}, {known.shape}.")
+    if not (np.isfinite(x).all() and np.isfinite(known).all()):
+        raise DataError("The biomarkers' amounts and the covariates must be finite numbers.")
+    count = np.bincount(y, minlength=2)
+    if len(count) > 2 or count.min() == 0:
+        raise DataError(f"The additive predictor needs patients of two classes, 0 and 1; got {count.tolist()} of each.")
+    folds = max(2, min(folds, int(count.min())))
+    best, outside = _inner(x, known, y, penalty, scaling, strength, folds, repeats, seed, groups)
+    scale, covariate_scale = _scales(x, known, scaling)
+    coefficients, intercept = _regression(np.hstack([x / scale, known / covariate_scale]), y, penalty, best)
+    slope, shift = _calibration(outside, y)
+    weight, of_covariates = np.split(slope * coefficients, [x.shape[1]])
+    return AdditiveFit(
+        weight=weight / scale,
+        covariate_weight=of_covariates / covariate_scale,
+        bias=slope * intercept + shift,
+        strength=best,
+        mean=x.mean(axis=0),
+        covariate_mean=known.mean(axis=0),
+    )
+
+
+def _scales(x: np.ndarray, known: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    spread, covariate_spread = x.std(axis=0), known.std(axis=0)
+    if scaling == "common":
+        spread = np.full_like(spread, np.sqrt((spread**2).mean()))
+    return np.where(spread > 1e-9, spread, 1.0), np.where(covariate_spread > 1e-9, covariate_spread, 1.0)
+
+
+def _regression(x: np.ndarray, y: np.ndarray, penalty: str, strength: float) -> tuple[np.ndarray, float]:
+    centre = x.mean(axis=0)  # liblinear penalises the intercept: where all is centred, it is near 0
+    solver = {"l1": {"solver": "liblinear", "l1_ratio": 1.0}, "l2": {"solver": "lbfgs", "l1_ratio": 0.0}}[penalty]
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, **solver)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged within max_iter at the weakest penalties
+        model.fit(x - centre, y)
+    return model.coef_[0], float(model.intercept_[0] - model.coef_[0] @ centre)
+
+
+def _inner(
+    x: np.ndarray,
+    known: np.ndarray,
+    y: np.ndarray,
+    penalty: str,
+    scaling: str,
+    strength: float | None,
+    folds: int,
+    repeats: int,
+    seed: int,
+    groups: Any,
+) -> tuple[float, np.ndarray]:
+    """The strength of least log loss, and its mean log odds of each patient where the patient was left out."""
+    if groups is None:
+        splits = list(RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed).split(x, y))
+    else:
+        splits = [
+            split
+            for repeat in range(repeats)
+            for split in StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat).split(x, y, groups)
+        ]
+    strengths = STRENGTHS if strength is None else (float(strength),)
+    odds = np.zeros((len(strengths), len(y)))
+    times = np.zeros(len(y))
+    weight = len(y) / (2 * np.bincount(y, minlength=2))[y]
+    losses = np.zeros(len(strengths))
+    for fitted, left_out in splits:
+        if len(np.unique(y[fitted])) < 2:
+            continue
+        scale, covariate_scale = _scales(x[fitted], known[fitted], scaling)
+        both = np.hstack([x / scale, known / covariate_scale])
+        times[left_out] += 1
+        for i, each in enumerate(strengths):
+            coefficients, intercept = _regression(both[fitted], y[fitted], penalty, each)
+            found = both[left_out] @ coefficients + intercept
+            odds[i, left_out] += found
+            probability = 1 / (1 + np.exp(-found))
+            losses[i] += log_loss(y[left_out], probability, sample_weight=weight[left_out], labels=[0, 1])
+    best = int(losses.argmin())
+    return strengths[best], odds[best] / np.maximum(times, 1)
+
+
+def _calibration(odds: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept that turn left-out log odds into those of the cohort's prevalence."""
+    fit = LogisticRegression(C=np.inf).fit(odds[:, None], y)
+    slope = float(np.clip(fit.coef_[0, 0], *_STEEPNESS))
+    if slope == fit.coef_[0, 0]:
+        return slope, float(fit.intercept_[0])
+    logger.info("Calibration: the slope %.2f of the inner folds is held at %.2f.", fit.coef_[0, 0], slope)
+    # the intercept alone, by Newton's steps
+    shift = 0.0
+    for _ in range(50):
+        probability = 1 / (1 + np.exp(-(slope * odds + shift)))
+        shift -= (probability - y).sum() / max((probability * (1 - probability)).sum(), 1e-9)
+    return slope, shift
+
+
+def bootstrap_weights(
+    amounts: Any,
+    labels: Any,
+    covariates: Any = None,
+    *,
+    penalty: str = "l2",
+    scaling: str = "own",
+    strength: float = 0.1,
+    draws: int = 200,
+    seed: int = 0,
+) -> np.ndarray:
+    """Weights of the biomarkers of fits to patients drawn with replacement, within each class.
+
+    Neither the biomarkers nor the strength are chosen anew, and nothing is recalibrated: the interval is that of the
+    regression alone.
+
+    Shape:
+        - amounts: ``[n, F]``, labels: ``[n]``, covariates: ``[n, C]`` or None
+        - returns: ``[draws, F]``
+    """
+    x, y = to_numpy(amounts).astype(np.float64), to_numpy(labels).astype(int)
+    known = np.zeros((len(x), 0)) if covariates is None else to_numpy(covariates).astype(np.float64)
+    generator, found = np.random.default_rng(seed), []
+    scale, covariate_scale = _scales(x, known, scaling)
+    both = np.hstack([x / scale, known / covariate_scale])
+    for _ in range(draws):
+        drawn = np.concatenate([generator.choice(np.flatnonzero(y == c), (y == c).sum()) for c in (0, 1)])
+        coefficients, _ = _regression(both[drawn], y[drawn], penalty, strength)
+        found.append(coefficients[: x.shape[1]] / scale)
+    return np.array(found).reshape(draws, x.shape[1])
+
+
+def match_biomarkers(first: Any, second: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pair two models' biomarkers by the places they share (Kuhn, The Hungarian method, 1955).
+
+    Args:
+        first: biomarker of each place by one model, in ``range(count)``; -1 outside.
+        second: of the same places by the other.
+        count: biomarkers of each.
+
+    Shape:
+        - first, second: any, equal
+        - returns: the second model's partner of each biomarker ``[count]``, and the Dice overlap of each pair
+          ``[count]`` (NaN where neither occurs)
+
+    Example:
+        >>> partner, overlap = match_biomarkers([0, 0, 1, 1], [1, 1, 0, 0], 2)
+        >>> partner.tolist(), overlap.tolist()
+        ([1, 0], [1.0, 1.0])
+    """
+    a, b = to_numpy(first).ravel(), to_numpy(second).ravel()
+    if a.shape != b.shape:
+        raise DataError(f"Maps of the same places are needed, got {a.size} and {b.size} places.")
+    inside = (a >= 0) & (b >= 0)
+    together = np.zeros((count, count))
+    np.add.at(together, (a[inside].astype(int), b[inside].astype(int)), 1)
+    total = together.sum(axis=1)[:, None] + together.sum(axis=0)[None]
+    dice = np.divide(2 * together, total, out=np.zeros_like(together), where=total > 0)
+    rows, partner = linear_sum_assignment(-dice)
+    found = dice[rows, partner]
+    return partner, np.where(total[rows, partner] > 0, found, np.nan)
+
+
+def rank_agreement(first: Any, second: Any) -> float:
+    """Spearman's correlation of two models' effects of paired biomarkers; NaN where one has no spread.
+
+    Example:
+        >>> rank_agreement([0.1, 0.2, 0.3], [1.0, 2.0, 9.0])
+        1.0
+    """
+    a, b = to_numpy(first).astype(float), to_numpy(second).astype(float)
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return round(float(spearmanr(a, b).statistic), 12)

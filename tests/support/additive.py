@@ -47,6 +47,8 @@ def tumours(count=5, num_images=4, size=16, *, modalities=2, seed=1):
             (r, c), (a, b) = size * (0.35 + 0.3 * torch.rand(2, 2, generator=generator))
             inside = ((axis[:, None] - r) / (0.6 * a)) ** 2 + ((axis - c) / (0.6 * b)) ** 2 <= 1
             patient[image :: num_images // modalities] *= inside
+    if modalities > 1:  # 0 in one modality is still tumour
+        x[:, 0, size // 2 - 2 : size // 2 + 1, size // 2 - 2 : size // 2 + 1] = 0
     return x
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import brentq, linear_sum_assignment
+from scipy.special import expit
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -59,9 +61,9 @@ def fit_additive(
 ) -> AdditiveFit:
     """Fit the log odds of class 1 as a penalised sum of biomarkers' amounts and covariates.
 
-    Classes count equally in the fit; covariates are standardised. Probabilities are calibrated by
-    the patients that the inner folds left out: slope and intercept of their log odds at the cohort's prevalence (Platt,
-    Probabilistic Outputs for Support Vector Machines, 1999).
+    Classes count equally in the fit; covariates are standardised. Probabilities are calibrated by the patients that the
+    inner folds left out: slope and intercept of their log odds at the cohort's prevalence (Platt, Probabilistic Outputs
+    for Support Vector Machines, 1999).
 
     Args:
         amounts: how much of each biomarker each training patient has.
@@ -102,7 +104,9 @@ def fit_additive(
     if len(count) > 2 or count.min() == 0:
         raise DataError(f"The additive predictor needs patients of two classes, 0 and 1; got {count.tolist()} of each.")
     folds = max(2, min(folds, int(count.min())))
-    best, outside = _inner(x, known, y, penalty, scaling, strength, folds, repeats, seed, groups)
+    splits = _splits(y, folds, repeats, seed, groups)
+    strengths = STRENGTHS if strength is None else (float(strength),)
+    best, outside = _inner(x, known, y, splits, strengths, penalty, scaling)
     scale, covariate_scale = _scales(x, known, scaling)
     coefficients, intercept = _regression(np.hstack([x / scale, known / covariate_scale]), y, penalty, best)
     slope, shift = _calibration(outside, y)
@@ -127,35 +131,35 @@ def _scales(x: np.ndarray, known: np.ndarray, scaling: str) -> tuple[np.ndarray,
 def _regression(x: np.ndarray, y: np.ndarray, penalty: str, strength: float) -> tuple[np.ndarray, float]:
     centre = x.mean(axis=0)  # liblinear penalises the intercept: where all is centred, it is near 0
     solver = {"l1": {"solver": "liblinear", "l1_ratio": 1.0}, "l2": {"solver": "lbfgs", "l1_ratio": 0.0}}[penalty]
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, **solver)
+    # liblinear draws the order of its coordinates: not from numbers that others draw, too
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, random_state=0, **solver)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not converged within max_iter at the weakest penalties
         model.fit(x - centre, y)
     return model.coef_[0], float(model.intercept_[0] - model.coef_[0] @ centre)
 
 
+def _splits(y: np.ndarray, folds: int, repeats: int, seed: int, groups: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Fitted and left-out patients of every inner fold."""
+    if groups is None:
+        return list(RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed).split(y, y))
+    return [
+        split
+        for repeat in range(repeats)
+        for split in StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat).split(y, y, groups)
+    ]
+
+
 def _inner(
     x: np.ndarray,
     known: np.ndarray,
     y: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    strengths: Sequence[float],
     penalty: str,
     scaling: str,
-    strength: float | None,
-    folds: int,
-    repeats: int,
-    seed: int,
-    groups: Any,
 ) -> tuple[float, np.ndarray]:
     """The strength of least log loss, and its mean log odds of each patient where the patient was left out."""
-    if groups is None:
-        splits = list(RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed).split(x, y))
-    else:
-        splits = [
-            split
-            for repeat in range(repeats)
-            for split in StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat).split(x, y, groups)
-        ]
-    strengths = STRENGTHS if strength is None else (float(strength),)
     odds = np.zeros((len(strengths), len(y)))
     times = np.zeros(len(y))
     weight = len(y) / (2 * np.bincount(y, minlength=2))[y]
@@ -170,8 +174,7 @@ def _inner(
             coefficients, intercept = _regression(both[fitted], y[fitted], penalty, each)
             found = both[left_out] @ coefficients + intercept
             odds[i, left_out] += found
-            probability = 1 / (1 + np.exp(-found))
-            losses[i] += log_loss(y[left_out], probability, sample_weight=weight[left_out], labels=[0, 1])
+            losses[i] += log_loss(y[left_out], expit(found), sample_weight=weight[left_out], labels=[0, 1])
     best = int(losses.argmin())
     return strengths[best], odds[best] / np.maximum(times, 1)
 
@@ -183,12 +186,9 @@ def _calibration(odds: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     if slope == fit.coef_[0, 0]:
         return slope, float(fit.intercept_[0])
     logger.info("Calibration: the slope %.2f of the inner folds is held at %.2f.", fit.coef_[0, 0], slope)
-    # the intercept alone, by Newton's steps
-    shift = 0.0
-    for _ in range(50):
-        probability = 1 / (1 + np.exp(-(slope * odds + shift)))
-        shift -= (probability - y).sum() / max((probability * (1 - probability)).sum(), 1e-9)
-    return slope, shift
+    # the intercept alone: where the mean probability is the prevalence
+    reach = slope * np.abs(odds).max() + 50.0
+    return slope, float(brentq(lambda shift: (expit(slope * odds + shift) - y).mean(), -reach, reach))
 
 
 def bootstrap_weights(

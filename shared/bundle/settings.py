@@ -112,7 +112,8 @@ def trained_network(
         refuse_others(path, {"network_def": settings}, {"network_def": others})
         return built
     parser = _parser(train_config)
-    _set_below(parser, "network_def", {key: value for key, value in overrides.items() if value is not None})
+    given = {key: value for key, value in overrides.items() if value is not None or key not in SWITCHES}
+    _set_below(parser, "network_def", given)
     return parser.get_parsed_content("network_def")
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from shared.bundle.record import building_config
 from shared.checkpoint import load_checkpoint, load_weights, part_of, weights_below
 from shared.data.cases import CaseDataset
+from shared.data.splits import groups_of
 from shared.engines.biomarker_stage import PlainStage
 from shared.io import write_csv, write_json
 from shared.networks.ircl.additive import biomarker_names, receptive_field
@@ -142,7 +143,8 @@ class AdditiveStage(PlainStage):
             self._cluster(member)
         amounts = torch.cat([predictor.measured(part) for part in self._images("Measuring biomarkers")]).cpu()
         labels, covariates = self.cases.stack("label"), self.cases.stack("covariates").double()
-        groups = _groups(self.cases)
+        group_of = groups_of(self.cases)
+        groups = group_of and [group_of[str(case["patient"])] for case in self.cases]
         fits = [
             fit_additive(
                 amounts[:, member].flatten(1),
@@ -215,7 +217,7 @@ class AdditiveStage(PlainStage):
         from shared.visualize import place_gallery
 
         predictor = self.network.additive
-        area, typical = self._typical()
+        area, typical, grid = self._typical()
         effects = self._effects(amounts, labels, fits[0])
         names = biomarker_names(predictor, self.modalities)[: predictor.num_modalities * predictor.num_biomarkers]
         rows = []
@@ -236,7 +238,6 @@ class AdditiveStage(PlainStage):
         write_csv(self.output_dir / "additive_biomarkers.csv", plain)
         content = {"biomarkers": rows, "strength": [fit.strength for fit in fits], "members": len(fits)}
         write_json(self.output_dir / "additive_biomarkers.json", content)
-        grid = predictor.features(self.cases.stack("image")[:1].to(self.device)).shape[-1]
         images, count = radiological(self.cases.stack("image")), predictor.num_biomarkers
         for modality in range(predictor.num_modalities):
             # the strongest first
@@ -254,10 +255,11 @@ class AdditiveStage(PlainStage):
             )
 
     @torch.no_grad()
-    def _typical(self, nearest: int = 8) -> tuple[Tensor, list[list[tuple[int, int, int, int, float]]]]:
+    def _typical(self, nearest: int = 8) -> tuple[Tensor, list[list[tuple[int, int, int, int, float]]], int]:
         """Area of each biomarker of the first member ``[n, M * K]`` in mm2 a slice, and its most typical places.
 
-        A place is (case, image, row, column, similarity): of each biomarker the nearest of ``nearest`` patients.
+        A place is (case, image, row, column, similarity) on a grid whose side comes last: of each biomarker the nearest
+        of ``nearest`` patients.
         """
         predictor, best, areas = self.network.additive, [], []
         for images in self._images("Describing biomarkers"):
@@ -288,7 +290,7 @@ class AdditiveStage(PlainStage):
                     )
                     rows.append((i, image, place % grid**2 // grid, place % grid, round(value, 4)))
             typical.append(rows)
-        return torch.cat(areas) * window[:, None], typical
+        return torch.cat(areas) * window[:, None], typical, grid
 
     def _effects(self, amounts: Tensor, labels: Tensor, fit: Any) -> dict[str, np.ndarray]:
         """Change of the log odds for one standard deviation more of a biomarker, with its bootstrap interval."""
@@ -300,10 +302,3 @@ class AdditiveStage(PlainStage):
         draws = bootstrap_weights(x, labels.numpy(), known, penalty=self.penalty, scaling=self.scaling, **options)
         low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
         return {"effect": fit.weight * spread, "effect_low": low * spread, "effect_high": high * spread}
-
-
-def _groups(cases: CaseDataset) -> list[str] | None:
-    """Groups of patients that stay together, where the datalist names them."""
-    if not any(case.get("group") for case in cases):
-        return None
-    return [str(case.get("group") or case["patient"]) for case in cases]

@@ -31,7 +31,6 @@ class SavePredictions:
         dataset_dir: patches below it are named by their path from there.
         check: of new patients: says of each whether the model was trained on it, in the column ``trained_on`` (1, 0, or
             empty where that is not known).
-
         network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
             is written, too, as ``probability_<name>``.
 

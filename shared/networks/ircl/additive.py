@@ -36,7 +36,7 @@ class BiomarkerClassifier(nn.Module):
     without that the whole window counts. A place that the tumour covers in part counts by the part covered.
 
     Args:
-        encoders: one per member; ``features(x)`` gives the feature maps ``[B, D, h, w]`` of all levels.
+        encoders: one per member; ``features(x, last)`` gives the feature maps ``[B, D, h, w]`` up to that level.
         num_images: m, images per patient, modality by modality.
         num_biomarkers: K, per modality.
         num_modalities: modalities the images come from.
@@ -109,9 +109,9 @@ class BiomarkerClassifier(nn.Module):
         total = torch.zeros(0)
         for i, encoder in enumerate(self.encoders):  # TorchScript indexes a ModuleList by constants alone
             if i == member:
-                total = encoder.features(x)[self.level].float()
+                total = encoder.features(x, self.level)[-1].float()
                 for view in range(1, self.views):
-                    total = total + turned_back(encoder.features(turned(x, view))[self.level].float(), view)
+                    total = total + turned_back(encoder.features(turned(x, view), self.level)[-1].float(), view)
         return functional.normalize(total, dim=1).unflatten(0, (-1, self.num_images))
 
     def coverage(self, image: Tensor, size: int) -> Tensor:
@@ -126,6 +126,11 @@ class BiomarkerClassifier(nn.Module):
         x = features.unflatten(1, (self.num_modalities, -1))
         similarity = torch.einsum("bmsdhw,mkd->bmskhw", x, self.biomarkers[member].to(x.dtype))
         return similarity.argmax(dim=3).flatten(1, 2)
+
+    def places(self, image: Tensor, member: int = 0) -> tuple[Tensor, Tensor]:
+        """Nearest biomarker of each place and the part of it that the tumour covers, both ``[B, m, h, w]``."""
+        features = self.features(image, member)
+        return self.assign(features, member), self.coverage(image, features.shape[-1])
 
     def amounts(self, assignment: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
         """Area of each biomarker (1: the whole window) and its measure x, both ``[B, M, K]``."""
@@ -142,20 +147,16 @@ class BiomarkerClassifier(nn.Module):
     @torch.jit.unused
     def measured(self, image: Tensor) -> Tensor:
         """How much of each biomarker each patient has (x), ``[B, members, M, K]`` float64."""
-        found = []
-        for member in range(len(self.encoders)):
-            features = self.features(image, member)
-            found.append(self.amounts(self.assign(features, member), self.coverage(image, features.shape[-1]))[1])
-        return torch.stack(found, dim=1)
+        members = range(len(self.encoders))
+        return torch.stack([self.amounts(*self.places(image, member))[1] for member in members], dim=1)
 
     def forward(self, image: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Logits of each patient."""
         logits = self.bias.expand(image.shape[0], -1)
         members = self.biomarkers.shape[0]
         for member in range(members):
-            features = self.features(image, member)
-            covered = self.coverage(image, features.shape[-1])
-            measure = self.amounts(self.assign(features, member), covered)[1]
+            assignment, covered = self.places(image, member)
+            measure = self.amounts(assignment, covered)[1]
             logits = logits + torch.einsum("bmk,mkc->bc", measure, self.weight[member]) / members
         if self.num_covariates > 0:
             known = self.covariate_mean.expand(image.shape[0], -1) if covariates is None else covariates.double()
@@ -171,10 +172,12 @@ class BiomarkerClassifier(nn.Module):
     @torch.no_grad()
     def biomarker_map(self, image: Tensor, member: int = 0) -> Tensor:
         """Biomarker of each place, ``[B, m, h, w]`` long: k + K * modality, -1 outside the tumour."""
-        features = self.features(image, member)
-        modality = torch.arange(self.num_images, device=image.device) // (self.num_images // self.num_modalities)
-        found = self.assign(features, member) + self.num_biomarkers * modality[:, None, None]
-        return found.masked_fill(self.coverage(image, features.shape[-1]) == 0, -1)
+        return self._coded(*self.places(image, member))
+
+    def _coded(self, assignment: Tensor, covered: Tensor) -> Tensor:
+        slices = self.num_images // self.num_modalities
+        modality = torch.arange(self.num_images, device=assignment.device) // slices
+        return (assignment + self.num_biomarkers * modality[:, None, None]).masked_fill(covered == 0, -1)
 
     @torch.jit.unused
     @torch.no_grad()
@@ -188,20 +191,17 @@ class BiomarkerClassifier(nn.Module):
         """Contributions ``[B, m, h, w]``, biomarker map of the first member, and x ``[B, members, M, K]``: one pass."""
         members, slices = len(self.encoders), self.num_images // self.num_modalities
         weight = self.log_odds(self.weight)
-        modality = torch.arange(self.num_images, device=image.device) // slices
         total, first, measures = image.new_zeros(1), image.new_zeros(1), []
         for member in range(members):
-            features = self.features(image, member)
-            covered = self.coverage(image, features.shape[-1])
-            assignment = self.assign(features, member)
+            assignment, covered = self.places(image, member)
             area, measure = self.amounts(assignment, covered)
             # a place's part of its biomarker's term; areas are shares of all the modality's places
-            each = weight[member] * measure / area.clamp(min=1e-12) / (slices * features.shape[-1] ** 2)
+            each = weight[member] * measure / area.clamp(min=1e-12) / (slices * covered.shape[-1] ** 2)
             place = each.repeat_interleave(slices, dim=1).gather(2, assignment.flatten(2))
             total = total + place.unflatten(2, covered.shape[2:]) * covered / members
             measures.append(measure)
             if member == 0:
-                first = (assignment + self.num_biomarkers * modality[:, None, None]).masked_fill(covered == 0, -1)
+                first = self._coded(assignment, covered)
         return total.to(image.dtype), first, torch.stack(measures, dim=1)
 
 

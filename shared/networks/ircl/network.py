@@ -57,12 +57,14 @@ class IRCLEncoder(nn.Module):
             nn.Linear(widths[-1], widths[-1]), nn.ReLU(), nn.Linear(widths[-1], embedding_dim)
         )
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of all levels, the finest first; the last is ``[B, channels[-1], H/2^(L-1), W/2^(L-1)]``."""
+    def features(self, x: Tensor, last: int = -1) -> list[Tensor]:
+        """Feature maps of the levels up to ``last``, the finest first, ``[B, channels[i], H/2^i, W/2^i]``."""
         maps: list[Tensor] = []
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
+        count = last % len(self.levels) + 1
+        for i, level in enumerate(self.levels):
+            if i < count:
+                x = level(x)
+                maps.append(x)
         return maps
 
     def embed(self, bottleneck: Tensor) -> tuple[Tensor, Tensor]:

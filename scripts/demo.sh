@@ -44,9 +44,9 @@ ircl_mvi)
     places=(--dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results")
     monai train,cpu,phantom "${places[@]}"
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
-    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference" --mask#steps 75
+    monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
-    pictures="biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png"
+    pictures="additive_biomarkers_*.png, biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png"
     ;;
 sscl_crc)
     data=data/phantom_patches

@@ -110,6 +110,7 @@ def shapley_patient_bars(
     names: Sequence[str] | None = None,
     positive_name: str = "positive",
     unit: str = "probability",
+    words: tuple[str, str] = ("without biomarkers", "with them"),
 ) -> None:
     """Write the biomarkers' contributions to one patient's prediction as bars, or one panel for each of several.
 
@@ -123,6 +124,7 @@ def shapley_patient_bars(
         names: names of the biomarkers.
         positive_name: name of the positive class.
         unit: of what the values are a contribution to.
+        words: what ``base`` and ``full`` are.
 
     Shape:
         - values: ``[K]`` or ``[P, K]``, base, full: scalar or ``[P]``, shown: as values
@@ -170,7 +172,7 @@ def shapley_patient_bars(
         axes.tick_params(axis="x", labelsize=8)
         line = titles[p]
         if ends[0] is not None and ends[1] is not None:
-            line += f"\n{unit} of {positive_name}: {ends[0][p]:.3f} without biomarkers, {ends[1][p]:.3f} with them"
+            line += f"\n{unit} of {positive_name}: {ends[0][p]:.3f} {words[0]}, {ends[1][p]:.3f} {words[1]}"
         axes.set_title(line.strip(), fontsize=10)
         plain(axes)
     axes.set_xlabel(f"Shapley value ({unit}): blue lowers, orange raises {positive_name}", fontsize=9)

@@ -140,10 +140,13 @@ class ExplainStage:
         truth, classes = np.array([int(label) for label in labels]), self.explainer.class_names
         unit = self.explainer.unit
         write_csv(self.output_dir / "shapley_by_class.csv", class_means(values, truth, names))
-        # a picture of all would hold no eye: those that move the log odds most
-        strongest = (
-            np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:MOST] if additive else np.arange(len(names))
-        )
+        strongest, seen, words = np.arange(len(names)), shown, ("without biomarkers", "with them")
+        if additive:
+            # a picture of all would hold no eye: those that move the log odds most
+            moved = np.abs(values).mean(axis=0)
+            strongest = np.argsort(-moved, kind="stable")[: max(1, min(MOST, np.count_nonzero(moved)))]
+            words = ("of the average patient", "of this one")
+            seen = None  # to have none of a biomarker counts, too
         drawn, titles = values[:, strongest], [names[k] for k in strongest]
         shapley_distribution(
             drawn,
@@ -151,7 +154,7 @@ class ExplainStage:
             self.output_dir / "shapley_distribution.png",
             class_names=classes,
             names=titles,
-            shown=shown[:, strongest],
+            shown=seen,
             unit=unit,
         )
         picked = surest_correct(truth, full)
@@ -165,10 +168,11 @@ class ExplainStage:
             titles=[f"{results[i]['patient']} ({classes[truth[i]]})" for i in picked],
             base=base[picked],
             full=total[picked],
-            shown=shown[picked][:, strongest],
+            shown=None if seen is None else seen[picked],
             names=titles,
             positive_name=classes[1],
             unit=unit,
+            words=words,
         )
 
     def _localise(self, case: Mapping[str, Any], result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ _ASSEMBLY = re.compile(
     r"bare|divided|scheduler_epoch_level|unused_parameters)$"
 )
 # settings that came later, with the value that computes what was computed before there were any
-_ADDED = {"network_def#attention": "prototype", "use_modalities": None}
+_ADDED = {"network_def#attention": "prototype", "use_modalities": None, "train#layer_decay": 1.0}
 _TOLD_BY_NAMES = {"num_modalities"}  # plain in older configurations, now a computed one; the names are compared
 _OF_A_CASE = ("label", "covariates", "part", "votes")
 _OF_ITS_FILES = ("tumour_labels", "trust_affines")  # how they are read

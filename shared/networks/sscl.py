@@ -183,6 +183,40 @@ class SSCLClassifier(nn.Module):
             self.encoder.eval()
         return self
 
+    def parameter_groups(self, learning_rate: float, decay: float = 1.0) -> list[dict[str, Any]]:
+        """Trainable parameters for an optimiser, with smaller steps towards the image (layer-wise learning rate decay).
+
+        A pretrained encoder keeps what it learnt where that is general, near the image, and adapts near the head
+        (Howard and Ruder, Universal language model fine-tuning, 2018, section 3.2, per layer; here per stage).
+
+        Args:
+            learning_rate: of the head and the last stage.
+            decay: factor from each stage to the one before it, and from the first to the stem; 1: all learn alike.
+
+        Returns:
+            A group with ``params`` and ``lr`` for the stem, each stage and the head, those without a trainable
+            parameter left out.
+
+        Raises:
+            ValueError: ``decay`` is not above 0 and at most 1.
+
+        Example:
+            >>> settings = dict(block="basic", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16))
+            >>> [group["lr"] for group in SSCLClassifier(settings).parameter_groups(1.0, 0.5)]
+            [0.0625, 0.125, 0.25, 0.5, 1.0, 1.0]
+        """
+        if not 0 < decay <= 1:
+            raise ValueError(f"The learning rate's factor from stage to stage must be above 0 and at most 1, got {decay}.")
+        encoder = self.encoder
+        parts = [[encoder.conv1, encoder.bn1], [encoder.layer1], [encoder.layer2], [encoder.layer3], [encoder.layer4]]
+        rates = [learning_rate * decay**below for below in (4, 3, 2, 1, 0, 0)]
+        groups = []
+        for modules, rate in zip([*parts, [self.head]], rates, strict=True):
+            trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+            if trained:
+                groups.append({"params": trained, "lr": rate})
+        return groups
+
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every image."""
         return self.head(self.dropout(self.encoder(image)))

@@ -236,7 +236,7 @@ def load_imagenet_weights(encoder: PatchEncoder, path: str | os.PathLike) -> Non
     Raises:
         CheckpointError: no such file, or its shapes are not the encoder's (ResNet18 weights for a ResNet50, say).
     """
-    state = load_checkpoint(path, hint="Give the path of a downloaded torchvision ResNet state dict.")
+    state = load_checkpoint(path, hint="Give a torchvision ResNet state dict, or make one: scripts/convert_keras_resnet50.py (--pretrain#weights FILE).")
     if not isinstance(state, Mapping) or "conv1.weight" not in state:
         raise CheckpointError(f"{path} is no state dict with torchvision's ResNet names (conv1.weight is missing).")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -1,8 +1,9 @@
 """What pretraining is worth when few labels are known: train a patch bundle on draws of labelled patients.
 
-Each draw pretrains once, on all training pixels and no label; then, for each fraction, only the labels of some patients
-are known: the bundle is trained from the pretraining and, with the same total budget, from scratch (the overlay
-scratch.json), and tested on the testing section. Runs that are done are not run again.
+Each draw pretrains once, on all training pixels and no label (with ``--pretrainings 1`` one pretraining serves all
+draws: they differ by labels alone, not by seed); then, for each fraction, only the labels of some patients are known:
+the bundle is trained from the pretraining and, with the same total budget, from scratch (the overlay scratch.json), and
+tested on the testing section. Runs that are done are not run again.
 
     python scripts/label_efficiency.py sscl_crc --dataset_dir data/sscl_crc --config cpu --forest \\
         --fractions 0.05 0.1 0.25 0.5 1 --draws 3 --output eval/label_efficiency
@@ -41,6 +42,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--split", choices=("testing", "validation"), default="testing", help="what is tested on (default: testing)")
     add("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5, 1.0], help="of labelled patients")
     add("--draws", type=int, default=3, help="each with a seed of its own, from 0 on (default: 3)")
+    add("--pretrainings", type=int, help="with seeds of their own, which the draws take in turn (default: one a draw)")
     add("--scratch", default="scratch", help="overlay of the control without pretraining (default: scratch)")
     add("--forest", action="store_true", help="also a random forest on colour and texture, on the same labels")
     add("--trees", type=int, default=500, help="of the forest (default: 500)")
@@ -51,8 +53,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.argv = list(sys.argv[1:] if argv is None else argv)
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
     args.fractions = sorted(set(args.fractions))
-    if min(args.jobs, args.draws, args.bootstrap, args.trees) < 1 or not all(0 < f <= 1 for f in args.fractions):
-        parser.error("--jobs, --draws, --trees and --bootstrap must be at least 1, --fractions above 0 and at most 1")
+    args.shared_pretrainings = args.pretrainings  # None: draws can be added later
+    args.pretrainings = args.draws if args.pretrainings is None else args.pretrainings
+    counts = (args.jobs, args.draws, args.pretrainings, args.bootstrap, args.trees)
+    if min(counts) < 1 or not all(0 < f <= 1 for f in args.fractions):
+        parser.error(
+            "--jobs, --draws, --pretrainings, --trees and --bootstrap must be at least 1, --fractions above 0 and at "
+            "most 1"
+        )
     return args
 
 
@@ -63,7 +71,7 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
 
     pretraining = isinstance(run, PretrainingRun)
     datalist = run.folder / "datalist.json" if pretraining else run.datalist
-    values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": -1, "seed": run.draw}
+    values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": -1, "seed": run.draw % args.pretrainings}
     values |= {"ckpt_dir": run.folder / "models", "output_dir": run.folder, "resume": True, **overrides}
     if pretraining:
         steps = [("pretrain_run", configs["pretrained"], {})]
@@ -103,9 +111,10 @@ def plan(
     (labels, patients), (truth, owners) = training, tested
     pretrainings, runs, counts = [], [], {}
     for draw in range(args.draws):
-        pretraining = PretrainingRun(f"draw{draw}/pretraining", output / f"draw{draw}" / "pretraining", draw)
-        write_json(pretraining.folder / "datalist.json", with_labels_of(datalist, set(patients.values())))
-        pretrainings.append(pretraining)
+        if draw < args.pretrainings:
+            pretraining = PretrainingRun(f"draw{draw}/pretraining", output / f"draw{draw}" / "pretraining", draw)
+            write_json(pretraining.folder / "datalist.json", with_labels_of(datalist, set(patients.values())))
+            pretrainings.append(pretraining)
         for fraction in args.fractions:
             folder = output / f"draw{draw}" / f"{fraction:g}"
             drawn = with_labels_of(datalist, draw_patients(labels, patients, fraction, seed=draw))
@@ -173,6 +182,8 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in used}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
+    if args.shared_pretrainings is not None:
+        settings["pretrainings"] = args.shared_pretrainings
     settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
     cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
     cases = [case for case in cases if isinstance(case, dict) and "image" in case]
@@ -181,17 +192,17 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     write_experiment(output, title=args.title, command=command, settings=settings)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
-    environment, pretraining_of = run_environment(args.threads), {run.draw: run for run in pretrainings}
+    environment = run_environment(args.threads)
     trained = [run for run in tested if run.arm != FOREST]
-    needed_draws = {run.draw for run in trained if run.arm == ARMS[0] and not run.done()}
-    queue = [run for run in pretrainings if run.draw in needed_draws and not run.done()]
+    wanted = {run.draw % len(pretrainings) for run in trained if run.arm == ARMS[0] and not run.done()}
+    queue = [run for run in pretrainings if run.draw in wanted and not run.done()]
     queue += [run for run in trained if not run.done()]
 
     def runs() -> Iterator[FoldRun]:
         for run in queue:
             options: dict[str, Any] = {"cwd": cwd, "environment": environment}
             if getattr(run, "arm", None) == ARMS[0]:
-                source, folder = pretraining_of[run.draw], run.folder / "models"
+                source, folder = pretrainings[run.draw % len(pretrainings)], run.folder / "models"
                 options["ready"] = lambda source=source, folder=folder: take_checkpoint(source, folder)
             yield FoldRun(run, commands(args, run, configs, cwd, overrides), **options)
 

@@ -121,6 +121,17 @@ def test_goes_on_where_it_stopped_and_draws_can_be_added(run, monkeypatch):
         run("--set", "epochs=8")
 
 
+def test_one_pretraining_may_serve_all_draws(run):
+    output = run("--pretrainings", "1")
+    assert [name for name, ran in calls(output).items() if ran == ["pretrain_run"]] == ["draw0/pretraining"]
+    first, second = (output / f"draw{draw}/0.2/pretrained/models/pretrain.pt" for draw in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(SystemExit, match="other settings.*pretrainings"):
+        run()
+    with pytest.raises(SystemExit):
+        run("--pretrainings", "0", name="none")
+
+
 def test_other_pixels_and_another_pretraining_are_refused(run, data):
     output = run()
     content = json.loads((data / "datalist.json").read_text())

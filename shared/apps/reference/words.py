@@ -130,6 +130,7 @@ LAST = {
     "patience": "epochs without a lower loss after which the stage ends, from `epochs` on",
     "batch_size": "items per step, of all processes together",
     "learning_rate": "step size of the optimiser",
+    "layer_decay": "factor on the learning rate from each stage of the encoder to the one before it; 1: none",
     "weight_decay": "of the optimiser",
     "decay": "factor on the learning rate every `decay_every` epochs",
     "decay_every": "epochs between two such steps",

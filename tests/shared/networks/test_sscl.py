@@ -143,3 +143,29 @@ def test_an_encoder_that_takes_the_mean_away_itself_equals_one_of_centred_images
         first = plain.bn1(plain.conv1(image))[inner]
         second = centring.bn1(centring.conv1(image - centring.input_mean))[inner]
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_grow_from_the_stem_to_the_head_and_every_parameter_is_trained_once():
+    network = SSCLClassifier(SMALL)
+    groups = network.parameter_groups(0.8, 0.5)
+    assert [group["lr"] for group in groups] == [0.05, 0.1, 0.2, 0.4, 0.8, 0.8]
+    found = [id(p) for group in groups for p in group["params"]]
+    assert sorted(found) == sorted(id(p) for p in network.parameters())
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rate[id(network.encoder.conv1.weight)] == 0.05
+    assert rate[id(network.encoder.layer3[0].conv1.weight)] == 0.4
+    assert rate[id(network.head.weight)] == 0.8
+    assert {group["lr"] for group in network.parameter_groups(0.8)} == {0.8}
+
+
+def test_a_frozen_encoder_leaves_the_head_to_train():
+    network = SSCLClassifier(SMALL, freeze_encoder=True)
+    (group,) = network.parameter_groups(0.8, 0.5)
+    assert group["lr"] == 0.8
+    assert group["params"] == list(network.head.parameters())
+
+
+@pytest.mark.parametrize("decay", [0.0, -1.0, 1.5])
+def test_steps_cannot_grow_towards_the_image(decay):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        SSCLClassifier(SMALL).parameter_groups(0.1, decay)

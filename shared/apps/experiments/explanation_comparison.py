@@ -1,8 +1,9 @@
 """Compare explanations of trained models on a cohort: how well each points, what the answer owes to it.
 
-Methods of ircl_mvi: the contributions of an additive answer, the masks of Eq. 10, Grad-CAM, SHAP, LIME and integrated gradients,
-beside an untrained network, brightness, a centred box and a random map. Scores: pointing game and energy over chance
-(phantoms), deletion and insertion, agreement of the modalities of a slice, repeatability over seeds, seconds.
+Methods of ircl_mvi: the contributions of an additive answer, the masks of Eq. 10, Grad-CAM, SHAP, LIME and integrated
+gradients, beside an untrained network, brightness, a centred box and a random map. Scores: pointing game and energy
+over chance (phantoms), deletion and insertion, agreement of the modalities of a slice, repeatability over seeds,
+seconds.
 
     python scripts/compare_explanations.py --dataset_dir data/phantom --checkpoints models/seed0 models/seed1 \\
         --config cpu phantom --output eval/explanations
@@ -58,7 +59,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folders of model.pt; the first is explained",
     )
     add(
-        "--split", choices=("validation", "testing", "training"), help="whom (validation; sscl_crc, no --fold: testing)"
+        "--split",
+        choices=("validation", "testing", "training"),
+        help="default: validation (patches, no --fold: testing)",
     )
     add(
         "--fold",

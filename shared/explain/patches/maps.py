@@ -79,7 +79,8 @@ class AdditiveMap:
     """The classifier applied at every place before pooling: the map is the prediction.
 
     The mean of ``raw`` and the class's bias (less the mean of the others') are the class's logit less the mean of the
-    others': nothing is approximated, and no gradient is needed. See :meth:`shared.networks.SSCLClassifier.contributions`.
+    others': nothing is approximated, and no gradient is needed; see ``contributions`` of
+    :class:`shared.networks.SSCLClassifier`.
 
     Args:
         network: has ``contributions(image) -> [B, K, h, w]`` and a linear layer ``head``; means of the former and the
@@ -110,9 +111,7 @@ class AdditiveMap:
             found = self.network.contributions(x)
             logits = found.mean(dim=(2, 3)) + self.network.head.bias
             if not logits.isfinite().all():
-                raise DataError(
-                    "The additive map holds NaN or Inf: check that images and the network's weights do not."
-                )
+                raise DataError("The additive map holds NaN or Inf: check that images and weights do not.")
             target = explained_classes(class_idx, logits, x)
             raw = class_margin(found, target)
             return CAMExplanation(resize_signed(raw, x.shape[2:]), raw, logits, target)

@@ -9,6 +9,7 @@ from shared.explain import (
     centred_box_map,
     centred_gaussian_map,
     darkness_map,
+    edge_density_map,
     localisation_scores,
     random_map,
     resize_maps,

@@ -107,7 +107,10 @@ def test_pixels_of_the_right_size_are_kept_as_they_are_and_masks_lie_under_them(
     assert (
         len(PatchDatalist(cohort.output, fold=0).training) + len(PatchDatalist(cohort.output, fold=0).validation) == 16
     )
-    assert not undocumented_in(cohort.output, "Prepared")
+    # other keys of the manifest depend on the script
+    assert not [
+        key for key in undocumented_in(cohort.output, "") if "tiles." in key or "regions." in key or "[]" in key
+    ]
 
 
 def test_images_of_other_pixel_sizes_show_the_same_tissue(cohort):

@@ -1,11 +1,11 @@
 """Cut regions of tissue of any size into square patches of one physical size, with their masks.
 
-    FOLDER/region1.png  region1_glands.png  ...     images in any folders below FOLDER, masks beside them (--mask-suffix)
+    FOLDER/region1.png  region1_glands.png  ...     images anywhere below FOLDER, masks beside them (--mask-suffix)
     TABLE: image,patient,label[,mpp]                a row an image: its path below FOLDER, whose it is, what it shows
 
-A tile is --tile-um micrometres wide at --mpp micrometres per pixel, whatever the image's own pixels are; their size must
-be known: --pixel-um for all, or --pixel-column of the table. Tiles lie evenly from border to border, neighbours share
-at most --overlap of a tile. Of a mask all that is not 0 is inside; its tiles are cut at the same places (nearest
+A tile is --tile-um micrometres wide at --mpp micrometres per pixel, whatever the image's own pixels are; their size
+must be known: --pixel-um for all, or --pixel-column of the table. Tiles lie evenly from border to border, neighbours
+share at most --overlap of a tile. Of a mask all that is not 0 is inside; its tiles are cut at the same places (nearest
 neighbour). Left out and counted: tiles with less tissue than --min-tissue (share of pixels darker than glass), images
 smaller than a tile. Tiles of one patient never straddle training, testing and folds.
 
@@ -34,11 +34,11 @@ from shared.apps.preparation.files import write_manifest as write_record
 from shared.apps.preparation.patch_cohort import PatchSet, command_line
 from shared.data.clutter import walk_files
 from shared.data.names import clean, look_alikes
-from shared.data.patches.reading import FORMATS, read_patch, read_patch_mask
+from shared.data.patches.reading import read_patch, read_patch_mask
 from shared.data.tables import read_table, some
 from shared.digests import sha256
 from shared.errors import DataError
-from shared.io import DATALIST, MANIFEST, atomic_path
+from shared.io import atomic_path
 
 GLASS = 220  # of 255: a pixel whose darkest channel is brighter shows none of H&E's stains
 PIXELS = (0.05, 20.0)  # micrometres: from the finest scanner to an overview
@@ -131,7 +131,9 @@ class Regions:
             where = image or f"row {number}"
             empty = [c for c in columns if not row[c]]
             if empty:
-                problems.append(f"{where}: row {number} of {options.table.name}: {', '.join(map(repr, empty))} is empty")
+                problems.append(
+                    f"{where}: row {number} of {options.table.name}: {', '.join(map(repr, empty))} is empty"
+                )
                 continue
             if image not in pictures:
                 missing.append(image)

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from shared.errors import DataError
 from shared.io import atomic_path
 from shared.metrics.classification import to_numpy
-from shared.visualize.overlay import BOX, OUTLINE, overlay_grid
+from shared.visualize.overlay import BOX, OUTLINE, SIGNED_OUTLINE, overlay_grid
 from shared.visualize.style import grey_of, heat, signed_heat
 
 _SMALLEST = 224  # pixels: smaller patches are enlarged, or the box would hide them
@@ -81,7 +81,7 @@ def cam_overlay(
         outline = np.repeat(np.repeat(outline, scale, axis=0), scale, axis=1)
         edge = find_boundaries(outline, mode="thick", connectivity=2)
         for panel in panels:
-            panel[edge] = to_rgb(OUTLINE)
+            panel[edge] = to_rgb(SIGNED_OUTLINE if signed else OUTLINE)
     if box is not None:
         _frame(under, [scale * int(side) for side in box[:4]], line)
     gap = np.ones((len(under), max(2, 2 * line), 3))
@@ -136,7 +136,7 @@ def cam_gallery(
         columns=columns,
         contour=None,
         boxes=boxes,
-        key=f"{name}\n{'1 for the class, -1 against' if signed else '1 hot, 0 cold'}".replace(" ", "\n"),
+        key=f"{name}\n1 for the class\n-1 against" if signed else f"{name}\n1 hot\n0 cold",
         signed=signed,
     )
 

@@ -17,6 +17,7 @@ from shared.metrics.classification import to_numpy
 from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save, signed_heat
 
 OUTLINE, BOX = "#56B4E9", "#00E5A0"
+SIGNED_OUTLINE = "black"  # of a signed map blue is what speaks against
 _SIDE, _GAP = 1.75, 0.06  # inches
 
 
@@ -82,6 +83,7 @@ def overlay_grid(
         # inches from the upper left corner: the pictures stay as large as they are whatever the titles hold
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
+    line = SIGNED_OUTLINE if signed else OUTLINE
     for i, (image, mask, title) in enumerate(zip(images, masks, titles, strict=True)):
         x = 0.15 + (i % columns) * cell_width
         y = (0.45 if header else 0.1) + (i // columns) * cell_height + title_height
@@ -90,7 +92,7 @@ def overlay_grid(
         picture(pair[1], grey_of(image))
         for axes in pair:
             if outline is not None and outline[i].any() and not outline[i].all():
-                axes.contour(outline[i], [0.5], colors=OUTLINE, linewidths=1.3, linestyles="--")
+                axes.contour(outline[i], [0.5], colors=line, linewidths=1.3, linestyles="--")
         colours = signed_heat() if signed else heat()
         pair[1].imshow(mask, cmap=colours, vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
         if contour is not None and mask.min() < contour < mask.max():
@@ -113,7 +115,7 @@ def overlay_grid(
     _bar(place(right, top, 0.17, _SIDE * 0.6), key, signed)
     handles = [Line2D([], [], color="white", label=f"Q = {contour:g}")] if contour is not None else []
     if outline is not None:
-        handles.append(Line2D([], [], color=OUTLINE, linestyle="--", label=outline_name))
+        handles.append(Line2D([], [], color=line, linestyle="--", label=outline_name))
     if boxes is not None:
         handles.append(Line2D([], [], color=BOX, label="box"))
     if handles:

@@ -182,6 +182,7 @@ class PatchExplainStage:
             titles=[self._title(case, results[i]) for case, i in zip(cases, picked, strict=True)],
             boxes=[bounding_box(one.clip(min=0), threshold=self.explainer.threshold) for one in maps],
             outline=outlines if outlines.any() else None,
+            outline_name="mask",
             header=f"{self.name[0].upper()}{self.name[1:]} of {len(picked)} patches drawn at random",
             name=self.name,
             signed=self.explainer.signed,

@@ -120,7 +120,7 @@ def test_a_request_that_does_not_fit_is_refused():
         return x.sum((1, 2, 3))
 
     with pytest.raises(DataError, match=r"maps \[m, H, W\]"):
-        perturbation_curves(total, image, maps[:1], image)
+        perturbation_curves(total, image, maps[..., :-1], image)
     with pytest.raises(DataError, match="finite"):
         perturbation_curves(total, image, maps / 0, image)
     with pytest.raises(DataError, match="empty"):

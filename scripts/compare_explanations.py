@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare explanations of a trained ircl_mvi model on a cohort: how well each points, what the answer owes to it."""
+"""Compare explanations of trained models on a cohort: how well each points, what the answer owes to it."""
 
 import sys
 from pathlib import Path

@@ -24,8 +24,9 @@ from shared.io import write_json
 from shared.locks import lock_folder, release_folder
 
 MODEL_FILE, SPLIT_FILE = "model.json", "split.json"
-# what changes no weight: speed (numbers by rounding alone), and which of the trained predictors answers
-SWITCHES = ("bf16", "channels_last", "checkpointing", "answer")
+# what changes no weight: speed (numbers by rounding alone), which of the trained predictors answers, and what of an
+# image's views is averaged
+SWITCHES = ("bf16", "channels_last", "checkpointing", "answer", "average")
 # ids that say where and how a stage runs, not what it computes
 _PLACES = {"bundle_root", "bundle_path", "bundle_shared", "dataset_dir", "datalist_file", "ckpt_dir", "output_dir"}
 _PLACES |= {"cache_dir", "cache_gb", "disk_cache"}  # what is read from there is what would be read from the files

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from shared.networks.blocks import turned
 
+AVERAGES = ("probabilities", "logits")
+
 
 def bf16_is_fast(device: str | torch.device) -> bool:
     """Whether the device computes bfloat16 in hardware.
@@ -50,18 +52,20 @@ class AutocastInferer(SimpleInferer):
 class DihedralInferer(AutocastInferer):
     """The mean over flips and right-angle rotations of the image; tissue on a slide has no upright orientation.
 
-    Class probabilities are averaged and given back as their logarithms, so that a softmax afterwards changes nothing.
+    Averaged are the logits, or the class probabilities, which are given back as their logarithms, so that a softmax
+    afterwards changes nothing. Only of averaged logits is the mean of the views' additive maps the answer's own map.
 
     Args:
         views: 1 to 8 of the square's symmetries; 1 is the image as it is.
         bf16: run the network in bfloat16.
+        average: ``"logits"`` or ``"probabilities"``.
 
     Shape:
         - inputs: ``[B, C, H, H]``
-        - returns: ``[B, num_classes]`` float32, log probabilities (with one view the network's own logits)
+        - returns: ``[B, num_classes]`` float32, logits or log probabilities (with one view the network's own logits)
 
     Raises:
-        ValueError: ``views`` is out of range.
+        ValueError: ``views`` is out of range, or ``average`` is neither.
 
     Example:
         >>> inferer = DihedralInferer(views=8)
@@ -70,19 +74,21 @@ class DihedralInferer(AutocastInferer):
         True
     """
 
-    def __init__(self, views: int = 8, bf16: bool = False):
+    def __init__(self, views: int = 8, bf16: bool = False, average: str = "probabilities"):
         super().__init__(bf16)
         if not 1 <= views <= 8:
             raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
-        self.views = views
+        if average not in AVERAGES:
+            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}.")
+        self.views, self.average = views, average
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Log of the mean probabilities."""
+        """The mean logits, or the log of the mean probabilities."""
         if self.views == 1:
             return super().__call__(inputs, network, *args, **kwargs).float()
         # one view after the other: memory stays that of a single one
         total = 0
         for view in range(self.views):
             logits = super().__call__(turned(inputs, view), network, *args, **kwargs)
-            total = total + logits.float().softmax(dim=1)
-        return (total / self.views).log()
+            total = total + (logits.float() if self.average == "logits" else logits.float().softmax(dim=1))
+        return total / self.views if self.average == "logits" else (total / self.views).log()

@@ -81,6 +81,25 @@ def darkness_map(images: Any) -> np.ndarray:
     return np.clip(1 - np.einsum("bchw,c->bhw", images, weights), 0, 1)[:, None]
 
 
+def edge_density_map(images: Any, *, sigma: float = 0.03) -> np.ndarray:
+    """Control for structure: gradient magnitude of the luminance, averaged nearby, ``[B, 1, H, W]`` float32, from 0 on.
+
+    Args:
+        images: as of :func:`darkness_map`.
+        sigma: standard deviation of the average, as a share of the height; the gradient is that at one pixel's.
+
+    Example:
+        >>> image = np.zeros((1, 1, 32, 32)); image[..., 16:] = 1
+        >>> int(edge_density_map(image)[0, 0, 16].argmax()) in (15, 16)
+        True
+    """
+    from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
+
+    darkness = darkness_map(images)[:, 0]
+    edges = [gaussian_gradient_magnitude(one, 1) for one in darkness]
+    return np.stack([gaussian_filter(one, sigma * one.shape[0]) for one in edges])[:, None]
+
+
 def resize_maps(maps: Any, size: tuple[int, int]) -> np.ndarray:
     """Maps at another size: averaged over areas where that is smaller, bilinear where it is larger.
 

@@ -100,7 +100,7 @@ class GradCAM:
             x = x.clone() if x.is_inference() else x
             logits = self.network(x) if self.forward is None else self.forward(self.network, x)
             activation = self._activation(outputs, x)
-            target = _targets(class_idx, logits, x)
+            target = explained_classes(class_idx, logits, x)
             score = logits.gather(1, target[:, None]).sum()
             if not score.requires_grad:
                 raise self._unused()
@@ -220,7 +220,12 @@ def _find(network: nn.Module, name: str) -> nn.Module:
     raise DataError(f"The network {type(network).__name__} has no layer {name!r} for Grad-CAM; {hint}.")
 
 
-def _targets(class_idx: int | Tensor | None, logits: Tensor, x: Tensor) -> Tensor:
+def explained_classes(class_idx: int | Tensor | None, logits: Tensor, x: Tensor) -> Tensor:
+    """The class that each map explains, ``[B]`` long: as given, for all or one each, else (None) the predicted one.
+
+    Raises:
+        DataError: logits that are not ``[B, K]``, or a class that is none.
+    """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         arrived = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise DataError(

@@ -18,6 +18,7 @@ from shared.explain.controls import (
     centred_box_map,
     centred_gaussian_map,
     darkness_map,
+    edge_density_map,
     random_map,
     resize_maps,
 )
@@ -172,13 +173,14 @@ def scores_beside_controls(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Score a batch of maps beside maps that know nothing of the network, every map scaled to [0, 1] alike.
 
-    The controls: a centred box, a centred Gaussian, a random map, and the images' darkness; the last two also on the
-    network's own grid, since a map of a few cells is smooth, and smoothness alone moves some of the scores.
+    The controls: a centred box, a centred Gaussian, a random map, the images' darkness and edge density; random map
+    and darkness also on the network's own grid, since a map of a few cells is smooth, and smoothness alone moves some
+    of the scores.
 
     Args:
         maps: importance, not negative.
         truth: non-zero inside.
-        images: the images, for the darkness; None: without.
+        images: the images, for darkness and edges; None: without.
         grid: height and width of the layer that the maps come from; None: without the coarse controls.
         name: what the maps are called.
         threshold: share of a map's maximum from which a pixel belongs to its region and its box.
@@ -206,6 +208,7 @@ def scores_beside_controls(
         controls["darkness"] = resize_maps(darkness_map(images), size)
         if grid is not None:
             controls["coarse darkness"] = resize_maps(resize_maps(controls["darkness"], grid), size)
+        controls["edge density"] = resize_maps(edge_density_map(images), size)
     result = {}
     for key, values in {name: maps, **controls}.items():
         scaled = _min_max(values)

@@ -114,7 +114,8 @@ def perturbation_curves(
     Args:
         forward: ``[B, m, H, W] -> [B]``, say the probability of the predicted class.
         image: the patient's images; pixels that are 0 in the image and in ``hidden`` are empty and not ranked.
-        maps: importance of each pixel, the largest first; signed or not.
+        maps: importance of each pixel, the largest first; signed or not; of each image, or one map of all of them (the
+            channels of a colour image).
         hidden: what stands in the place of what is deleted, see :func:`filled`.
         steps: in which all cells are deleted, each as many as the others but for rounding.
         cell: side of a cell in pixels.
@@ -122,7 +123,7 @@ def perturbation_curves(
         batch_size: images of ``forward`` at once.
 
     Shape:
-        - image, hidden: ``[1, m, H, W]``, maps: ``[m, H, W]``
+        - image, hidden: ``[1, m, H, W]``, maps: ``[m, H, W]`` or ``[1, H, W]``
 
     Raises:
         DataError: shapes do not fit, a map that is not finite, or nothing to delete.
@@ -133,14 +134,17 @@ def perturbation_curves(
         >>> curves.deletion.tolist(), curves.insertion.tolist()
         ([6.0, 2.0, 0.0], [0.0, 4.0, 6.0])
     """
-    if image.ndim != 4 or len(image) != 1 or maps.shape != image.shape[1:] or hidden.shape != image.shape:
+    fits = maps.shape in (image.shape[1:], (1, *image.shape[2:]))
+    if image.ndim != 4 or len(image) != 1 or not fits or hidden.shape != image.shape:
         raise DataError(
-            "Deletion needs an image and its fill [1, m, H, W] and maps [m, H, W]; got "
+            "Deletion needs an image and its fill [1, m, H, W] and maps [m, H, W] or [1, H, W]; got "
             f"{tuple(image.shape)}, {tuple(hidden.shape)} and {tuple(maps.shape)}."
         )
     if not maps.isfinite().all():
         raise DataError("A map that orders cells must be finite.")
-    rank, count = cell_order(maps, (image[0] != 0) | (hidden[0] != 0), cell=cell, seed=seed)
+    shown = (image[0] != 0) | (hidden[0] != 0)
+    shown = shown if len(maps) == len(shown) else shown.any(dim=0, keepdim=True)
+    rank, count = cell_order(maps, shown, cell=cell, seed=seed)
     if not count:
         raise DataError("The image is empty: there is nothing to delete.")
     # how many cells are gone after each step

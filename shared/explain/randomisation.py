@@ -7,8 +7,9 @@ top. A map that stays as it was explains the image (its edges, say), not the net
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,11 @@ def cascading_randomisation(
     *,
     stages: Sequence[str] | None = None,
     class_idx: int | Tensor | None = None,
+    explain: Callable[[nn.Module], Any] | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> RandomisationCheck:
-    """Randomise a copy of the network from the top, layer by layer, and compare its Grad-CAM with the original one.
+    """Randomise a copy of the network from the top, layer by layer, and compare its maps with the original ones.
 
     Modules are drawn anew by their own ``reset_parameters`` (running statistics of BatchNorm included); a parameter of
     a module without one is drawn from a normal distribution with its own mean and standard deviation.
@@ -56,8 +58,9 @@ def cascading_randomisation(
     Args:
         network: gives logits ``[B, K]``; it is left untouched.
         images: the images.
-        target_layer: where the maps are taken.
+        target_layer: where the maps are taken; what contains it is randomised part by part.
         stages: dotted names of the modules to randomise, in order; None: see ``randomisation_stages``.
+        explain: makes of a network what makes its maps, called like :class:`shared.explain.GradCAM`; None: Grad-CAM.
         class_idx: the class that every map explains; None: what the untouched network predicts.
         seed: of the new weights; PyTorch's own generators are left as they were.
         batch_size: images at once.
@@ -76,7 +79,7 @@ def cascading_randomisation(
         (['original', '3', '0'], (3, 2))
     """
     shuffled = copy.deepcopy(network)
-    cam = GradCAM(shuffled, target_layer)
+    cam = GradCAM(shuffled, target_layer) if explain is None else explain(shuffled)
     first = [cam.explain(part, _part(class_idx, i)) for i, part in _batches(images, batch_size)]
     target = torch.cat([part.target for part in first])
     names = randomisation_stages(network, images, target_layer) if stages is None else list(stages)
@@ -174,12 +177,13 @@ def _devices(network: nn.Module) -> list[torch.device]:
 
 
 def _similarity(original: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Spearman's rank correlation and SSIM of two maps in [0, 1]."""
+    """Spearman's rank correlation and SSIM of two maps in [0, 1], or signed ones in [-1, 1]."""
     from scipy.stats import spearmanr
     from skimage.metrics import structural_similarity
 
     if np.ptp(original) == 0:
         return float("nan"), float("nan")
     rank = float(spearmanr(original, other, axis=None).statistic) if np.ptp(other) > 0 else 0.0
+    span = 2.0 if min(original.min(), other.min()) < 0 else 1.0
     side = min(7, (min(original.shape) - 1) // 2 * 2 + 1)
-    return rank, float(structural_similarity(original, other, data_range=1.0, win_size=side))
+    return rank, float(structural_similarity(original, other, data_range=span, win_size=side))

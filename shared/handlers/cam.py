@@ -17,11 +17,11 @@ from shared.io import write_json
 
 
 class SaveGradCAM:
-    """Explain the patches that an evaluator has predicted, by Grad-CAM.
+    """Explain the patches that an evaluator has predicted, by one kind of map.
 
     Writes per patch ``cam/<name>.png`` (the map, 8-bit grey, at the source image's size) and ``overlays/<name>.png``,
-    and at the end ``boxes.json``: of every patch its class, probability and box (null where the map is all zero). A
-    name is the image's path below ``dataset_dir`` with the folders joined by ``-``.
+    and at the end ``boxes.json``: of every patch its class, probability and box (null where nothing speaks for the
+    class). A name is the image's path below ``dataset_dir`` with the folders joined by ``-``.
 
     Args:
         network: image to logits.
@@ -29,8 +29,9 @@ class SaveGradCAM:
             ``patient``, ``label``, ``mask``.
         output_dir: where the files go.
         dataset_dir: folder that the names leave out; None: what all paths have in common.
-        explainer: settings of :class:`shared.explain.PatchExplainer`: ``target_layer``, ``class_names``, ``class_idx``,
-            ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` (as in the evaluation).
+        explainer: settings of :class:`shared.explain.PatchExplainer`: ``explanation``, ``target_layer``,
+            ``class_names``, ``class_idx``, ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` and
+            ``average`` (both as in the evaluation).
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class SaveGradCAM:
             patches.append(self.explainer.write(case, found, self.output_dir, name))
         content = {
             "boxes": BOX_CONVENTION,
-            "target_layer": self.explainer.target_layer,
+            "explanation": self.explainer.explanation,
+            "target_layer": self.explainer.target_layer if "cam" in self.explainer.explanation else None,
             "threshold": self.explainer.threshold,
             "patches": patches,
         }

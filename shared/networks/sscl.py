@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shared.checkpoint import load_checkpoint, load_weights
 from shared.errors import CheckpointError
-from shared.networks.blocks import mlp
+from shared.networks.blocks import full_precision, mlp
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -87,8 +87,8 @@ class PatchEncoder(ResNet):
         self.widths = tuple(width * EXPANSION[block] for width in channels)
         self.width = sum(self.widths[stage - 1] for stage in self.stages)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Representation h of the chosen stages."""
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of the chosen stages, ``[B, D_s, h_s, w_s]`` each, the finest first; their means are h."""
         image = image if self.input_mean is None else image - self.input_mean
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
         # one by one: TorchScript loops over no modules of different kinds
@@ -96,9 +96,16 @@ class PatchEncoder(ResNet):
         maps.append(self.layer2(maps[-1]))
         maps.append(self.layer3(maps[-1]))
         maps.append(self.layer4(maps[-1]))
-        pooled = []
+        chosen = []
         for stage in self.stages:
-            pooled.append(self.avgpool(maps[stage - 1]).flatten(1))
+            chosen.append(maps[stage - 1])
+        return chosen
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Representation h of the chosen stages."""
+        pooled = []
+        for found in self.maps(image):
+            pooled.append(self.avgpool(found).flatten(1))
         return torch.cat(pooled, dim=1)
 
 
@@ -220,6 +227,70 @@ class SSCLClassifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every image."""
         return self.head(self.dropout(self.encoder(image)))
+
+    def contributions(self, image: Tensor) -> Tensor:
+        r"""What each place adds to each logit: the linear layer at every place, before the pooling (Zhou et al., CAM).
+
+        .. math:: y_c = b_c + \frac{1}{hw} \sum_{ij} M^c_{ij}, \qquad
+                  M^c = \sum_s \mathrm{spread}\Big(\sum_k w^s_{ck} A^s_k\Big)
+
+        Pooling and layer are linear, so nothing is approximated: the mean of a map and the bias are the logit (in eval
+        mode, without dropout). Maps of later stages are spread over the finest stage's grid, see :func:`spread`.
+
+        Args:
+            image: the images.
+
+        Shape:
+            - image: ``[B, 3, H, W]`` in [0, 1]
+            - returns: ``[B, num_classes, h, w]``, the finest stage's grid, float32 or better
+
+        Example:
+            >>> settings = dict(block="basic", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), stages=(3, 4))
+            >>> net, image = SSCLClassifier(settings).eval(), torch.rand(2, 3, 72, 72)
+            >>> found = net.contributions(image)
+            >>> found.shape, torch.allclose(found.mean((2, 3)) + net.head.bias, net(image), atol=1e-5)
+            (torch.Size([2, 2, 5, 5]), True)
+        """
+        maps = self.encoder.maps(image)
+        weights = self.head.weight.split([found.shape[1] for found in maps], dim=1)
+        height, width = maps[0].shape[2:]
+        with torch.autocast(image.device.type, enabled=False):
+            parts = [
+                spread(torch.einsum("ck,bkhw->bchw", full_precision(weight), full_precision(found)), (height, width))
+                for found, weight in zip(maps, weights, strict=True)
+            ]
+            return torch.stack(parts).sum(dim=0)
+
+
+def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps on another grid of the same area: of each new cell the mean over the old cells that it covers, by area.
+
+    The mean of a map stays what it is, whatever the two sizes, which no bilinear interpolation keeps where one side is
+    no multiple of the other.
+
+    Args:
+        maps: on the old grid.
+        size: height and width of the new grid.
+
+    Shape:
+        - maps: ``[B, C, h, w]`` -> ``[B, C, *size]``
+
+    Example:
+        >>> spread(torch.tensor([[[[1.0, 4.0]]]]), (1, 3)).tolist()
+        [[[[1.0, 2.5, 4.0]]]]
+    """
+    rows, columns = (_shares(old, new).to(maps) for old, new in zip(maps.shape[2:], size, strict=True))
+    return rows @ maps @ columns.T
+
+
+def _shares(old: int, new: int) -> Tensor:
+    """Share of each new cell that each old cell covers, ``[new, old]``; rows sum to 1, columns to new / old."""
+    if old == new:
+        return torch.eye(old, dtype=torch.float64)
+    # in units of 1 / (old * new) of the side: whole numbers, nothing is rounded
+    begin, start = torch.arange(new)[:, None] * old, torch.arange(old)[None] * new
+    overlap = torch.minimum(begin + old, start + new) - torch.maximum(begin, start)
+    return overlap.clamp(min=0).double() / old
 
 
 def load_imagenet_weights(encoder: PatchEncoder, path: str | os.PathLike) -> None:

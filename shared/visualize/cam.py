@@ -12,40 +12,46 @@ from matplotlib.colors import to_rgb
 from shared.errors import DataError
 from shared.io import atomic_path
 from shared.metrics.classification import to_numpy
-from shared.visualize.overlay import BOX, OUTLINE, overlay_grid
-from shared.visualize.style import grey_of, heat
+from shared.visualize.overlay import BOX, OUTLINE, SIGNED_OUTLINE, overlay_grid
+from shared.visualize.style import grey_of, heat, signed_heat
 
 _SMALLEST = 224  # pixels: smaller patches are enlarged, or the box would hide them
 
 
-def cam_picture(cam: Any, path: str | os.PathLike) -> None:
+def cam_picture(cam: Any, path: str | os.PathLike, *, signed: bool = False) -> None:
     """Write a map as an 8-bit greyscale image of its own size: 0 black, 1 white.
 
     Args:
-        cam: map in [0, 1].
+        cam: map in [0, 1], or signed, in [-1, 1].
         path: the picture; PNG, so that the values can be read back.
+        signed: -1 is grey level 1, 0 is 128, 1 is 255.
 
     Shape:
         - cam: ``[H, W]``
     """
     from skimage.io import imsave
 
-    values = np.round(np.clip(to_numpy(cam), 0, 1) * 255).astype(np.uint8)
+    cam = to_numpy(cam)
+    levels = 128 + 127 * np.clip(cam, -1, 1) if signed else 255 * np.clip(cam, 0, 1)
+    values = np.round(levels).astype(np.uint8)
     with atomic_path(path) as temporary:
         imsave(temporary, values, check_contrast=False)
 
 
-def cam_overlay(image: Any, cam: Any, path: str | os.PathLike, *, box: Any = None, outline: Any = None) -> None:
+def cam_overlay(
+    image: Any, cam: Any, path: str | os.PathLike, *, box: Any = None, outline: Any = None, signed: bool = False
+) -> None:
     """Write a patch beside itself, in grey, under its map, with the box and the lesion's outline.
 
     Drawn pixel by pixel, without axes or text: a folder of patches takes milliseconds each.
 
     Args:
         image: colour image in [0, 1] or uint8.
-        cam: map in [0, 1].
+        cam: map in [0, 1], or signed, in [-1, 1].
         path: the picture.
         box: half-open box (``x0, y0, x1, y1, ...``) in pixels, or None.
         outline: lesion, non-zero inside, or None.
+        signed: colours for and against, none where the map is 0.
 
     Shape:
         - image: ``[3, H, W]``; cam, outline: ``[H, W]``
@@ -66,7 +72,7 @@ def cam_overlay(image: Any, cam: Any, path: str | os.PathLike, *, box: Any = Non
     image = image / 255 if image.dtype == np.uint8 else image
     scale = max(1, -(-_SMALLEST // max(cam.shape)))
     image, cam = (np.repeat(np.repeat(x, scale, axis=-2), scale, axis=-1) for x in (image, cam))
-    colours = heat()(np.clip(cam, 0, 1))
+    colours = signed_heat()((np.clip(cam, -1, 1) + 1) / 2) if signed else heat()(np.clip(cam, 0, 1))
     alpha = colours[..., 3:]
     under = (1 - alpha) * grey_of(image)[..., None] + alpha * colours[..., :3]
     line = max(1, round(max(cam.shape) / 160))
@@ -75,7 +81,7 @@ def cam_overlay(image: Any, cam: Any, path: str | os.PathLike, *, box: Any = Non
         outline = np.repeat(np.repeat(outline, scale, axis=0), scale, axis=1)
         edge = find_boundaries(outline, mode="thick", connectivity=2)
         for panel in panels:
-            panel[edge] = to_rgb(OUTLINE)
+            panel[edge] = to_rgb(SIGNED_OUTLINE if signed else OUTLINE)
     if box is not None:
         _frame(under, [scale * int(side) for side in box[:4]], line)
     gap = np.ones((len(under), max(2, 2 * line), 3))
@@ -95,12 +101,14 @@ def cam_gallery(
     outline_name: str = "lesion",
     header: str = "",
     columns: int = 3,
+    name: str = "Grad-CAM",
+    signed: bool = False,
 ) -> None:
     """Write a picture of many patches, each beside itself under its map; see ``overlay_grid``.
 
     Args:
         images: colour images in [0, 1].
-        cams: map of each, in [0, 1].
+        cams: map of each, in [0, 1], or signed, in [-1, 1].
         path: the picture.
         titles: of each: patient, label, what was predicted.
         boxes: half-open box of each, or None.
@@ -108,6 +116,8 @@ def cam_gallery(
         outline_name: its name in the legend.
         header: over the picture.
         columns: patches in a row.
+        name: of the maps, over their colours.
+        signed: colours for and against, none where a map is 0.
 
     Shape:
         - images: ``[m, 3, H, W]``; cams, outline: ``[m, H, W]``
@@ -126,7 +136,8 @@ def cam_gallery(
         columns=columns,
         contour=None,
         boxes=boxes,
-        key="Grad-CAM\n1 hot\n0 cold",
+        key=f"{name}\n1 for the class\n-1 against" if signed else f"{name}\n1 hot\n0 cold",
+        signed=signed,
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from shared.errors import DataError
 from shared.metrics.classification import to_numpy
 from shared.visualize.overlay import OUTLINE
-from shared.visualize.style import heat, picture, save
+from shared.visualize.style import grey_of, heat, picture, save, signed_heat
 
 TRUTH = "#00E5A0"
 _SIDE, _GAP, _LEFT = 1.2, 0.05, 1.5  # inches
@@ -27,21 +27,23 @@ def explanation_grid(
     titles: Sequence[str],
     outline: Any = None,
     truth: Any = None,
+    truth_name: str = "planted pattern",
     header: str = "",
 ) -> None:
     """Write a picture of images, a row each: first the image itself, then under the map of every method.
 
     Args:
-        images: grey images of any range.
-        maps: by method the map of each image, in [0, 1]; 0 is clear.
+        images: grey images of any range, or colour images in [0, 1], which are grey under their maps.
+        maps: by method the map of each image, in [0, 1], or signed, in [-1, 1]: blue is below 0; 0 is clear.
         path: the picture.
         titles: of each row; lines are broken at ``\\n``.
         outline: tumour of each image, non-zero inside, drawn dashed.
         truth: what was planted in each image, non-zero inside, drawn as a line.
+        truth_name: its name in the legend.
         header: over the picture.
 
     Shape:
-        - images, each map, outline, truth: ``[n, H, W]``
+        - images: ``[n, H, W]`` or ``[n, 3, H, W]``; each map, outline, truth: ``[n, H, W]``
 
     Raises:
         DataError: shapes or the number of titles do not fit, or there is no map.
@@ -49,8 +51,9 @@ def explanation_grid(
     images = to_numpy(images)
     laid = {name: to_numpy(values) for name, values in maps.items()}
     lines = {key: to_numpy(x) != 0 for key, x in (("outline", outline), ("truth", truth)) if x is not None}
-    wrong = [f"{name} {x.shape}" for name, x in {**laid, **lines}.items() if x.shape != images.shape]
-    if images.ndim != 3 or wrong or not laid or len(titles) != len(images):
+    plane = (len(images), *images.shape[-2:]) if images.ndim == 4 and images.shape[1] == 3 else images.shape
+    wrong = [f"{name} {x.shape}" for name, x in {**laid, **lines}.items() if x.shape != plane]
+    if len(plane) != 3 or wrong or not laid or len(titles) != len(images):
         raise DataError(
             "A picture of explanations needs images [n, H, W], at least one map of the same shape, and n titles; got "
             f"{images.shape}, {', '.join(wrong) or f'{len(laid)} maps'}, {len(titles)} titles."
@@ -66,9 +69,11 @@ def explanation_grid(
             x = _LEFT + column * (_SIDE + _GAP)
             place = (x / width, 1 - (y + _SIDE) / height, _SIDE / width, _SIDE / height)
             axes = figure.add_axes(place)
-            picture(axes, image)
+            picture(axes, grey_of(image) if name in laid else image)
             if name in laid:
-                axes.imshow(laid[name][row], cmap=heat(), vmin=0, vmax=1, interpolation="nearest")
+                signed = bool((laid[name] < 0).any())
+                colours = signed_heat() if signed else heat()
+                axes.imshow(laid[name][row], cmap=colours, vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
             for key, colour, style in (("outline", OUTLINE, "--"), ("truth", TRUTH, "-")):
                 region = lines.get(key, np.zeros((len(images), 0, 0), bool))[row]
                 if region.any() and not region.all():
@@ -79,7 +84,7 @@ def explanation_grid(
         figure.text(
             (_LEFT - 0.1) / width, 1 - (y + _SIDE / 2) / height, titles[row], ha="right", va="center", fontsize=8
         )
-    names = {"outline": ("tumour", OUTLINE, "--"), "truth": ("planted pattern", TRUTH, "-")}
+    names = {"outline": ("tumour", OUTLINE, "--"), "truth": (truth_name, TRUTH, "-")}
     handles = [Line2D([], [], label=names[key][0], color=names[key][1], linestyle=names[key][2]) for key in lines]
     if handles:
         legend = {"loc": "lower left", "bbox_to_anchor": (_LEFT / width, 0.02 / height), "ncols": 2, "fontsize": 8}

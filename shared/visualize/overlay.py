@@ -14,9 +14,10 @@ from matplotlib.patches import Rectangle
 
 from shared.errors import DataError
 from shared.metrics.classification import to_numpy
-from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save
+from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save, signed_heat
 
 OUTLINE, BOX = "#56B4E9", "#00E5A0"
+SIGNED_OUTLINE = "black"  # of a signed map blue is what speaks against
 _SIDE, _GAP = 1.75, 0.06  # inches
 
 
@@ -33,13 +34,14 @@ def overlay_grid(
     contour: float | None = 0.5,
     boxes: Sequence[Any] | None = None,
     key: str = "mask Q\n1 kept\n0 hidden",
+    signed: bool = False,
 ) -> None:
     """Write a picture of images (all of a patient, say), each beside itself under its mask.
 
     Args:
         images: grey images of any range, or colour images in [0, 1], which are grey under their mask: its colours
             would not be told from theirs.
-        masks: mask of each, in [0, 1].
+        masks: mask of each, in [0, 1], or a signed map, in [-1, 1].
         path: the picture.
         titles: of each image: what it is, its biomarker, the similarity. Lines are broken at ``\\n``.
         outline: tumour of each image, non-zero inside, drawn as a line.
@@ -49,6 +51,7 @@ def overlay_grid(
         contour: mask value at which a line is drawn; None: no line.
         boxes: of each image, a half-open box (``x0, y0, x1, y1, ...``) in pixels, or None.
         key: over the mask's colours: what it is, what they mean.
+        signed: colours for and against, none where a map is 0.
 
     Shape:
         - images: ``[m, H, W]`` or ``[m, 3, H, W]``; masks, outline: ``[m, H, W]``
@@ -80,6 +83,7 @@ def overlay_grid(
         # inches from the upper left corner: the pictures stay as large as they are whatever the titles hold
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
+    line = SIGNED_OUTLINE if signed else OUTLINE
     for i, (image, mask, title) in enumerate(zip(images, masks, titles, strict=True)):
         x = 0.15 + (i % columns) * cell_width
         y = (0.45 if header else 0.1) + (i // columns) * cell_height + title_height
@@ -88,8 +92,9 @@ def overlay_grid(
         picture(pair[1], grey_of(image))
         for axes in pair:
             if outline is not None and outline[i].any() and not outline[i].all():
-                axes.contour(outline[i], [0.5], colors=OUTLINE, linewidths=1.3, linestyles="--")
-        pair[1].imshow(mask, cmap=heat(), vmin=0, vmax=1, interpolation="nearest")
+                axes.contour(outline[i], [0.5], colors=line, linewidths=1.3, linestyles="--")
+        colours = signed_heat() if signed else heat()
+        pair[1].imshow(mask, cmap=colours, vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
         if contour is not None and mask.min() < contour < mask.max():
             pair[1].contour(mask, [contour], colors="white", linewidths=0.9)
         if boxes is not None and boxes[i] is not None:
@@ -107,10 +112,10 @@ def overlay_grid(
             linespacing=1.2,
         )
     right, top = columns * cell_width + 0.12, 0.75
-    _bar(place(right, top, 0.17, _SIDE * 0.6), key)
+    _bar(place(right, top, 0.17, _SIDE * 0.6), key, signed)
     handles = [Line2D([], [], color="white", label=f"Q = {contour:g}")] if contour is not None else []
     if outline is not None:
-        handles.append(Line2D([], [], color=OUTLINE, linestyle="--", label=outline_name))
+        handles.append(Line2D([], [], color=line, linestyle="--", label=outline_name))
     if boxes is not None:
         handles.append(Line2D([], [], color=BOX, label="box"))
     if handles:
@@ -216,12 +221,13 @@ def contribution_grid(
     save(figure, path)
 
 
-def _bar(axes: Axes, key: str) -> None:
+def _bar(axes: Axes, key: str, signed: bool) -> None:
     """Colours of the mask, laid over grey as in the pictures (a colorbar would show them opaque)."""
-    whole = {"extent": (0, 1, 0, 1), "aspect": "auto", "origin": "lower"}
+    low = -1 if signed else 0
+    whole = {"extent": (0, 1, low, 1), "aspect": "auto", "origin": "lower"}
     axes.imshow([[0.35]], cmap="gray", vmin=0, vmax=1, **whole)
-    axes.imshow([[level] for level in range(256)], cmap=heat(), **whole)
-    axes.set(xticks=[], yticks=[0, 0.5, 1])
+    axes.imshow([[level] for level in range(256)], cmap=signed_heat() if signed else heat(), **whole)
+    axes.set(xticks=[], yticks=[-1, 0, 1] if signed else [0, 0.5, 1])
     axes.yaxis.tick_right()
     axes.tick_params(labelsize=8)
     axes.set_title(key, fontsize=8, loc="left")

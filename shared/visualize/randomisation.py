@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.errors import DataError
 from shared.metrics.classification import to_numpy
-from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save
+from shared.visualize.style import NEGATIVE, POSITIVE, grey_of, heat, new_figure, picture, plain, save, signed_heat
 
 
 def randomisation_figure(
@@ -24,6 +24,7 @@ def randomisation_figure(
     all_zero: Any,
     titles: Sequence[str] | None = None,
     title: str = "Grad-CAM while the weights are randomised from the top",
+    signed: bool = False,
 ) -> None:
     """Write a row of maps per image, a column per stage, and below them the mean similarity to the original map.
 
@@ -37,6 +38,7 @@ def randomisation_figure(
         all_zero: whether a map is zero everywhere, likewise.
         titles: of the images.
         title: over the picture.
+        signed: maps in [-1, 1]: colours for and against, none at 0.
 
     Shape:
         - images: ``[m, 3, H, W]`` or ``[m, H, W]``, maps: ``[S, m, H, W]``, spearman, ssim, all_zero: ``[S, n]``
@@ -63,7 +65,8 @@ def randomisation_figure(
         for j, stage in enumerate(stages):
             axes = figure.add_subplot(grid[i, j + 1])
             picture(axes, grey_of(image))
-            axes.imshow(maps[j, i], cmap=heat(), vmin=0, vmax=1, interpolation="nearest")
+            colours = signed_heat() if signed else heat()
+            axes.imshow(maps[j, i], cmap=colours, vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
             if i == 0:
                 axes.set_title(stage.replace(".", ".\n"), fontsize=8)
     axes = figure.add_subplot(grid[rows, 1:])

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 
 from shared.io import atomic_path
@@ -23,6 +23,14 @@ def heat() -> ListedColormap:
     colours = colormaps["inferno"](0.25 + 0.72 * ramp)
     colours[:, 3] = 0.8 * ramp**0.8
     return ListedColormap(colours, name="heat")
+
+
+def signed_heat() -> ListedColormap:
+    """Colours of a map from -1 to 1 over a grey image: blue what speaks against, vermilion what speaks for, 0 clear."""
+    ramp = np.linspace(-1, 1, 257)  # odd: 0 has a colour of its own
+    colours = np.where(ramp[:, None] < 0, to_rgba(NEGATIVE), to_rgba(POSITIVE))
+    colours[:, 3] = 0.85 * np.abs(ramp) ** 0.8
+    return ListedColormap(colours, name="signed_heat")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,6 +1,7 @@
 """The SSCL bundle from PNG files to explained predictions, on a few phantom patches and tiny networks."""
 
 import json
+import math
 import shutil
 import sys
 from functools import partial
@@ -10,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from shared.errors import DataError
 from tests.support.bundle_runs import bundle_workflow, cause, rows
 from tests.support.documented import undocumented_in
+from tests.support.script_modules import load_script
 from tests.support.small import small_data, small_settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +103,76 @@ def test_explanation_is_scored_beside_its_controls(trained, patches):
     flow = workflow("train", "cpu", "explain", data=patches, out=trained, run_id="explain", truth="planted", **SMALL)
     flow.run()
     summary = json.loads((trained / "eval/localisation.json").read_text())
-    assert "Grad-CAM" in json.dumps(summary) and "darkness" in json.dumps(summary)
+    assert "additive map minus control" in summary and "darkness" in summary["maps"]
     assert (trained / "eval/gallery.png").is_file() and (trained / "eval/randomisation.json").is_file()
     assert not undocumented_in(trained / "models", "sscl_crc") + undocumented_in(trained / "eval", "sscl_crc")
+
+
+def test_the_sum_of_the_additive_map_is_the_answer_and_an_older_model_keeps_its_own(trained, patches, tmp_path):
+    assert json.loads((trained / "models/model.json").read_text())["average"] == "logits"
+    workflow("train", "cpu", "evaluate", data=patches, out=trained, run_id="evaluate", **SMALL).run()
+    workflow("train", "cpu", "explain", data=patches, out=trained, run_id="explain", truth="planted", **SMALL).run()
+    predicted = {row["image"]: float(row["probability"]) for row in rows(trained / "eval/predictions.csv")}
+    explained = rows(trained / "eval/explanations.csv")
+    for row in explained:
+        margin = sum(float(row[key]) for key in ("for", "against", "bias"))
+        assert margin == pytest.approx(float(row["margin"]), abs=1e-5)
+        sign = 1 if row["class"] == json.loads((patches / "datalist.json").read_text())["classes"][1] else -1
+        name = Path(row["image"]).relative_to(patches).as_posix() if Path(row["image"]).is_absolute() else row["image"]
+        assert 1 / (1 + math.exp(-sign * margin)) == pytest.approx(predicted[name], abs=1e-4)
+    # a model.json without the key is of a version that averaged probabilities
+    shutil.copytree(trained / "models", tmp_path / "models")
+    content = json.loads((tmp_path / "models/model.json").read_text())
+    del content["average"]
+    (tmp_path / "models/model.json").write_text(json.dumps(content))
+    parsed = workflow("train", "cpu", "evaluate", data=patches, out=tmp_path, run_id="evaluate", **SMALL)
+    parsed.initialize()
+    assert parsed.parser.get_parsed_content("validate#inferer").average == "probabilities"
+    with pytest.raises(RuntimeError) as caught:
+        options = {"average": "probabilities", "run_id": "evaluate", **SMALL}
+        workflow("train", "cpu", "evaluate", data=patches, out=trained, **options).run()
+    assert 'average is "probabilities", the model was trained with "logits"' in str(cause(caught.value))
+
+
+def test_grad_cam_stays_a_key(trained, patches, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    given = {"explanation": "grad_cam", "truth": "planted", "run_id": "explain", **SMALL}
+    workflow("train", "cpu", "explain", data=patches, out=tmp_path, **given).run()
+    assert "Grad-CAM" in json.loads((tmp_path / "eval/localisation.json").read_text())["maps"]
+    assert "margin" not in rows(tmp_path / "eval/explanations.csv")[0]
+
+
+def test_explanations_of_patches_are_compared(trained, patches, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("captum")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    script, models = load_script("compare_explanations"), str(trained / "models")
+    options = ["--bundle", "sscl_crc", "--dataset_dir", str(patches), "--output", str(tmp_path), "--device", "cpu"]
+    options += ["--config", "cpu", "--set", "truth=planted", "bf16=False", "--steps", "2", "--cell", "16"]
+    options += ["--bootstrap", "20", "--max_patients", "2", "--pictures", "1"]
+    script.main([*options, "--checkpoints", models])
+    content = json.loads((tmp_path / "explanation_comparison.json").read_text())
+    assert content["patients"] == 2 and content["images"] == 8 and content["reference"] == "additive map"
+    named = ["additive map", "Grad-CAM", "Grad-CAM, stage 3", "LayerCAM", "LayerCAM, stage 3", "integrated gradients"]
+    named += ["untrained network", "darkness", "edge density", "centred Gaussian", "random map"]
+    assert list(content["methods"]) == named
+    assert [of["control"] for of in content["methods"].values()] == [False] * 6 + [True] * 5
+    found = rows(tmp_path / "explanation_scores.csv")
+    assert len(found) == 8 * 11
+    chance = [float(row["energy_ratio"]) for row in found if row["method"] == "random map" and row["energy_ratio"]]
+    assert chance and all(0.8 < value < 1.2 for value in chance)
+    # every method explains the same class of a patch
+    for image in {row["image"] for row in found}:
+        assert len({(row["class"], row["probability"]) for row in found if row["image"] == image}) == 1
+    page = (tmp_path / "explanation_comparison.md").read_text()
+    assert page in capsys.readouterr().out and page.count("| LayerCAM |") == 2 + len(content["by label"])
+    assert (tmp_path / "explanation_comparison.png").stat().st_size > 10000
+    assert not undocumented_in(tmp_path, "Explanations compared")
+    with pytest.raises(DataError, match="trained this model"):
+        script.main([*options, "--checkpoints", models, "--fold", "1"])
+    with pytest.raises(SystemExit):
+        script.main([*options, "--checkpoints", models, models])
+    with pytest.raises(DataError, match="No explanation is called 'CAM'"):
+        script.main([*options, "--checkpoints", models, "--methods", "CAM"])
 
 
 def test_a_stage_alone_and_resume_skip_what_is_done(trained, patches, tmp_path):

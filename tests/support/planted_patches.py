@@ -27,6 +27,9 @@ class ColourNetwork(nn.Module):
     def forward(self, x):
         return self.head(self.encoder.layer4(self.encoder.conv1(x)).mean(dim=(2, 3)))
 
+    def contributions(self, x):
+        return torch.einsum("ck,bkhw->bchw", self.head.weight, self.encoder.layer4(self.encoder.conv1(x)))
+
 
 def planted_patch(label, *, side=32, seed=0):
     """A grey noise patch uint8 ``[side, side, 3]`` with a disc of red (1) or green (0) as dark as its surroundings."""

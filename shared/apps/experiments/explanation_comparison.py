@@ -1,8 +1,9 @@
-"""Compare explanations of a trained ircl_mvi model on a cohort: how well each points, what the answer owes to it.
+"""Compare explanations of trained models on a cohort: how well each points, what the answer owes to it.
 
-Methods: the contributions of an additive answer, the masks of Eq. 10, Grad-CAM, SHAP, LIME and integrated gradients,
-beside an untrained network, brightness, a centred box and a random map. Scores: pointing game and energy over chance
-(phantoms), deletion and insertion, agreement of the modalities of a slice, repeatability over seeds, seconds.
+Methods of ircl_mvi: the contributions of an additive answer, the masks of Eq. 10, Grad-CAM, SHAP, LIME and integrated
+gradients, beside an untrained network, brightness, a centred box and a random map. Scores: pointing game and energy
+over chance (phantoms), deletion and insertion, agreement of the modalities of a slice, repeatability over seeds,
+seconds.
 
     python scripts/compare_explanations.py --dataset_dir data/phantom --checkpoints models/seed0 models/seed1 \\
         --config cpu phantom --output eval/explanations
@@ -10,6 +11,15 @@ beside an untrained network, brightness, a centred box and a random map. Scores:
 The first folder's model is explained; further ones, trained with other seeds, say how repeatable the maps are. Writes
 explanation_scores.csv, explanation_comparison.json, .md and .png, and per patient the maps (patients/<patient>.npz),
 from which the same command goes on where it was stopped.
+
+Methods of sscl_crc: the additive map, Grad-CAM and LayerCAM of the third and fourth stage and integrated gradients,
+beside an untrained network, darkness, edge density, a centred Gaussian and a random map. Scores: pointing game, energy
+over chance and IoU of the boxes where patches have masks (--set truth=planted: another key of the datalist), deletion
+and insertion, seconds; of all patches and by label. Each folder's model explains the validation part of its own fold
+(none given: the testing part), and all patches are scored together:
+
+    python scripts/compare_explanations.py --bundle sscl_crc --dataset_dir data/glas --checkpoints models/fold0 \\
+        models/fold1 --fold 0 1 --output eval/explanations
 """
 
 from __future__ import annotations
@@ -26,6 +36,7 @@ from typing import Any
 from shared.apps import ROOT
 from shared.apps.experiments.explanation_report import comparison_page, draw
 from shared.apps.experiments.options import add_options
+from shared.apps.experiments.patch_explanations import compare_patches
 from shared.errors import DataError
 from shared.io import atomic_path, write_csv, write_json, write_text
 
@@ -47,8 +58,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folders of model.pt; the first is explained",
     )
-    add("--split", choices=("validation", "testing", "training"), default="validation", help="whom (validation)")
-    add("--fold", type=int, default=-1, help="validation is this fold; -1 (default): the testing part")
+    add(
+        "--split",
+        choices=("validation", "testing", "training"),
+        help="default: validation (patches, no --fold: testing)",
+    )
+    add(
+        "--fold",
+        type=int,
+        nargs="+",
+        default=[-1],
+        help="validation is this fold, of sscl_crc one for each of --checkpoints; -1 (default): the testing part",
+    )
     add("--output", type=Path, required=True, help="folder for tables, picture and maps")
     add("--methods", nargs="+", metavar="NAME", help="of the table's first column (default: all)")
     add("--max_patients", type=int, help="the first so many (default: all)")
@@ -64,11 +85,24 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("steps", "cell", "samples", "pieces", "bootstrap", "max_patients"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    args.patches = explains_patches(args.bundle)
+    if len(args.fold) != (len(args.checkpoints) if args.patches else 1):
+        parser.error("--fold takes one fold; with --bundle sscl_crc one for each of --checkpoints")
+    if args.split is None:
+        args.split = "testing" if args.patches and set(args.fold) == {-1} else "validation"
     return args
 
 
-def configured(args: argparse.Namespace) -> Any:
-    """The parsed configs of an explanation of the first model."""
+def explains_patches(bundle: str) -> bool:
+    """Whether a bundle's explanation is one of patches."""
+    from shared.bundle.configs import find_bundle, find_config
+
+    found = json.loads(find_config(find_bundle(bundle, ROOT, "explain.json"), "explain").read_text(encoding="utf-8"))
+    return "explain_stage" in found and found["explain_stage"]["_target_"].endswith("PatchExplainStage")
+
+
+def configured(args: argparse.Namespace, checkpoint: Path, fold: int) -> Any:
+    """The parsed configs of an explanation of a model."""
     from monai.bundle import ConfigWorkflow
 
     from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides, python_values
@@ -77,13 +111,14 @@ def configured(args: argparse.Namespace) -> Any:
     configs = [find_config(bundle, name) for name in ("train", *args.config, "explain")]
     values = python_values(parse_overrides(args.set, merge_configs(configs)))
     values |= {"bundle_root": str(bundle), "dataset_dir": args.dataset_dir, "datalist_file": args.datalist_file}
-    values |= {"ckpt_dir": str(args.checkpoints[0]), "output_dir": str(args.output)}
-    values |= {"fold": args.fold, "split": args.split, "seed": args.seed}
+    values |= {"ckpt_dir": str(checkpoint), "output_dir": str(args.output)}
+    values |= {"fold": fold, "split": args.split, "seed": args.seed}
     values |= {"device": f"$torch.device({args.device!r})"} if args.device else {}
-    if args.max_patients:
+    if args.max_patients and not args.patches:
         values["validate#dataset#data"] = f"$getattr(@datalist, @split)[:{args.max_patients}]"
     # a bar for a terminal, silence in a log
-    values["validate#dataset#progress"] = sys.stderr.isatty()
+    if not args.patches:
+        values["validate#dataset#progress"] = sys.stderr.isatty()
     flow = ConfigWorkflow(
         config_file=[str(path) for path in configs],
         meta_file=str(bundle / "configs/metadata.json"),
@@ -123,7 +158,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     from shared.explain.ircl.methods import CONTRIBUTIONS, explanation_methods
     from shared.explain.ircl.stability import biomarker_stability
 
-    parser = configured(args)
+    parser = configured(args, args.checkpoints[0], args.fold[0])
     sampling = {"samples": args.samples, "pieces": args.pieces, "seed": args.seed}
     methods = explanation_methods(parser.get_parsed_content("mask"), names=args.methods, **sampling)
     datalist, device = parser.get_parsed_content("datalist"), parser.get_parsed_content("device")
@@ -200,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print the table."""
     args = arguments(argv)
     args.dataset_dir = str(Path(args.dataset_dir).resolve())
-    content = compare(args)
+    content = compare_patches(args, configured) if args.patches else compare(args)
     print(f"{comparison_page(content)}\n{args.output}")
 
 

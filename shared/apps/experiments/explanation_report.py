@@ -11,6 +11,8 @@ COLUMNS = (
     ("pointing ↑", "pointing", 2),
     ("energy / chance ↑", "energy_ratio", 2),
     ("energy / chance in the region ↑", "energy_ratio_in_region", 2),
+    ("IoU of the box ↑", "box_iou", 2),
+    ("nothing for the class ↓", "all_zero", 2),
     ("deletion, blur ↓", "deletion_blur", 3),
     ("insertion, blur ↑", "insertion_blur", 3),
     ("deletion, mean ↓", "deletion_mean", 3),
@@ -28,10 +30,10 @@ def comparison_page(content: Mapping[str, Any]) -> str:
     names, reference = content["methods"], content["reference"]
     shown = [column for column in COLUMNS if any(column[1] in of["scores"] for of in names.values())]
 
-    def table(kind: str, rows: Sequence[str]) -> str:
+    def table(kind: str, rows: Sequence[str], methods: Mapping[str, Any] = names) -> str:
         lines = []
         for name in rows:
-            of = names[name][kind]
+            of = methods[name][kind]
             text = interval_text if kind == "scores" else difference_text
             cells = [text(of[score], digits) if score in of else "-" for _, score, digits in shown]
             lines.append([name, *cells])
@@ -43,6 +45,11 @@ def comparison_page(content: Mapping[str, Any]) -> str:
         "patients; ↑: more is better, ↓: less is better.",
         table("scores", list(names)),
         *([f"Minus {reference}, paired:", table("minus reference", others)] if others else []),
+        *(
+            part
+            for label, of in content.get("by label", {}).items()
+            for part in (f"Patches of {label}:", table("scores", list(of), of))
+        ),
         *(f"Left out: {name}. {reason}" for name, reason in content["left out"].items()),
         *(stability_lines(content["biomarkers"]) if content["biomarkers"] else []),
     ]

@@ -58,6 +58,7 @@ class PatchSet:
         skip_blank: leave out patches of (nearly) one colour.
         crop_square: write the centres of patches that are not square.
         not_taken: paths of what else lies in the folder, by the reason why it is no patch of the data set.
+        who: what tells whose a patch is, for messages.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class PatchSet:
         skip_blank: bool = False,
         crop_square: bool = False,
         not_taken: Mapping[str, Sequence[str]] | None = None,
+        who: str = "--group-by tells them apart",
     ):
+        self.who = who
         self.folder, self.classes = folder, list(classes)
         self.skip_blank, self.crop_square = skip_blank, crop_square
         self.not_taken = {reason: list(names) for reason, names in (not_taken or {}).items()}
@@ -210,7 +213,7 @@ class PatchSet:
             shown = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
             raise DataError(
                 [f"{option}: {problem}" for problem in error.problems]
-                + [f"the training part has {len(groups)} patients or slides ({shown}); --group-by tells them apart"]
+                + [f"the training part has {len(groups)} patients or slides ({shown}); {self.who}"]
                 + self._of_blank()
             ) from error
 

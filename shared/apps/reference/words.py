@@ -95,7 +95,8 @@ WORDS = {
         "training patients"
     ),
     "edges#fa_widths": "layers of the FA encoder",
-    "target_layer": "layer of the network whose output gives the Grad-CAM",
+    "explanation": "`additive`, `grad_cam`, `layer_cam` or `integrated_gradients`",
+    "target_layer": "layer of the network whose output gives Grad-CAM and LayerCAM",
     "class_idx": "class that is explained; None: the predicted one",
     "threshold": "share of a map's maximum from which a pixel belongs to its box",
     "edge_mask#epochs": "steps of GNNExplainer",

@@ -219,17 +219,25 @@ def _row(
 
 
 def mean_method_scores(
-    rows: Sequence[Mapping[str, Any]], *, reference: str = CONTRIBUTIONS, bootstrap: int = 2000, seed: int = 0
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    reference: str = CONTRIBUTIONS,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    scores: Sequence[str] = SCORES,
+    image: Sequence[str] = ("modality", "slice"),
 ) -> dict[str, Any]:
     """Mean of each method's scores over patients, and minus the reference's, paired, with 95 % intervals.
 
     A mean is over images, whole patients are drawn; a difference is over the images of which both methods have a score.
 
     Args:
-        rows: of :class:`ExplanationComparison`, of all patients.
+        rows: of :class:`ExplanationComparison`, or of patches, of all patients.
         reference: a method.
         bootstrap: draws of the intervals.
         seed: of the draws.
+        scores: columns of the rows to average.
+        image: columns that tell a patient's images apart.
 
     Returns:
         by method ``scores`` and ``minus reference``, each by score ``value``, ``low``, ``high`` and ``rows``; a score
@@ -237,7 +245,7 @@ def mean_method_scores(
     """
     by_method: dict[str, dict[tuple, Mapping[str, Any]]] = {}
     for row in rows:
-        by_method.setdefault(row["method"], {})[row["patient"], row["modality"], row["slice"]] = row
+        by_method.setdefault(row["method"], {})[row["patient"], *(row[key] for key in image)] = row
     base = by_method.get(reference, {})
 
     def means(values: dict[str, list[tuple[str, float]]]) -> dict[str, Any]:
@@ -251,7 +259,7 @@ def mean_method_scores(
     content = {}
     for name, own in by_method.items():
         alone = {
-            score: [(key[0], row[score]) for key, row in own.items() if row[score] is not None] for score in SCORES
+            score: [(key[0], row[score]) for key, row in own.items() if row[score] is not None] for score in scores
         }
         paired = {
             score: [
@@ -259,7 +267,7 @@ def mean_method_scores(
                 for key, row in own.items()
                 if key in base and row[score] is not None and base[key][score] is not None
             ]
-            for score in SCORES
+            for score in scores
         }
         content[name] = {"scores": means(alone), "minus reference": {} if name == reference else means(paired)}
     return content

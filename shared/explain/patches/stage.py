@@ -1,4 +1,4 @@
-"""The explanation of patches: Grad-CAM, how well it hits the lesion, and whether it depends on the weights."""
+"""The explanation of patches: maps, how well they hit the lesion, and whether they depend on the weights."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from shared.metrics.classification import grouped_mean
 
 logger = logging.getLogger(__name__)
 
-NAME = "Grad-CAM"
 SCORES = ("pointing", "energy_inside", "energy_ratio", "iou", "box_iou", "box_mask_iou")
 
 
 class PatchExplainStage:
-    """Explain patches by Grad-CAM and measure the maps.
+    """Explain patches by one kind of map and measure the maps.
 
     Writes ``explanations.csv`` (a row a patch: classes, probability, box, whether the map is all zero),
     ``gallery.png`` (a random sample), ``randomisation.json`` and ``randomisation.png`` (do the maps change when the
     weights are randomised layer by layer from the top), and, where patches have masks, ``localisation.csv`` (every
     score of every patch and map) and ``localisation.json`` (means with 95 % bootstrap intervals over patients, for
-    Grad-CAM and for each control, and Grad-CAM minus each control).
+    the maps and for each control, and the maps minus each control; of a signed map its positive part is scored).
 
     Args:
         network: image to logits.
@@ -50,8 +49,9 @@ class PatchExplainStage:
             no such check.
         randomisation_shown: how many of them are drawn.
         randomisation_draws: how often the weights are drawn; a single draw may leave whole classes without a map.
-        explainer: settings of :class:`shared.explain.PatchExplainer`: ``target_layer``, ``class_names``, ``class_idx``,
-            ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` (as in the evaluation).
+        explainer: settings of :class:`shared.explain.PatchExplainer`: ``explanation``, ``target_layer``,
+            ``class_names``, ``class_idx``, ``threshold``, ``device``, ``bf16``, ``batch_size``, ``views`` and
+            ``average`` (both as in the evaluation).
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class PatchExplainStage:
     ):
         self.cases, self.output_dir, self.checkpoint = cases, Path(output_dir), checkpoint
         self.explainer = PatchExplainer(network, **explainer)
+        self.name = self.explainer.title
         self.seed, self.bootstrap, self.gallery_size = seed, bootstrap, gallery_size
         self.randomisation_images, self.randomisation_shown = randomisation_images, randomisation_shown
         self.randomisation_draws = randomisation_draws
@@ -87,7 +88,7 @@ class PatchExplainStage:
                 scores += self._localise(case, found, self.seed + number)
         write_csv(self.output_dir / "explanations.csv", rows)
         zero = sum(found.all_zero for found in results)
-        logger.info("Grad-CAM of %d patches; %d maps are zero everywhere.", len(rows), zero)
+        logger.info("%s of %d patches; in %d of them nothing speaks for the class.", self.name, len(rows), zero)
         if scores:
             self._summarise(scores, len(rows), zero)
         self._gallery(results)
@@ -96,21 +97,21 @@ class PatchExplainStage:
 
     def _row(self, case: Mapping[str, Any], found: PatchExplanation) -> dict[str, Any]:
         # in pixels of the source image, as in boxes.json
-        box = bounding_box(found.map(source_image(case).shape[-2:]), threshold=self.explainer.threshold)
+        box = bounding_box(found.evidence(source_image(case).shape[-2:]), threshold=self.explainer.threshold)
         row = self.explainer.record(case, found, box)
         row["predicted"], row["all_zero"] = self.explainer.class_names[found.predicted], int(found.all_zero)
         corners = row.pop("box") or {}
         return row | {key: corners.get(key, "") for key in ("x0", "y0", "x1", "y1", "score")}
 
     def _localise(self, case: Mapping[str, Any], found: PatchExplanation, seed: int) -> list[dict[str, Any]]:
-        """Scores of a patch at its mask's size, for Grad-CAM and for the controls."""
+        """Scores of a patch at its mask's size, for the map and for the controls."""
         truth = torch.as_tensor(case["mask"])[None].numpy()
         maps = scores_beside_controls(
-            found.map(truth.shape[-2:])[None, None],
+            found.evidence(truth.shape[-2:])[None, None],
             truth,
             images=stack_images([case]),
             grid=tuple(found.raw.shape[-2:]),
-            name=NAME,
+            name=self.name,
             threshold=self.explainer.threshold,
             seed=seed,
         )
@@ -121,7 +122,7 @@ class PatchExplainStage:
     def _summarise(self, scores: list[dict[str, Any]], patches: int, zero: int) -> None:
         write_csv(self.output_dir / "localisation.csv", scores)
         maps = {name: [row for row in scores if row["map"] == name] for name in dict.fromkeys(r["map"] for r in scores)}
-        patients = [row["patient"] for row in maps[NAME]]
+        patients = [row["patient"] for row in maps[self.name]]
 
         def mean(values: Sequence[float]) -> dict[str, float | None]:
             return grouped_mean(values, patients, bootstrap=self.bootstrap, seed=self.seed)
@@ -131,17 +132,19 @@ class PatchExplainStage:
             "all_zero_maps": zero,
             "scored_patches": len(patients),
             "patients": len(set(patients)),
-            "truth_share": mean([row["truth_share"] for row in maps[NAME]]),
+            "truth_share": mean([row["truth_share"] for row in maps[self.name]]),
             "maps": {},
-            f"{NAME} minus control": {},
+            f"{self.name} minus control": {},
         }
         for name, rows in maps.items():
             values = {key: [row[key] for row in rows] for key in SCORES}
             count = int(sum(row["all_zero"] for row in rows))
             summary["maps"][name] = {"all_zero": count} | {key: mean(column) for key, column in values.items()}
-            if name != NAME:
-                paired = {key: np.subtract([row[key] for row in maps[NAME]], column) for key, column in values.items()}
-                summary[f"{NAME} minus control"][name] = {key: mean(column) for key, column in paired.items()}
+            if name != self.name:
+                paired = {
+                    key: np.subtract([row[key] for row in maps[self.name]], column) for key, column in values.items()
+                }
+                summary[f"{self.name} minus control"][name] = {key: mean(column) for key, column in paired.items()}
             logger.info(
                 "Localisation, %s: pointing game %.2f, energy %.2f x chance, box IoU %.2f, %d all zero.",
                 name,
@@ -177,9 +180,12 @@ class PatchExplainStage:
             np.stack(maps),
             self.output_dir / "gallery.png",
             titles=[self._title(case, results[i]) for case, i in zip(cases, picked, strict=True)],
-            boxes=[bounding_box(one, threshold=self.explainer.threshold) for one in maps],
+            boxes=[bounding_box(one.clip(min=0), threshold=self.explainer.threshold) for one in maps],
             outline=outlines if outlines.any() else None,
-            header=f"Grad-CAM of {len(picked)} patches drawn at random",
+            outline_name="mask",
+            header=f"{self.name[0].upper()}{self.name[1:]} of {len(picked)} patches drawn at random",
+            name=self.name,
+            signed=self.explainer.signed,
         )
 
     def _randomise(self) -> None:
@@ -194,6 +200,7 @@ class PatchExplainStage:
                 images.to(self.explainer.device),
                 self.explainer.target_layer,
                 class_idx=self.explainer.class_idx,
+                explain=self.explainer.maps_of,
                 seed=self.seed + draw,
                 batch_size=self.explainer.batch_size,
             )
@@ -233,4 +240,6 @@ class PatchExplainStage:
             stages=first.stages,
             **measured,
             titles=[str(cases[i].get("patient", "")) for i in shown],
+            title=f"{self.name[0].upper()}{self.name[1:]} while the weights are randomised from the top",
+            signed=self.explainer.signed,
         )

@@ -64,7 +64,21 @@ def test_dihedral_mean_is_the_mean_of_the_eight_views_and_blind_to_orientation()
     torch.testing.assert_close(DihedralInferer(views=1)(x, network), network(x))
 
 
+def test_dihedral_mean_of_logits():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    x = torch.rand(2, 3, 4, 4)
+    views = [torch.rot90(y, k, [2, 3]) for y in (x, x.flip(3)) for k in range(4)]
+    expected = torch.stack([network(view) for view in views]).mean(0)
+    found = DihedralInferer(views=8, average="logits")(x, network)
+    torch.testing.assert_close(found, expected)
+    # another answer than the mean of probabilities
+    assert (found.softmax(1) - DihedralInferer(views=8)(x, network).softmax(1)).abs().max() > 1e-4
+
+
 def test_dihedral_views_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="average must be one of probabilities, logits, got 'mean'"):
+        DihedralInferer(average="mean")
     with pytest.raises(ValueError, match="views must be 1 to 8, got 9"):
         DihedralInferer(views=9)
 

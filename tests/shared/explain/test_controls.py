@@ -9,6 +9,7 @@ from shared.explain import (
     centred_box_map,
     centred_gaussian_map,
     darkness_map,
+    edge_density_map,
     localisation_scores,
     random_map,
     resize_maps,
@@ -55,11 +56,22 @@ def _case():
     return maps, truth, images
 
 
+def test_edges_are_dense_where_the_picture_varies_not_where_it_is_dark():
+    image = np.full((1, 3, 64, 64), 0.9, dtype=np.float32)
+    image[:, :, :, :24] = 0.1  # a dark and even half
+    image[:, :, 20:40, 44:60] = np.random.default_rng(0).random((20, 16)) > 0.5
+    found = edge_density_map(image)
+    assert found.shape == (1, 1, 64, 64) and found.dtype == np.float32 and found.min() >= 0
+    assert found[0, 0, 22:38, 46:58].min() > 3 * found[0, 0, :, :16].max()
+    np.testing.assert_allclose(found, edge_density_map((image * 255).round().astype(np.uint8)), atol=0.01)
+
+
 def test_every_map_is_scored_alike_and_zero_maps_are_counted():
     maps, truth, images = _case()
     scores = scores_beside_controls(maps, truth, images=images, grid=(4, 4), seed=3)
     assert list(scores) == [
-        "Grad-CAM", "centred box", "centred Gaussian", "random map", "coarse random map", "darkness", "coarse darkness"
+        "Grad-CAM", "centred box", "centred Gaussian", "random map", "coarse random map", "darkness", "coarse darkness",
+        "edge density",
     ]  # fmt: skip
     assert {key: value.tolist() for key, value in scores["Grad-CAM"].items()} == {
         "pointing": [1, 0], "energy_inside": [1, 0], "energy_ratio": [1 / truth[0].mean(), 0], "iou": [1, 0],

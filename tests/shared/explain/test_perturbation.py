@@ -120,7 +120,7 @@ def test_a_request_that_does_not_fit_is_refused():
         return x.sum((1, 2, 3))
 
     with pytest.raises(DataError, match=r"maps \[m, H, W\]"):
-        perturbation_curves(total, image, maps[:1], image)
+        perturbation_curves(total, image, maps[..., :-1], image)
     with pytest.raises(DataError, match="finite"):
         perturbation_curves(total, image, maps / 0, image)
     with pytest.raises(DataError, match="empty"):
@@ -200,3 +200,23 @@ def test_quantus_still_says_so():
     found = quantus_numbers()
     assert found["pointing"] == QUANTUS["pointing"]
     np.testing.assert_allclose(found["pixel_flipping"], QUANTUS["pixel_flipping"], atol=2e-6)
+
+
+def test_one_map_of_a_colour_image_takes_its_channels_together():
+    image = torch.rand(1, 3, 8, 8) * 0.5 + 0.5
+    image[0, 0, :4] = 0  # no red above: still a pixel
+    maps = torch.arange(64.0).reshape(1, 8, 8)
+    hidden = torch.zeros_like(image)
+    seen = []
+
+    def forward(x):
+        seen.append(x)
+        return x.sum((1, 2, 3))
+
+    curves = perturbation_curves(forward, image, maps, hidden, steps=4, cell=4)
+    states = torch.cat(seen)
+    # the first state of the deletion is the image, then cells go whole, from the lower right one on
+    assert torch.equal(states[0], image[0]) and not states[1][:, 4:, 4:].any()
+    assert torch.equal(states[1][:, :4], image[0, :, :4]) and torch.equal(states[2][:, :4], image[0, :, :4])
+    assert not states[2][:, 4:].any() and not states[4].any()
+    assert curves.deletion[0] == pytest.approx(float(image.sum()), rel=1e-5) and curves.deletion[-1] == 0

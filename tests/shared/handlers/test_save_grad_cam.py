@@ -15,7 +15,8 @@ from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 
 def save_all(cases, folder, **settings):
     network = ColourNetwork()
-    handler = SaveGradCAM(network, cases, folder, class_names=CLASSES, **settings)
+    given = {"explanation": "grad_cam", "class_names": CLASSES, **settings}
+    handler = SaveGradCAM(network, cases, folder, **given)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader([{"image": torch.zeros(3, 8, 8), "label": 0}]),
@@ -49,6 +50,23 @@ def test_files_of_every_patch_at_the_sources_size(tmp_path):
         assert box["class"] == patch["class"] and box["probability"] == patch["probability"] and 0.5 < box["score"] <= 1
         overlay = imread(tmp_path / "out" / patch["overlay"])
         assert overlay.ndim == 3 and overlay.shape[1] > 2 * overlay.shape[0]
+
+
+def test_a_signed_map_is_read_back_and_its_box_is_about_what_speaks_for_the_class(tmp_path):
+    entries, images = write_planted(tmp_path / "data", 2)
+    red = torch.tensor([230, 20, 128]).byte()
+    images[0, :, 26:] = red[:, None, None]  # the green patch has a border that speaks against, and more strongly
+    imsave(entries[0]["image"], images[0].permute(1, 2, 0).numpy(), check_contrast=False)
+    content = save_all(PatchCases(entries, images), tmp_path / "out", explanation="additive", class_idx=0)
+    assert content["explanation"] == "additive" and content["target_layer"] is None
+    patch = content["patches"][0]
+    cam = imread(tmp_path / "out" / patch["cam"]).astype(int)
+    assert cam.min() == 1 and 128 < cam.max() < 255 and (cam[28:] < 64).all()
+    assert patch["box"]["y1"] <= 26 and patch["for"] > 0 > patch["against"]
+    assert patch["for"] + patch["against"] + patch["bias"] == pytest.approx(patch["margin"], abs=1e-5)
+    right = imread(tmp_path / "out" / patch["overlay"]).astype(int)[:, -224:]
+    blue = right[..., 2] - right[..., 0] > 60
+    assert blue[200:].mean() > 0.9 and blue[:160].mean() < 0.05
 
 
 def test_a_map_of_zeros_has_no_box(tmp_path):

@@ -5,6 +5,7 @@ from monai.networks.nets import resnet50
 from shared.checkpoint import save_checkpoint
 from shared.errors import CheckpointError
 from shared.networks import ContrastiveNetwork, PatchEncoder, SSCLClassifier, load_imagenet_weights
+from shared.networks.sscl import spread
 
 SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
@@ -169,3 +170,62 @@ def test_a_frozen_encoder_leaves_the_head_to_train():
 def test_steps_cannot_grow_towards_the_image(decay):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         SSCLClassifier(SMALL).parameter_groups(0.1, decay)
+
+
+def naive_contributions(net, image):
+    """Place by place, with loops: what each fine cell holds of each coarse one by the area they share."""
+    maps = net.encoder.maps(image)
+    height, width = maps[0].shape[2:]
+    total = torch.zeros(len(image), net.head.out_features, height, width, dtype=image.dtype)
+    start = 0
+    for found in maps:
+        weight = net.head.weight[:, start : start + found.shape[1]]
+        start += found.shape[1]
+        rows, columns = found.shape[2:]
+        for y in range(height):
+            for x in range(width):
+                for i in range(rows):
+                    for j in range(columns):
+                        high = min((y + 1) / height, (i + 1) / rows) - max(y / height, i / rows)
+                        wide = min((x + 1) / width, (j + 1) / columns) - max(x / width, j / columns)
+                        if high > 0 and wide > 0:
+                            share = high * wide * height * width
+                            total[:, :, y, x] += share * found[:, :, i, j] @ weight.T
+    return total
+
+
+@pytest.mark.parametrize("stages", [(4,), (3, 4), (1, 2, 4)])
+@pytest.mark.parametrize("size", [(64, 64), (72, 104), (33, 97)])
+def test_contributions_are_the_naive_ones_and_their_mean_and_bias_the_logits(stages, size):
+    torch.manual_seed(0)
+    net = SSCLClassifier({**SMALL, "stages": stages}, num_classes=3, dropout=0.4).double().eval()
+    with torch.no_grad():
+        net.head.bias.copy_(torch.tensor([5.0, -3.0, 1.0]))
+        image = torch.rand(2, 3, *size, dtype=torch.float64)
+        found = net.contributions(image)
+        torch.testing.assert_close(found, naive_contributions(net, image), rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.mean((2, 3)) + net.head.bias, net(image), rtol=0, atol=1e-10)
+        assert found.shape[2:] == net.encoder.maps(image)[0].shape[2:]
+        net, image = net.float(), image.float()
+        single = net.contributions(image)
+        torch.testing.assert_close(single.mean((2, 3)) + net.head.bias, net(image), rtol=0, atol=1e-5)
+        # one image's map does not depend on the batch
+        torch.testing.assert_close(net.contributions(image[1:]), single[1:], rtol=0, atol=1e-5)
+
+
+def test_contributions_stay_in_float32_under_autocast():
+    torch.manual_seed(0)
+    net, image = SSCLClassifier({**SMALL, "stages": (3, 4)}).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = net.contributions(image)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.mean((2, 3)) + net.head.bias, net(image), rtol=0, atol=0.02)
+
+
+def test_spreading_keeps_means_whatever_the_sizes():
+    torch.manual_seed(0)
+    maps = torch.rand(2, 3, 3, 4, dtype=torch.float64)
+    for size in ((3, 4), (6, 8), (5, 7), (2, 11)):
+        torch.testing.assert_close(spread(maps, size).mean((2, 3)), maps.mean((2, 3)), rtol=0, atol=1e-14)
+    # of whole multiples each cell is repeated
+    assert torch.equal(spread(maps, (6, 8)), maps.repeat_interleave(2, 2).repeat_interleave(2, 3))

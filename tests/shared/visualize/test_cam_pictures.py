@@ -26,6 +26,22 @@ def test_the_map_is_read_back_as_it_was_written(tmp_path):
     np.testing.assert_allclose(found / 255, cam, atol=0.5 / 255 + 1e-9)
 
 
+def test_a_signed_map_is_grey_128_at_zero_and_its_overlay_leaves_zero_uncoloured(tmp_path):
+    cam = np.zeros((224, 224))
+    cam[:, :60], cam[:, 160:] = -1, 1
+    cam_picture(cam, tmp_path / "cam.png", signed=True)
+    assert np.unique(imread(tmp_path / "cam.png")).tolist() == [1, 128, 255]
+    found = imread(tmp_path / "cam.png").astype(float)
+    np.testing.assert_array_equal((found - 128) / 127, cam)
+    cam_overlay(_patch(), cam, tmp_path / "a.png", signed=True)
+    right = imread(tmp_path / "a.png").astype(int)[:, -224:]
+    middle, blue, red = right[:, 70:150], right[:, :60], right[:, 160:]
+    assert (middle == middle[..., :1]).all()
+    assert (blue[..., 2] - blue[..., 0] > 50).all() and (red[..., 0] - red[..., 2] > 50).all()
+    cam_gallery(_patch()[None], cam[None], tmp_path / "g.png", titles=["a"], name="additive map", signed=True)
+    assert (np.ptp(imread(tmp_path / "g.png")[..., :3].astype(int), axis=-1) > 60).mean() > 0.1
+
+
 def test_the_overlay_is_hot_where_the_map_is_beside_the_untouched_patch(tmp_path):
     image = _patch()
     cam_overlay(image, _corner(), tmp_path / "a.png")

@@ -35,3 +35,17 @@ def test_what_does_not_fit_is_refused(tmp_path, wrong):
     given = {"images": np.zeros((2, 8, 8)), "maps": {"one": np.zeros((2, 8, 8))}, "titles": ["A", "B"], **wrong}
     with pytest.raises(DataError, match=r"images \[n, H, W\]"):
         explanation_grid(given.pop("images"), given.pop("maps"), tmp_path / "x.png", **given)
+
+
+def test_colour_images_lie_grey_under_signed_maps(tmp_path):
+    images = np.random.default_rng(0).random((2, 3, 16, 16))
+    signed = np.zeros((2, 16, 16))
+    signed[:, :8], signed[:, 8:] = -1, 1
+    explanation_grid(images, {"signed": signed, "plain": np.abs(signed)}, tmp_path / "a.png", titles=["P1", "P2"])
+    explanation_grid(images, {"signed": 0 * signed, "plain": 0 * signed}, tmp_path / "b.png", titles=["P1", "P2"])
+    one, none = (255 * imread(tmp_path / f"{name}.png")[..., :3] for name in "ab")
+    changed = one[np.abs(one - none).max(axis=-1) > 20]
+    blue = (changed[:, 2] - changed[:, 0] > 40).mean()
+    assert 0.15 < blue < 0.35  # half of one of the two maps
+    with pytest.raises(DataError, match=r"got \(2, 3, 16, 16\), plain \(2, 16, 15\)"):
+        explanation_grid(images, {"plain": signed[..., :15]}, tmp_path / "c.png", titles=["P1", "P2"])

@@ -16,15 +16,15 @@ from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 def test_an_explanation_is_grad_cam_of_the_predicted_class(tmp_path):
     entries, images = write_planted(tmp_path, 7)
     cases = PatchCases(entries, images)
-    network = ColourNetwork()
-    found = [result for _, result in PatchExplainer(network, class_names=CLASSES, batch_size=3)(cases)]
+    network, given = ColourNetwork(), {"explanation": "grad_cam", "class_names": CLASSES}
+    found = [result for _, result in PatchExplainer(network, **given, batch_size=3)(cases)]
     assert [result.predicted for result in found] == [entry["label"] for entry in entries]
     logits = network(images / 255).detach().double()
     np.testing.assert_allclose([result.probabilities for result in found], logits.softmax(1), atol=1e-6)
     expected = GradCAM(network, "encoder.layer4")(images / 255)
     np.testing.assert_allclose([result.map((32, 32)) for result in found], expected[:, 0], atol=1e-5)
     assert found[0].map((50, 40)).shape == (50, 40) and not any(result.all_zero for result in found)
-    other = [result for _, result in PatchExplainer(network, class_names=CLASSES, class_idx=1)(cases)]
+    other = [result for _, result in PatchExplainer(network, **given, class_idx=1)(cases)]
     assert [result.class_idx for result in other] == [1] * 7 and other[0].probability < 0.5 < other[1].probability
 
 
@@ -37,7 +37,8 @@ def test_views_are_averaged_as_in_evaluation(tmp_path):
         network[4].weight.mul_(10)
         network[4].bias.sub_(network(images / 255).mean(0))
     cases = [{"image": image} for image in images]
-    explainer = PatchExplainer(network, target_layer="0", class_names=CLASSES, views=8, batch_size=5)
+    given = {"explanation": "grad_cam", "target_layer": "0", "class_names": CLASSES}
+    explainer = PatchExplainer(network, **given, views=8, batch_size=5)
     found = [result for _, result in explainer(cases)]
     expected = DihedralInferer(views=8)(images / 255, network).exp()
     np.testing.assert_allclose([result.probabilities for result in found], expected.detach(), atol=1e-6)
@@ -59,7 +60,7 @@ def test_views_are_averaged_as_in_evaluation(tmp_path):
     with pytest.raises(DataError, match=r"Several views need square patches, got \(16, 32\)"):
         list(explainer([{"image": images[0, :, :16]}]))
     with pytest.raises(ValueError, match="views must be 1 to 8, got 9"):
-        PatchExplainer(network, target_layer="0", views=9)
+        PatchExplainer(network, **given, views=9)
 
 
 def test_cases_hold_what_the_entries_say(tmp_path):
@@ -104,7 +105,13 @@ def test_errors_name_the_patch(tmp_path):
     with pytest.raises(DataError, match=r"has 2 classes, the names are \['a', 'b', 'c'\]"):
         list(PatchExplainer(ColourNetwork(), class_names="abc")(cases[:1]))
     with pytest.raises(DataError, match=r"no layer 'encoder\.layer5' for Grad-CAM; near it: encoder\.layer4"):
-        PatchExplainer(ColourNetwork(), target_layer="encoder.layer5")
+        PatchExplainer(ColourNetwork(), explanation="grad_cam", target_layer="encoder.layer5")
+    with pytest.raises(ValueError, match=r"explanation must be one of additive, grad_cam, .* got 'gradcam'"):
+        PatchExplainer(ColourNetwork(), explanation="gradcam")
+    with pytest.raises(ValueError, match="average must be logits or probabilities, got 'mean'"):
+        PatchExplainer(ColourNetwork(), average="mean")
+    with pytest.raises(DataError, match=r"answer of Linear is no sum over places.*grad_cam, layer_cam"):
+        PatchExplainer(nn.Linear(1, 2))
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

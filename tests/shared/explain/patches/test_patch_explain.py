@@ -12,7 +12,8 @@ from tests.support.planted_patches import CLASSES, ColourNetwork, write_planted
 
 
 def explain(cases, folder, **settings):
-    given = {"class_names": CLASSES, "output_dir": folder, "bootstrap": 50, "gallery_size": 4, **settings}
+    given = {"class_names": CLASSES, "output_dir": folder, "bootstrap": 50, "gallery_size": 4}
+    given |= {"explanation": "grad_cam", **settings}
     PatchExplainStage(ColourNetwork(), cases, **given).run()
     return folder
 
@@ -45,9 +46,10 @@ def test_scores_with_intervals_beside_every_control(run):
     folder, entries = run
     rows, summary = table(folder / "localisation.csv"), json.loads((folder / "localisation.json").read_text())
     names = [
-        "Grad-CAM", "centred box", "centred Gaussian", "random map", "coarse random map", "darkness", "coarse darkness"
+        "Grad-CAM", "centred box", "centred Gaussian", "random map", "coarse random map", "darkness", "coarse darkness",
+        "edge density",
     ]  # fmt: skip
-    assert list(summary["maps"]) == names and len(rows) == 11 * 7
+    assert list(summary["maps"]) == names and len(rows) == 11 * 8
     assert (summary["patches"], summary["scored_patches"], summary["patients"]) == (12, 11, 6)
     assert summary["all_zero_maps"] == 0 and entries[3]["image"] not in {row["image"] for row in rows}
     for name in names:
@@ -112,6 +114,27 @@ def test_all_zero_maps_are_counted_and_score_nothing(tmp_path):
     # the red patches and the grey one hold nothing green
     assert summary["all_zero_maps"] == summary["maps"]["Grad-CAM"]["all_zero"] == 3
     assert summary["maps"]["Grad-CAM"]["pointing"]["value"] == 0.25
+
+
+def test_additive_maps_are_scored_by_what_speaks_for_the_class(tmp_path):
+    entries, images = write_planted(tmp_path / "data", 4)
+    # half of the patch is of the other class: it speaks against, and must not count as evidence
+    images[0, :, :, :8] = torch.tensor([200, 60, 128])[:, None, None].byte()
+    folder = explain(PatchCases(entries, images), tmp_path / "out", explanation="additive", class_idx=0)
+    rows = table(folder / "explanations.csv")
+    assert [row["all_zero"] for row in rows] == ["0", "1", "0", "1"]
+    for row in rows:
+        speaks = {key: float(row[key]) for key in ("for", "against", "bias", "margin")}
+        assert speaks["for"] + speaks["against"] + speaks["bias"] == pytest.approx(speaks["margin"], abs=1e-5)
+        assert speaks["bias"] == pytest.approx(0, abs=1e-5)
+    assert float(rows[0]["for"]) > 0 > float(rows[0]["against"]) and float(rows[0]["margin"]) < 0
+    scored = {row["image"]: row for row in table(folder / "localisation.csv") if row["map"] == "additive map"}
+    assert float(scored[entries[0]["image"]]["energy_ratio"]) > 4 and scored[entries[0]["image"]]["pointing"] == "1.0"
+    summary = json.loads((folder / "localisation.json").read_text())
+    assert summary["maps"]["additive map"]["all_zero"] == 2 and "additive map minus control" in summary
+    stages = json.loads((folder / "randomisation.json").read_text())["stages"]
+    assert stages[0]["spearman"]["value"] == pytest.approx(1) and stages[1]["spearman"]["value"] < 0.9
+    assert (folder / "gallery.png").exists() and (folder / "randomisation.png").exists()
 
 
 def test_the_checkpoint_is_loaded(tmp_path):

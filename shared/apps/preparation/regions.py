@@ -1,0 +1,337 @@
+"""Cut regions of tissue of any size into square patches of one physical size, with their masks.
+
+    FOLDER/region1.png  region1_glands.png  ...     images anywhere below FOLDER, masks beside them (--mask-suffix)
+    TABLE: image,patient,label[,mpp]                a row an image: its path below FOLDER, whose it is, what it shows
+
+A tile is --tile-um micrometres wide at --mpp micrometres per pixel, whatever the image's own pixels are; their size
+must be known: --pixel-um for all, or --pixel-column of the table. Tiles lie evenly from border to border, neighbours
+share at most --overlap of a tile. Of a mask all that is not 0 is inside; its tiles are cut at the same places (nearest
+neighbour). Left out and counted: tiles with less tissue than --min-tissue (share of pixels darker than glass), images
+smaller than a tile. Tiles of one patient never straddle training, testing and folds.
+
+OUTPUT holds tiles/*.png, masks/*.png, datalist.json and manifest.json (pixel size, tiles and SHA-256 of every image).
+All problems are listed at once; nothing is written then.
+
+    python scripts/prepare_regions.py /data/glas /data/glas/labels.csv --output data/glas --pixel-um 1.24 --mpp 1.24 \\
+        --tile-um 256 --overlap 0.5 --mask-suffix _glands --test-fraction 0
+    python scripts/prepare_regions.py /data/new /data/new/table.csv --output data/new --pixel-um 0.25 --inference
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from shared.apps.preparation.cell_numbers import parse_number
+from shared.apps.preparation.files import begin, run_script, script_parser, software_versions, write_datalist
+from shared.apps.preparation.files import write_manifest as write_record
+from shared.apps.preparation.patch_cohort import PatchSet, command_line
+from shared.data.clutter import walk_files
+from shared.data.names import clean, look_alikes
+from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.tables import read_table, some
+from shared.digests import sha256
+from shared.errors import DataError
+from shared.io import atomic_path
+
+GLASS = 220  # of 255: a pixel whose darkest channel is brighter shows none of H&E's stains
+PIXELS = (0.05, 20.0)  # micrometres: from the finest scanner to an overview
+SMALLEST = 32  # pixels, side of a tile
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A row of the table.
+
+    Attributes:
+        image: path below the folder.
+        patient: whose.
+        label: class, None where none is asked for.
+        pixel_um: side of a pixel.
+        mask: path below the folder, None where there is none.
+    """
+
+    image: str
+    patient: str
+    label: int | None
+    pixel_um: float
+    mask: str | None
+
+
+def places(length: int, side: float, overlap: float) -> list[int]:
+    """Where tiles begin along a side of an image, in its pixels: evenly from border to border, one alone in the middle.
+
+    Args:
+        length: of the image.
+        side: of a tile.
+        overlap: largest share of a tile that its neighbour may cover.
+
+    Example:
+        >>> places(100, 40, 0.0), places(100, 40, 0.5), places(50, 40, 0.0), places(30, 40, 0.0)
+        ([0, 60], [0, 20, 40, 60], [5], [])
+    """
+    room = length - side
+    if room < -1e-6:
+        return []
+    count = int(room / (side * (1 - overlap)) + 1e-6) + 1
+    return [int(room / 2)] if count == 1 else [int(room * i / (count - 1) + 1e-6) for i in range(count)]
+
+
+def tissue_share(tile: np.ndarray) -> float:
+    """Share of a tile's pixels that are stained.
+
+    Shape:
+        - tile: uint8 ``[H, W, 3]``
+
+    Example:
+        >>> tissue_share(np.array([[[250, 240, 245], [200, 120, 180]]], np.uint8))
+        0.5
+    """
+    return float((tile.min(axis=2) < GLASS).mean())
+
+
+class Regions:
+    """The regions of a table and how they are cut.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        DataError: with every problem of the table, the images and the masks.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.side = round(options.tile_um / options.mpp)
+        self.not_taken: dict[str, list[str]] = {}
+        self.classes: list[str] = []
+        self.regions = self._read()
+
+    def _read(self) -> list[Region]:
+        options, problems = self.options, []
+        if not options.folder.is_dir():
+            raise DataError(f"{options.folder}: no such folder; give the one that holds the images")
+        labelled = not options.inference
+        columns = [options.image_column, options.patient_column]
+        columns += [options.label_column] * labelled + [options.pixel_column] * bool(options.pixel_column)
+        rows = read_table(options.table, columns)
+        there = {clean(path.relative_to(options.folder).as_posix()): path for path in walk_files(options.folder)}
+        pictures = {name for name in there if Path(name).suffix.lower() in ENDINGS}
+        self.classes = self._classes({row[options.label_column] for row in rows} - {""}) if labelled else []
+        regions, missing = [], []
+        for number, row in zip(rows.numbers, rows, strict=True):
+            image, patient = row[options.image_column], row[options.patient_column]
+            where = image or f"row {number}"
+            empty = [c for c in columns if not row[c]]
+            if empty:
+                problems.append(
+                    f"{where}: row {number} of {options.table.name}: {', '.join(map(repr, empty))} is empty"
+                )
+                continue
+            if image not in pictures:
+                missing.append(image)
+                continue
+            label = row[options.label_column] if labelled else None
+            if label is not None and label not in self.classes:
+                problems.append(f"{image}: {options.label_column} is {label!r}, the classes are {self.classes}")
+                continue
+            size = parse_number(row[options.pixel_column]) if options.pixel_column else options.pixel_um
+            if size is None or not PIXELS[0] <= size <= PIXELS[1]:
+                given = row[options.pixel_column] if options.pixel_column else size
+                problems.append(
+                    f"{image}: a pixel must be {PIXELS[0]} to {PIXELS[1]} micrometres wide, got {given!r}; give "
+                    "micrometres per pixel"
+                )
+                continue
+            mask = str(Path(image).with_name(f"{Path(image).stem}{options.mask_suffix}.png").as_posix())
+            mask = mask if options.mask_suffix and mask in there else None
+            regions.append(Region(image, patient, None if label is None else self.classes.index(label), size, mask))
+        if missing:
+            hint = next(filter(None, look_alikes(missing, pictures).values()), "")
+            problems.append(
+                f"{len(missing)} of {len(rows)} images are not in {options.folder}: {some(missing)}{hint}; give their "
+                "paths below the folder"
+            )
+        twice = [name for name, count in Counter(r.image for r in regions).items() if count > 1]
+        problems += [f"{name}: appears in {options.table.name} more than once; keep one row" for name in twice]
+        if options.mask_suffix and regions and not any(r.mask for r in regions):
+            problems.append(f"--mask-suffix: no image has a mask NAME{options.mask_suffix}.png beside it")
+        problems += [problem for region in regions for problem in self._unreadable(region)]
+        if problems:
+            raise DataError(problems)
+        used = {name for r in regions for name in (r.image, r.mask) if name}
+        others = sorted(pictures - used)
+        self.not_taken |= {f"not in {options.table.name}": others} if others else {}
+        bare = [r.image for r in regions if r.mask is None]
+        if options.mask_suffix and bare:
+            print(f"warning: {len(bare)} of {len(regions)} images have no mask: {some(bare)}")
+        coarse = [r.image for r in regions if r.pixel_um > options.mpp * 1.01]
+        if coarse:
+            print(f"warning: {len(coarse)} images are enlarged, their pixels are coarser than --mpp: {some(coarse)}")
+        return regions
+
+    def _classes(self, found: set[str]) -> list[str]:
+        classes = list(self.options.classes or sorted(found))
+        if len(classes) != 2:
+            raise DataError(
+                f"{self.options.label_column} must tell two classes, got {', '.join(classes) or 'none'}; name them "
+                "with --classes, and leave other rows out of the table"
+            )
+        if unused := [name for name in classes if name not in found]:
+            raise DataError(f"--classes: no row of {self.options.table.name} says {', '.join(map(repr, unused))}")
+        return classes
+
+    def _unreadable(self, region: Region) -> list[str]:
+        try:
+            size = read_patch(self.options.folder / region.image).shape[1:]
+            found = size if region.mask is None else read_patch_mask(self.options.folder / region.mask).shape
+        except DataError as error:
+            return list(error.problems)
+        if found != size:
+            return [
+                f"{region.mask}: has {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}; save the two at "
+                "the same size"
+            ]
+        return []
+
+    def write_tiles(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Cut and write the tiles; their entries of the datalist, and what became of each region."""
+        from tqdm import tqdm
+
+        entries, report = [], {}
+        names: set[str] = set()
+        blank, small = [], []
+        for region in tqdm(self.regions, desc="cutting", unit="image", disable=None):
+            name = "-".join(Path(region.image).with_suffix("").parts)
+            while name.casefold() in names:  # a/b.png beside a-b.png
+                name += "-2"
+            names.add(name.casefold())
+            path = self.options.folder / region.image
+            pixels = read_patch(path).transpose(1, 2, 0)
+            inside = None if region.mask is None else read_patch_mask(self.options.folder / region.mask)
+            side = self.side * self.options.mpp / region.pixel_um
+            starts = [places(length, side, self.options.overlap) for length in pixels.shape[:2]]
+            if not all(starts):
+                small.append(region.image)
+            kept = 0
+            for top, left in ((y, x) for y in starts[0] for x in starts[1]):
+                tile = self._cut(pixels, top, left, side, Image.Resampling.BICUBIC)
+                inner = f"{name}_y{top}_x{left}.png"
+                if tissue_share(tile) < self.options.min_tissue:
+                    blank.append(inner)
+                    continue
+                entry: dict[str, Any] = {"image": f"tiles/{inner}", "patient": region.patient, "region": region.image}
+                entry |= {} if region.label is None else {"label": region.label}
+                self._save(entry["image"], tile)
+                if inside is not None:
+                    entry["mask"] = f"masks/{inner}"
+                    flat = self._cut(inside.astype(np.uint8) * 255, top, left, side, Image.Resampling.NEAREST)
+                    self._save(entry["mask"], flat)
+                entries.append(entry)
+                kept += 1
+            report[region.image] = {"sha256": sha256(path), "pixel_um": region.pixel_um, "tiles": kept}
+        self.not_taken |= {f"tiles with less than {self.options.min_tissue:.0%} tissue": blank} if blank else {}
+        self.not_taken |= {"smaller than a tile": small} if small else {}
+        if not entries:
+            raise DataError(
+                f"No tile of {self.side * self.options.mpp:g} micrometres is left of {len(self.regions)} images "
+                f"({len(small)} are smaller, {len(blank)} tiles hold too little tissue): give a smaller --tile-um or "
+                "--min-tissue, and check the size of a pixel"
+            )
+        return entries, report
+
+    def _cut(self, pixels: np.ndarray, top: int, left: int, side: float, how: Image.Resampling) -> np.ndarray:
+        box = (left, top, min(left + side, pixels.shape[1]), min(top + side, pixels.shape[0]))
+        return np.asarray(Image.fromarray(pixels).resize((self.side, self.side), how, box=box))
+
+    def _save(self, inner: str, pixels: np.ndarray) -> None:
+        with atomic_path(self.options.output / inner) as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG")
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write the tiles, manifest.json and, last, datalist.json.
+
+    Raises:
+        DataError: with every problem found.
+    """
+    regions = Regions(options)
+    begin(options.output)
+    entries, report = regions.write_tiles()
+    name = options.name or options.folder.resolve().name
+    tiles = {"mpp": options.mpp, "side": regions.side, "overlap": options.overlap, "min_tissue": options.min_tissue}
+    if options.inference:
+        given = {"command": command_line(options.output), "versions": software_versions(("numpy", "pillow"))}
+        write_record(options.output, **given, tiles=tiles, regions=report, not_taken=regions.not_taken)
+        path = write_datalist(options.output, name=name, training=[], testing=entries)
+        print(f"{path}: {len(entries)} patches of {len(regions.regions)} images to predict")
+        for reason, names in regions.not_taken.items():
+            print(f"not taken: {len(names)} {reason}: {some(names)}")
+        return
+    who = f"column {options.patient_column!r} tells them apart"
+    patches = PatchSet(options.output, regions.classes, {"training": entries}, not_taken=regions.not_taken, who=who)
+    patches.check()
+    if options.test_fraction:
+        patches.draw_testing(options.test_fraction, options.seed)
+    patches.check_parts("give every patient one name in the table")
+    patches.draw_folds(options.folds, options.seed)
+    split = f"drawn by patient, seed {options.seed}"
+    patches.write(options.output, name=name, copy=False, split=split, tiles=tiles, regions=report)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse and check the command line."""
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("folder", type=Path, help="folder of the images")
+    add("table", type=Path, help="CSV with a row an image")
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--image-column", default="image", help="path of the image below the folder (image)")
+    add("--patient-column", default="patient", help="whose it is (patient)")
+    add("--label-column", default="label", help="what it shows (label)")
+    add("--classes", nargs=2, metavar="CLASS", help="values of the labels, label 0 first (the two there are, sorted)")
+    add("--mask-suffix", default="", help="the mask of NAME.png is NAME<suffix>.png, as _glands")
+    add("--pixel-um", type=float, help="micrometres per pixel of all images")
+    add("--pixel-column", help="the table's column of micrometres per pixel")
+    add("--mpp", type=float, default=1.0, help="micrometres per pixel of the tiles (1.0)")
+    add("--tile-um", type=float, default=224.0, help="side of a tile in micrometres (224)")
+    add("--overlap", type=float, default=0.0, help="largest share of a tile that its neighbour covers (0)")
+    add("--min-tissue", type=float, default=0.25, help="least share of a tile that is tissue (0.25)")
+    add("--test-fraction", type=float, default=0.2, help="of the tiles, by patient (0.2); 0: no testing part")
+    add("--folds", type=int, default=5, help="grouped, stratified folds of the training part (5); 0: none")
+    add("--seed", type=int, default=0, help="of everything drawn (0)")
+    add("--name", help="of the data set (the folder's)")
+    add("--inference", action="store_true", help="new regions without labels: all tiles are to be predicted")
+    options = parser.parse_args(arguments)
+    if (options.pixel_um is None) == (options.pixel_column is None):
+        parser.error("the size of a pixel must be known: give --pixel-um (micrometres) or --pixel-column, one of them")
+    if options.mpp <= 0 or round(options.tile_um / options.mpp) < SMALLEST:
+        parser.error(f"--tile-um must be at least {SMALLEST} pixels of --mpp, which must be above 0")
+    if not 0 <= options.overlap <= 0.9 or not 0 <= options.min_tissue <= 1:
+        parser.error("--overlap must lie in [0, 0.9] and --min-tissue in [0, 1]")
+    if options.folds < 0 or options.folds == 1 or options.seed < 0:
+        parser.error("--folds must be 0 or at least 2, and --seed at least 0")
+    if not 0 <= options.test_fraction < 1:
+        parser.error("--test-fraction must lie in [0, 1)")
+    if options.output.suffix.lower() == ".json":
+        parser.error("--output must be a folder")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and prepare the data."""
+    options = parse(arguments)
+    return run_script(lambda: prepare(options))
+
+
+if __name__ == "__main__":
+    from shared.errors import run_main
+
+    run_main(main)

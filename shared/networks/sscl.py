@@ -213,7 +213,7 @@ class SSCLClassifier(nn.Module):
             [0.0625, 0.125, 0.25, 0.5, 1.0, 1.0]
         """
         if not 0 < decay <= 1:
-            raise ValueError(f"The learning rate's factor from stage to stage must be above 0 and at most 1, got {decay}.")
+            raise ValueError(f"The learning rate's factor between stages must be above 0 and at most 1, got {decay}.")
         encoder = self.encoder
         parts = [[encoder.conv1, encoder.bn1], [encoder.layer1], [encoder.layer2], [encoder.layer3], [encoder.layer4]]
         rates = [learning_rate * decay**below for below in (4, 3, 2, 1, 0, 0)]
@@ -307,7 +307,8 @@ def load_imagenet_weights(encoder: PatchEncoder, path: str | os.PathLike) -> Non
     Raises:
         CheckpointError: no such file, or its shapes are not the encoder's (ResNet18 weights for a ResNet50, say).
     """
-    state = load_checkpoint(path, hint="Give a torchvision ResNet state dict, or make one: scripts/convert_keras_resnet50.py (--pretrain#weights FILE).")
+    hint = "Give a torchvision ResNet state dict (--pretrain#weights FILE); scripts/convert_keras_resnet50.py makes one."
+    state = load_checkpoint(path, hint=hint)
     if not isinstance(state, Mapping) or "conv1.weight" not in state:
         raise CheckpointError(f"{path} is no state dict with torchvision's ResNet names (conv1.weight is missing).")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}

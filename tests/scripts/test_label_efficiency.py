@@ -126,7 +126,7 @@ def test_one_pretraining_may_serve_all_draws(run):
     assert [name for name, ran in calls(output).items() if ran == ["pretrain_run"]] == ["draw0/pretraining"]
     first, second = (output / f"draw{draw}/0.2/pretrained/models/pretrain.pt" for draw in (0, 1))
     assert first.read_bytes() == second.read_bytes()
-    with pytest.raises(SystemExit, match="other settings.*pretrainings"):
+    with pytest.raises(SystemExit, match=r"other settings.*pretrainings"):
         run()
     with pytest.raises(SystemExit):
         run("--pretrainings", "0", name="none")

@@ -71,7 +71,8 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
 
     pretraining = isinstance(run, PretrainingRun)
     datalist = run.folder / "datalist.json" if pretraining else run.datalist
-    values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": -1, "seed": run.draw % args.pretrainings}
+    values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": -1}
+    values |= {"seed": run.draw % args.pretrainings}
     values |= {"ckpt_dir": run.folder / "models", "output_dir": run.folder, "resume": True, **overrides}
     if pretraining:
         steps = [("pretrain_run", configs["pretrained"], {})]

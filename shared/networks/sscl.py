@@ -307,7 +307,7 @@ def load_imagenet_weights(encoder: PatchEncoder, path: str | os.PathLike) -> Non
     Raises:
         CheckpointError: no such file, or its shapes are not the encoder's (ResNet18 weights for a ResNet50, say).
     """
-    hint = "Give a torchvision ResNet state dict (--pretrain#weights FILE); scripts/convert_keras_resnet50.py makes one."
+    hint = "Give torchvision's ResNet weights (--pretrain#weights FILE); scripts/convert_keras_resnet50.py makes some."
     state = load_checkpoint(path, hint=hint)
     if not isinstance(state, Mapping) or "conv1.weight" not in state:
         raise CheckpointError(f"{path} is no state dict with torchvision's ResNet names (conv1.weight is missing).")

@@ -21,6 +21,7 @@ A table of target and finding closes the run.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import math
 import sys
@@ -131,8 +132,7 @@ def kornia_policy(size: int) -> Any:
     """The policy as kornia's batched transforms of uint8 patches, or None where it is not installed."""
     if importlib.util.find_spec("kornia") is None:
         return None
-    from kornia import augmentation as ka
-
+    ka = importlib.import_module("kornia.augmentation")
     shear, zoom = math.degrees(math.atan(POLICY["shear"])), 1 + POLICY["zoom"]
     jitter = [POLICY[name] for name in ("brightness", "contrast", "saturation", "hue")]
     # a Gaussian cut at three deviations

@@ -17,7 +17,8 @@ from shared.data.cache_entry import kept
 from shared.errors import DataError
 
 WAITING = 64  # results that may wait for their turn; all of them at once would be all pixels
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @kept("shapes", "checksums")

@@ -68,6 +68,8 @@ class PatchImages(Sequence):
         device = torch.device(device)
         if device.type != "cuda":
             return self
+        if device.index is None:  # a tensor's device has one
+            device = torch.device(device.type, torch.cuda.current_device())
         room = DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
         return self.shared_copy(device) or (self.copy_to(device) if self.shape.numel() <= room else self)
 

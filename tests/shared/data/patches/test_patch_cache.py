@@ -146,6 +146,11 @@ def test_patches_go_to_a_gpu_where_a_quarter_of_it_holds_them(entries, free, cop
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
     monkeypatch.setattr(PatchImages, "copy_to", lambda self, device: "a copy")
     assert images.to("cuda:0") is ("a copy" if copied else images)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    found = []
+    monkeypatch.setattr(PatchImages, "copy_to", lambda self, device: found.append(device))
+    images.to("cuda")
+    assert found == [torch.device("cuda:1")] * copied  # as tensors name theirs, or no list would find the copy
 
 
 # --- its rows -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "patch_cache.py"
 
 
-def run(*options, before="", cwd):
+def run(*options, before="pass", cwd):
     code = f"import runpy, sys; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, SCRIPT, *options]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)

@@ -8,6 +8,12 @@ beside as the yardstick. From anywhere:
 
     python benchmarks/augmentation.py                    # views of 64, 96 and 224 pixels, about a minute
     python benchmarks/augmentation.py --sizes 96
+    python benchmarks/augmentation.py --sizes 64 224 --batch 256 --repeats 5 --compile
+
+kornia's batched augmentation is timed where it is installed, as it comes and, with --compile, under torch.compile
+(compiled before it is timed; that takes minutes); it is no requirement of this repository:
+
+    pip install --no-deps kornia==0.9.0 kornia_rs==0.2.0
 
 A table of target and finding closes the run.
 """
@@ -15,6 +21,9 @@ A table of target and finding closes the run.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 224], help="sides of the views")
     parser.add_argument("--batch", type=int, default=64, help="views made at a time")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each, of which the median counts")
+    parser.add_argument("--compile", action="store_true", help="also kornia's under torch.compile")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the script runs: no verdicts")
     return parser.parse_args(arguments)
 
@@ -92,8 +102,6 @@ def colour_jitter(seed: int = 0) -> Callable[[Any], Any]:
 
 def monai_policy(size: int, source: int) -> Any:
     """The policy as MONAI's dictionary transforms of a uint8 patch."""
-    import math
-
     from monai import transforms as mt
 
     keys, turn, jitter = "image", math.radians(POLICY["rotation"]), colour_jitter()
@@ -120,7 +128,35 @@ def monai_policy(size: int, source: int) -> Any:
     ).set_random_state(0)
 
 
-def measure(size: int, *, source: int, batch: int, repeats: int) -> dict[str, Any]:
+def kornia_policy(size: int) -> Any:
+    """The policy as kornia's batched transforms of uint8 patches, or None where it is not installed."""
+    if importlib.util.find_spec("kornia") is None:
+        return None
+    ka = importlib.import_module("kornia.augmentation")
+    shear, zoom = math.degrees(math.atan(POLICY["shear"])), 1 + POLICY["zoom"]
+    jitter = [POLICY[name] for name in ("brightness", "contrast", "saturation", "hue")]
+    # a Gaussian cut at three deviations
+    kernel = (2 * math.ceil(3 * POLICY["blur_sigma"][1]) + 1,) * 2
+    policy = ka.AugmentationSequential(
+        ka.RandomResizedCrop((size, size), POLICY["crop_scale"], cropping_mode="resample"),
+        ka.RandomHorizontalFlip(p=POLICY["horizontal_flip"]),
+        ka.RandomVerticalFlip(p=POLICY["vertical_flip"]),
+        ka.RandomAffine(
+            POLICY["rotation"],
+            translate=(POLICY["translation"],) * 2,
+            scale=(1 / zoom, zoom),
+            shear=(-shear, shear, -shear, shear),
+            padding_mode="reflection",
+            p=POLICY["affine_probability"],
+        ),
+        ka.ColorJitter(*jitter, p=POLICY["jitter_probability"]),
+        ka.RandomGrayscale(p=POLICY["greyscale_probability"]),
+        ka.RandomGaussianBlur(kernel, POLICY["blur_sigma"], p=POLICY["blur_probability"]),
+    )
+    return lambda images: policy(images.float() / 255)
+
+
+def measure(size: int, *, source: int, batch: int, repeats: int, compiled: bool = False) -> dict[str, Any]:
     """Views a second at one size, and that both ways make views of alike brightness and spread."""
     import torch
     from _timing import interleaved, product
@@ -142,6 +178,14 @@ def measure(size: int, *, source: int, batch: int, repeats: int) -> dict[str, An
         "MONAI": lambda: by_monai(tracked=True),
         "MONAI, untracked": lambda: by_monai(tracked=False),
     }
+    kornia = kornia_policy(size)
+    if kornia is not None:
+        calls["kornia"] = lambda: kornia(images)
+        if compiled:
+            compiled_kornia = torch.compile(kornia)
+            calls["kornia, compiled"] = lambda: compiled_kornia(images)
+            for _ in range(6):  # which samples are changed is drawn: other numbers of them are compiled anew
+                compiled_kornia(images)
     made = {name: call() for name, call in calls.items()}
     seconds = interleaved(calls | {"GEMM": product()}, repeats)
     speed = {f"{name} views/s": batch / seconds[name] for name in calls}
@@ -149,6 +193,7 @@ def measure(size: int, *, source: int, batch: int, repeats: int) -> dict[str, An
         "size": size,
         **speed,
         "ours / MONAI": speed["ours views/s"] / max(speed["MONAI views/s"], speed["MONAI, untracked views/s"]),
+        **{f"ours / {name}": speed["ours views/s"] / speed[f"{name} views/s"] for name in calls if "kornia" in name},
         **{f"{name} mean": float(views.mean()) for name, views in made.items()},
         **{f"{name} deviation": float(views.std()) for name, views in made.items()},
         "GEMM": seconds["GEMM"],
@@ -161,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from _timing import Finding, report, summary
 
     torch.set_num_threads(1)
-    settings = {"source": SOURCE, "batch": given.batch, "repeats": given.repeats}
+    settings = {"source": SOURCE, "batch": given.batch, "repeats": given.repeats, "compiled": given.compile}
     if given.tiny:
         settings = {"source": 32, "batch": 4, "repeats": 1}
     rows = [measure(size, **settings) for size in ([16] if given.tiny else given.sizes)]
@@ -171,6 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ratio = row["ours / MONAI"]
         name = f"views a second / MONAI's faster way, {row['size']} px"
         findings.append(Finding(name, f">= {TARGET}", f"{ratio:.1f}", ratio >= TARGET))
+        peers = [key for key in row if key.startswith("ours / kornia")]
+        findings += [Finding(f"the same / {key.removeprefix('ours / ')}'s", "", f"{row[key]:.1f}") for key in peers]
+    if importlib.util.find_spec("kornia") is None:
+        findings.append(Finding("the same / kornia's", "", "pip install --no-deps kornia==0.9.0 kornia_rs==0.2.0"))
     summary(findings, judged=not given.tiny)
     return 0
 

@@ -29,7 +29,12 @@ MODEL_FILE, SPLIT_FILE = "model.json", "split.json"
 SWITCHES = ("bf16", "channels_last", "checkpointing", "answer", "average")
 # ids that say where and how a stage runs, not what it computes
 _PLACES = {"bundle_root", "bundle_path", "bundle_shared", "dataset_dir", "datalist_file", "ckpt_dir", "output_dir"}
-_PLACES |= {"cache_dir", "cache_gb", "disk_cache"}  # what is read from there is what would be read from the files
+_PLACES |= {
+    "cache_dir",
+    "cache_gb",
+    "memory_gb",
+    "disk_cache",
+}  # what is read from there is what would be read from the files
 _WAYS = {"device", "memory_format", "resume", "val_interval", "validate", "split", "record", "backend", "device_ids"}
 _NO_NUMBER = _PLACES | _WAYS | {*SWITCHES, "atlas_file", "imports", "initialize"}
 _EPOCHS = {"epochs", "max_epochs", "finetune_epochs"}  # a stage that has not ended may go on with more of them

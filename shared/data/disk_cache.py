@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -20,13 +22,16 @@ import numpy as np
 
 from shared.data.cache_entry import Decoder, Encoder
 from shared.data.fingerprint import fingerprint, names_file
+from shared.data.pixels import Pixels
 from shared.digests import Digests, sha256
+from shared.errors import DataError
 from shared.io import atomic_path
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the entries
-ENDING = ".npz"
+ENDING, PIXELS = ".npz", ".pixels"
+MEMORY_GB = 2.0
 KEPT_FREE = 1 << 30  # bytes of the disk that checkpoints and predictions may need
 YOUNG = 1.0  # seconds in which a file can change twice under one time stamp
 LEFTOVER = 3600  # seconds after which a temporary file belongs to a process that was killed
@@ -39,8 +44,10 @@ class DiskCache:
     """Results of deterministic reading, kept in a folder by the SHA-256 of the files, the settings and the code.
 
     An entry is NumPy's ``.npz``: arrays and one JSON text, no pickle; checksums find damage, and a damaged entry is
-    made anew. It is written whole or not at all, so several processes can share the folder, and deleting any of it at
-    any time is safe. Warnings that were logged when an entry was made are logged again when it is read.
+    made anew. The decoded patches of a datalist are a file beside it, which is read patch by patch
+    (:class:`shared.data.pixels.Pixels`). An entry is written whole or not at all, so several processes can share the
+    folder, and deleting any of it at any time is safe. Warnings that were logged when an entry was made are logged
+    again when it is read.
 
     MONAI's ``PersistentDataset`` goes by the paths of the files, not by their content, has no limit, and fails at a
     truncated entry; ``joblib.Memory`` reads pickles.
@@ -49,6 +56,8 @@ class DiskCache:
         folder: where; None or False: nothing is kept. Beside a list of files: beside the list. A folder that cannot be
             written to is only read, and one line says so.
         limit_gb: the entries used longest ago are removed beyond it.
+        memory_gb: decoded patches beyond it are never held in memory: without a folder (or without room in it), they
+            are in a temporary file (``TMPDIR``).
 
     Attributes:
         hits: entries read; made: entries computed.
@@ -65,17 +74,19 @@ class DiskCache:
         (1, 1)
     """
 
-    def __init__(self, folder: str | os.PathLike | bool | None = None, *, limit_gb: float = 10.0):
+    def __init__(
+        self, folder: str | os.PathLike | bool | None = None, *, limit_gb: float = 10.0, memory_gb: float = MEMORY_GB
+    ):
         self.folder = None if folder is None or folder is False else Path(folder)
         if self.folder is not None and self.folder.parent.is_file():
             self.folder = self.folder.parent.parent / self.folder.name
-        self.limit = int(limit_gb * 1e9)
+        self.limit, self.memory = int(limit_gb * 1e9), int(memory_gb * 1e9)
         self.hits = self.made = 0
         self.digests = Digests(self.folder)
         self.writable = self.folder is not None
         self._started, self._written, self._lock = time.time(), 0, threading.Lock()
         self._told: set[str] = set()
-        self._held: dict[tuple[str, bool], tuple[str | None, np.ndarray]] = {}
+        self._held: dict[tuple[str, bool, int | None], tuple[str | None, Pixels, int]] = {}
 
     def __call__(
         self,
@@ -99,7 +110,9 @@ class DiskCache:
         paths = list(dict.fromkeys(_texts(seen)))
         key, files = self._key(seen, paths, settings)
         if key is None:
-            return {**compute(seen), **joined}
+            result = compute(seen)
+            self._discard(result)
+            return {**result, **joined}
         path = self.folder / key[:2] / (key + ENDING)
         if (found := self._read(path, paths, constants)) is not None:
             return {**found, **joined}
@@ -110,17 +123,55 @@ class DiskCache:
         # a file that was exchanged while it was read must not stand under the digest of the one before
         if all(self._digest(file) == digest for file, digest in files.items()):
             self._write(path, result, Encoder(paths, constants), lines)
+        self._discard(result)
         return {**result, **joined}
 
-    def hold(self, key: tuple[str, bool], array: np.ndarray) -> None:
-        """Keep a decoded file in memory, too, for the rest of this process."""
-        if self.folder is not None:
-            self._held[key] = (self._digest(key[0]), array)
+    def hold(self, path: str, pixels: Pixels, number: int, *, mask: bool = False, size: int | None = None) -> None:
+        """Remember for the rest of this process where a file's decoded pixels are, as stored or resized to ``size``."""
+        self._held[path, mask, size] = (self._digest(path), pixels, number)
 
-    def held(self, key: tuple[str, bool]) -> np.ndarray | None:
-        """What was held of a file, unless the file changed."""
-        digest, array = self._held.get(key, (None, None))
-        return array if digest is not None and digest == self._digest(key[0]) else None
+    def held(self, path: str, *, mask: bool = False, size: int | None = None) -> tuple[Pixels, int] | None:
+        """Where a file's decoded pixels are, unless the file changed."""
+        digest, *place = self._held.get((path, mask, size), (None,))
+        return (place[0], place[1]) if digest is not None and digest == self._digest(path) else None
+
+    def new_pixels(self, nbytes: int, *, keep: bool = False) -> Pixels:
+        """Room for decoded pixels: in this folder, in memory up to the limit, or in a temporary file.
+
+        Args:
+            nbytes: how many there will be.
+            keep: they become part of an entry, so the folder comes first, else the memory.
+
+        Raises:
+            DataError: no room anywhere.
+        """
+        told = "cache_dir is not set"
+        if nbytes <= self.memory and not (keep and self.writable):
+            return Pixels()
+        if self.writable:
+            try:
+                path = self._make_room(nbytes) / "new" / f".{uuid.uuid4().hex}{PIXELS}"
+                path.parent.mkdir(exist_ok=True)
+                pixels = Pixels(file=path.open("x+b"), path=path)
+                if not keep:
+                    pixels.discard()
+                return pixels
+            except OSError as error:
+                self._give_up(error)
+                if nbytes <= self.memory:
+                    return Pixels()
+        if self.folder is not None:
+            told = f"nothing can be kept in {self.folder}, see above"
+        place = Path(tempfile.gettempdir())
+        free = shutil.disk_usage(place).free
+        if free - nbytes < KEPT_FREE:
+            raise DataError(
+                f"The decoded patches are {nbytes / 1e9:.1f} GB, more than memory_gb ({self.memory / 1e9:g}), and have "
+                f"no room on disk: {told}, {place} has {free / 1e9:.1f} GB free. Set cache_dir to a folder with room "
+                "(--cache_dir, --cache_gb), or TMPDIR, or a cache_size, or raise memory_gb."
+            )
+        logger.warning("%s: holds %.1f GB of decoded patches until this process ends (%s).", place, nbytes / 1e9, told)
+        return Pixels(file=tempfile.TemporaryFile())
 
     def _digest(self, path: str) -> str | None:
         try:
@@ -152,6 +203,8 @@ class DiskCache:
                 arrays = {name: content[name] for name in content.files}
             text = json.loads(bytes(arrays.pop("tree")).decode())
             result = Decoder(arrays, paths, constants)(text["tree"])
+            for pixels in _pixels(result):
+                pixels.open(path.with_suffix(PIXELS))
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged file can raise nearly anything
@@ -159,8 +212,9 @@ class DiskCache:
             with suppress(OSError):
                 path.unlink()
             return None
-        with suppress(OSError):
-            os.utime(path)  # when it was used last
+        for used in (path, path.with_suffix(PIXELS)):
+            with suppress(OSError):
+                os.utime(used)
         self.hits += 1
         for name, level, line in text["log"]:
             if line not in self._told:
@@ -174,14 +228,16 @@ class DiskCache:
         try:
             tree = json.dumps({"tree": encoder(result), "log": lines})
             size = sum(array.nbytes for array in encoder.arrays.values()) + len(tree)
-            self._make_folder()
-            if size > self.limit or shutil.disk_usage(self.folder).free - size < KEPT_FREE:
-                raise OSError(f"no room: {size / 1e6:.1f} MB more, the limit is {self.limit / 1e9:g} GB")
+            self._make_room(size)
+            for pixels in _pixels(result):
+                if pixels.path is None:
+                    raise OSError("decoded patches are in memory")
+                pixels.publish(path.with_suffix(PIXELS))  # before the entry, which says that they are there
+                size += pixels.nbytes
             with atomic_path(path) as temporary:
                 np.savez(temporary, tree=np.frombuffer(tree.encode(), np.uint8), **encoder.arrays)
         except (OSError, TypeError) as error:
-            self.writable = False
-            logger.warning("%s: nothing more is kept there (%s); files are read again next time.", self.folder, error)
+            self._give_up(error)
             return
         with self._lock:
             self._written += size
@@ -189,12 +245,31 @@ class DiskCache:
         if full:
             self.tidy()
 
-    def _make_folder(self) -> None:
+    def _discard(self, result: Mapping[str, Any]) -> None:
+        """Remove the files of pixels that did not become part of an entry."""
+        for pixels in _pixels(result):
+            if pixels.path is not None and pixels.path.name.startswith("."):
+                pixels.discard()
+
+    def _give_up(self, error: Exception) -> None:
+        self.writable = False
+        logger.warning("%s: nothing more is kept there (%s); files are read again next time.", self.folder, error)
+
+    def _make_room(self, size: int) -> Path:
+        """The folder, made if need be, with so many bytes free.
+
+        Raises:
+            OSError: they are not, or it cannot be made.
+        """
+        assert self.folder is not None
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "README").write_text(
                 "Cut and decoded images; safe to delete at any time.\n", encoding="utf-8"
             )
+        if size > self.limit or shutil.disk_usage(self.folder).free - size < KEPT_FREE:
+            raise OSError(f"no room: {size / 1e6:.1f} MB more, the limit (cache_gb) is {self.limit / 1e9:g} GB")
+        return self.folder
 
     def tidy(self) -> None:
         """Keep the limit, remove what killed processes left, and save the digests; called when a dataset is read."""
@@ -204,7 +279,7 @@ class DiskCache:
             self._written = 0
             self.digests.save()
             found = []
-            for path in self.folder.glob("*/*" + ENDING):
+            for path in [path for ending in (ENDING, PIXELS) for path in self.folder.glob("*/*" + ending)]:
                 with suppress(OSError):
                     stat = path.stat()
                     if not path.name.startswith("."):
@@ -237,6 +312,10 @@ def code_version() -> str:
         raise TypeError("the source of the code is not at hand")
     parts = [f"{path.relative_to(root).as_posix()}:{sha256(path)}" for path in files]
     return "\n".join([f"format {FORMAT}", *parts, *(f"{name}=={version(name)}" for name in LIBRARIES)])
+
+
+def _pixels(result: Mapping[str, Any]) -> Iterator[Pixels]:
+    return (value for value in result.values() if isinstance(value, Pixels))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -10,6 +10,11 @@ always so of ``wREC``); a class that is never called counts with 0, as in scikit
 
 Probabilities are those of the population, so that 0.5 calls the likelier class, of which a rarer one may have few.
 ``BACC`` is therefore taken where it says something of both classes: from the share of positives on.
+
+``ECE`` and ``SLOPE`` are asked for by name. ECE is the expected calibration error: the mean distance of a tenth's share
+of positives from its mean probability, each tenth of [0, 1] weighted by its rows (Guo et al., On Calibration of Modern
+Neural Networks, 2017); it is not 0 where few rows are perfectly calibrated. SLOPE is that of a logistic regression of
+the labels on the log odds (Cox, 1958): 1 is right, below 1 the probabilities are too extreme, above 1 too timid.
 """
 
 from __future__ import annotations
@@ -22,6 +27,10 @@ import numpy as np
 from shared.errors import DataError
 
 METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
+CALIBRATION = ("ECE", "SLOPE")
+_BINS = 10
+_CLOSEST = 1e-6  # to 0 and 1, at which log odds end
+_STEEPEST = 50.0  # a slope beyond: the classes are apart, and there is none
 _CELLS = 4_000_000
 
 
@@ -89,7 +98,7 @@ def paired_difference(
         labels: labels of two classes.
         prob_a: probabilities of one method.
         prob_b: probabilities of the other, same order.
-        metric: one of ``METRICS``: ACC, AUC, F1, ...
+        metric: one of ``METRICS`` or ``CALIBRATION``: ACC, AUC, F1, ...
         threshold: decision threshold.
         bootstrap: draws.
         level: of the interval.
@@ -110,8 +119,8 @@ def paired_difference(
         >>> paired_difference([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.1, 0.6, 0.4, 0.9])["value"]
         0.25
     """
-    if metric not in METRICS:
-        raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {metric!r}.")
+    if metric not in METRICS + CALIBRATION:
+        raise DataError(f"The metric must be one of {', '.join(METRICS + CALIBRATION)}, got {metric!r}.")
     methods = [np.atleast_2d(to_numpy(probability)) for probability in (prob_a, prob_b)]
     checked = [check_predictions(labels, row, positive) for method in methods for row in method]
     truth, both, split = checked[0][0], np.stack([row for _, row in checked]), len(methods[0])
@@ -212,6 +221,10 @@ def weighted_metrics(
             known["BACC"] = (tp / positives + tn / negatives) / 2
     if "AUC" in names:
         known["AUC"] = np.stack([_auc(truth, row, weights) for row in probability])
+    if "ECE" in names:
+        known["ECE"] = np.stack([_calibration_error(truth, row, weights) for row in probability]) / total
+    if "SLOPE" in names:
+        known["SLOPE"] = np.stack([_calibration_slope(truth, row, weights) for row in probability])
     return {name: known[name] for name in names}
 
 
@@ -231,6 +244,32 @@ def _auc(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.
     below = np.cumsum(negative, axis=1) - negative / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _calibration_error(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum over the tenths of [0, 1] of how far positives and summed probabilities are apart, ``[draws]``."""
+    inside = np.eye(_BINS)[np.minimum((probability * _BINS).astype(int), _BINS - 1)]
+    return np.abs((weights * (truth - probability)) @ inside).sum(axis=1)
+
+
+def _calibration_slope(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Maximum likelihood slope of the labels on the log odds ``[draws]``, by Newton's method; NaN without one."""
+    clipped = probability.clip(_CLOSEST, 1 - _CLOSEST)
+    design = np.stack([np.ones_like(clipped), np.log(clipped / (1 - clipped))], axis=1)
+    coefficients = np.zeros((len(weights), 2))
+    products = (design[:, :, None] * design[:, None]).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(100):
+            expected = 1 / (1 + np.exp(-coefficients @ design.T))
+            gradient = (weights * (truth - expected)) @ design
+            hessian = ((weights * expected * (1 - expected)) @ products).reshape(-1, 2, 2)
+            # a little of the identity, where a draw's rows are all alike or its classes apart
+            step = np.linalg.solve(hessian + 1e-10 * np.eye(2), gradient[..., None])[..., 0]
+            limit = np.abs(step).max(axis=1, keepdims=True)
+            coefficients = coefficients + step / np.maximum(1.0, limit)
+            if not limit.size or limit.max() < 1e-8:
+                break
+    return np.where((np.abs(coefficients[:, 1]) < _STEEPEST) & (limit[:, 0] < 1e-4), coefficients[:, 1], np.nan)
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:

@@ -91,6 +91,37 @@ def test_the_shuffled_control_is_tested_on_true_labels(run, data):
     assert changed and all(e["fold"] != 0 for e in changed)
 
 
+def test_simulated_votes_train_and_the_true_labels_test(run, data, tmp_path, capsys):
+    output = run("--votes", "7")
+    content = json.loads((data / "datalist.json").read_text())
+    truth = {e["image"]: e["label"] for e in content["training"] + content["validation"]}
+    assert all(int(row["label"]) == truth[row["image"]] for row in read(output / "predictions.csv"))
+    shares = {}
+    for fold in range(3):
+        for entry in json.loads((output / f"seed0/fold{fold}/datalist.json").read_text())["training"]:
+            if entry["fold"] == fold:
+                assert entry["label"] == truth[entry["image"]] and "soft_label" not in entry
+            else:
+                assert entry["label"] == int(entry["soft_label"] > 0.5)
+                assert shares.setdefault(entry["image"], entry["soft_label"]) == entry["soft_label"]
+    assert len(shares) == 36 and any((share > 0.5) != truth[name] for name, share in shares.items())
+    assert json.loads((output / "experiment.json").read_text())["settings"]["votes"] == 7
+    capsys.readouterr()
+    table, metrics = tmp_path / "table.md", ("AUC", "BRIER", "ECE", "SLOPE")
+    given = ["--bootstrap", "50", "--metrics", *metrics]
+    load_script("cross_validate").main(["--report", f"a={output}", f"b={output}", "--output", str(table), *given])
+    text = table.read_text()
+    assert text.startswith("| experiment | AUC | BRIER | ECE | SLOPE | fold-wise AUC | sd | ACC |")
+    assert "+0.000 [+0.000, +0.000]" in text and "SLOPE: of a logistic regression" in text
+
+
+@pytest.mark.parametrize("options", [("--votes", "6"), ("--votes", "7", "--shuffle-labels")])
+def test_votes_without_a_majority_or_a_meaning_are_refused(run, options, capsys):
+    with pytest.raises(SystemExit):
+        run(*options)
+    assert "--votes must be odd" in capsys.readouterr().err
+
+
 def test_compare_runs(run, data, tmp_path, capsys):
     """Runs on the test part, one of them a control; the cross-validated ones are of other patches."""
     entries = json.loads((data / "datalist.json").read_text())["testing"]

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.apps.experiments.options import add_options
+from shared.apps.experiments.options import METRIC_OPTION, add_options
 from shared.errors import DataError
 from shared.io import write_text
 
@@ -23,6 +23,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="[TITLE=]FOLDER", help="the first is the reference")
     parser.add_argument("--output", help="Markdown file to write; it is printed in any case")
+    parser.add_argument("--metrics", **METRIC_OPTION)
     add_options(parser, "--bootstrap")
     args = parser.parse_args(argv)
     if args.bootstrap < 1:
@@ -30,8 +31,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def compare(runs: Sequence[str], *, output: str | None, bootstrap: int) -> str:
-    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``.
+def compare(runs: Sequence[str], *, output: str | None, bootstrap: int, metrics: Sequence[str] | None = None) -> str:
+    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``; ``metrics`` as :func:`comparison_table` has it.
 
     Raises:
         DataError: a folder has no predictions, or of other patients.
@@ -43,7 +44,7 @@ def compare(runs: Sequence[str], *, output: str | None, bootstrap: int) -> str:
         title, equals, folder = ("", "", run) if Path(run).is_dir() else run.partition("=")
         titles.append(title or None)
         folders.append(folder if equals else run)
-    table = comparison_table(folders, titles=titles, bootstrap=bootstrap)
+    table = comparison_table(folders, titles=titles, bootstrap=bootstrap, metrics=metrics)
     if output:
         write_text(output, table)
     return table
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare."""
     args = arguments(argv)
     try:
-        print(compare(args.runs, output=args.output, bootstrap=args.bootstrap))
+        print(compare(args.runs, output=args.output, bootstrap=args.bootstrap, metrics=args.metrics))
     except DataError as error:
         raise SystemExit(f"compare_runs: {error}") from None
 

@@ -15,6 +15,10 @@ from shared.reports.tables import difference_text, interval_text, markdown_table
 
 NO_FOLD = -1
 CALLED = ("ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
+CALIBRATED = {
+    "ECE": "ECE: how far shares of positives are from the probabilities, mean over tenths of [0, 1].",
+    "SLOPE": "SLOPE: of a logistic regression on the log odds; 1 is right, below 1 they are too extreme.",
+}
 TESTED = (
     "Metrics are computed over all {rows} of the part tested on, per seed, and averaged over the "
     "seeds. Brackets: {level:.0%} bootstrap interval; each of {bootstrap} replicates draws {drawn} and takes each "
@@ -94,6 +98,7 @@ def comparison_table(
     *,
     titles: Sequence[str | None] | None = None,
     column: str = "probability",
+    metrics: Sequence[str] | None = None,
     bootstrap: int = 2000,
 ) -> str:
     """Return a Markdown table, one experiment a row, each with its paired difference to the first.
@@ -102,6 +107,7 @@ def comparison_table(
         folders: of the experiments, see :func:`read_runs`.
         titles: of the rows; where None the experiment's own or the folder's name.
         column: what is scored, see :func:`read_column`.
+        metrics: those with an interval and a difference; None: AUC, and of patches BACC.
         bootstrap: replicates of the intervals.
 
     Raises:
@@ -113,8 +119,10 @@ def comparison_table(
             table = read_runs(folder) if column == "probability" else read_column(folder, column)
             if table is None:
                 raise DataError(f"{folder}: no finished experiment (its predictions have no column {column!r})")
-            names = METRICS_OF[table.images is not None]
-            experiments.append((title or _title(folder), table, summarise(table, names=names, bootstrap=bootstrap)))
+            names = dict.fromkeys((*METRICS_OF[table.images is not None], *(metrics or ())))
+            experiments.append(
+                (title or _title(folder), table, summarise(table, names=list(names), bootstrap=bootstrap))
+            )
         except (DataError, OSError) as error:
             text = str(error)
             problems.append(text if "no finished experiment" in text else f"{folder}: no finished experiment ({text})")
@@ -122,8 +130,9 @@ def comparison_table(
         raise DataError(problems)
     first = experiments[0][1]
     patches, folds = first.images is not None, bool((first.folds != NO_FOLD).any())
-    compared = ("AUC", "BACC") if patches else ("AUC",)
-    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", *CALLED]
+    compared = tuple(metrics or (("AUC", "BACC") if patches else ("AUC",)))
+    called = [name for name in CALLED if name not in compared]
+    header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", *called]
     header += [cell for name in compared for cell in (f"{name} - first", "p")]
     rows = [_row(title, table, summary, first, compared, folds, bootstrap) for title, table, summary in experiments]
     summary = experiments[0][2]
@@ -135,6 +144,7 @@ def comparison_table(
     note += how.format(**summary, rows=unit, drawn=drawn, all="all of its patches and " if patches else "")
     note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
     note += f" {drawn}; p: two-sided, from the same replicates."
+    note += "".join(f" {CALIBRATED[name]}" for name in compared if name in CALIBRATED)
     return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
 
 
@@ -152,7 +162,7 @@ def _row(
     cells += [number_text(summary["fold_auc"]["value"])] if folds else []
     cells += [
         number_text(metrics["AUC"]["sd"]),
-        *(number_text(metrics[n]["value"]) for n in CALLED),
+        *(number_text(metrics[n]["value"]) for n in CALLED if n not in compared),
     ]
     for name in compared:
         if table is first:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.options import add_options
+from shared.apps.experiments.options import METRIC_OPTION, add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_json
@@ -45,12 +45,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--reuse", metavar="EXPERIMENT", help=f"{reuse}; right only where those stages do not depend on what differs")
     add("--reuse-stages", nargs="+", metavar="STAGE", help="which of them --reuse takes (default: all)")
     add("--shuffle-labels", action="store_true", help="control: permute the labels of the patients that train")
+    votes = "train on the votes of so many simulated annotators: label their majority, soft_label their share"
+    add("--votes", type=int, metavar="N", help=f"{votes}; tested on the true labels")
     add(
         "--report",
         nargs="+",
         metavar="[TITLE=]EXPERIMENT",
         help="only compare finished experiments; the first is the reference",
     )
+    add("--metrics", **METRIC_OPTION)
     add_options(parser)
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
@@ -61,6 +64,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--report needs --output FILE.md")
     if args.reuse_stages and not args.reuse:
         parser.error("--reuse-stages needs --reuse EXPERIMENT")
+    if args.votes is not None and (args.shuffle_labels or args.votes < 1 or args.votes % 2 == 0):
+        parser.error("--votes must be odd, so that there is a majority, and goes without --shuffle-labels")
     if args.jobs < 1 or args.folds < 2 or args.bootstrap < 1 or len(set(args.seeds)) != len(args.seeds):
         parser.error("--jobs and --bootstrap must be at least 1, --folds at least 2, and no seed given twice")
     return args
@@ -87,7 +92,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
     from shared.apps.experiments.folder import write_experiment, write_results
     from shared.apps.experiments.folds import Fold
     from shared.apps.experiments.processes import FoldRun, run_environment, run_folds
-    from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels
+    from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels, simulate_votes
     from shared.bundle.configs import config_digest, find_bundle, find_config, merge_configs, parse_overrides
     from shared.metrics.repeated import RepeatedPredictions
 
@@ -103,7 +108,11 @@ def cross_validate(args: argparse.Namespace) -> Path:
     rows = TrainingRows.read(Path(args.datalist_file or args.dataset_dir / "datalist.json"), args.dataset_dir)
     fold_of = {seed: rows.folds(args.folds, seed) for seed in args.seeds}
 
+    if args.votes and rows.patients is None:
+        raise DataError(f"--votes needs patches: {bundle.name}'s cases have no soft_label to train on")
+
     parts = [path.stem for path in configs["train"][1:]] + ["shuffled"] * args.shuffle_labels
+    parts += [f"{args.votes}votes"] if args.votes else []
     name = args.name or "_".join(parts) or "default"
     output = Path(args.output or bundle / "eval" / "cross_validation" / name).resolve()
     source = Path(args.reuse).resolve() if args.reuse else None
@@ -121,6 +130,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
         "data": data_record(rows.datalist["training"], args.dataset_dir, output, files=files),
         "reuse": str(source) if source else None,
         **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
+        **({"votes": args.votes} if args.votes else {}),
     }
     command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
     if source:
@@ -129,13 +139,19 @@ def cross_validate(args: argparse.Namespace) -> Path:
 
     folds = []
     for seed, split in fold_of.items():
+        votes = simulate_votes(rows.labels, args.votes, seed) if args.votes else {}
         for number in range(args.folds):
             truth = {row: label for row, label in rows.labels.items() if split[row] == number}
-            fold = Fold(output, seed, number, truth, args.shuffle_labels, rows.patients, args.dataset_dir, rows.groups)
+            relabelled = args.shuffle_labels or bool(votes)
+            fold = Fold(output, seed, number, truth, relabelled, rows.patients, args.dataset_dir, rows.groups)
             write_json(fold.datalist, rows.split(split))
-            if fold.shuffled:
+            if args.shuffle_labels:
                 shuffled = shuffle_labels(rows.labels, split, fold=number, seed=seed)
                 write_json(fold.training_datalist, rows.split(split, shuffled))
+            elif votes:
+                cast = {row: share for row, share in votes.items() if split[row] != number}
+                majority = {**rows.labels, **{row: int(share > 0.5) for row, share in cast.items()}}
+                write_json(fold.training_datalist, rows.split(split, majority, cast))
             fold.folder.mkdir(exist_ok=True)
             folds.append(fold)
 
@@ -163,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.report:
             from shared.apps.experiments.compare_runs import compare
 
-            print(compare(args.report, output=args.output, bootstrap=args.bootstrap))
+            options = {"bootstrap": args.bootstrap, "metrics": args.metrics}
+            print(compare(args.report, output=args.output, **options))
             return
         output = cross_validate(args)
     print((output / "results.md").read_text(encoding="utf-8"))

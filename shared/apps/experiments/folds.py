@@ -32,7 +32,7 @@ class Fold:
     seed: int
     number: int
     truth: Mapping[str, int]
-    shuffled: bool = False
+    relabelled: bool = False
     patients: Mapping[str, str] | None = None
     dataset_dir: Path | None = None
     groups: Mapping[str, str] | None = None
@@ -59,8 +59,8 @@ class Fold:
 
     @property
     def training_datalist(self) -> Path:
-        """The datalist it trains on: one of its own where labels are shuffled."""
-        return self.folder / "datalist.json" if self.shuffled else self.datalist
+        """The datalist it trains on: one of its own where labels are not the true ones."""
+        return self.folder / "datalist.json" if self.relabelled else self.datalist
 
     def rows(self) -> list[dict]:
         """Return the fold's predictions with seed and fold.

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+METRIC_OPTION: dict[str, Any] = {
+    "nargs": "+",
+    "choices": ("AUC", "BACC", "BRIER", "ECE", "SLOPE", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC"),
+    "help": "what is compared, with intervals and differences (default: AUC, and of patches BACC)",
+}
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--folds": {"type": int, "default": 5, "help": "folds by patient (default: 5)"},
     "--seeds": {"type": int, "nargs": "+", "default": [0], "help": "each splits anew and trains anew (default: 0)"},

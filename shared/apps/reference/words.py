@@ -5,6 +5,9 @@ WORDS = {
     "dataset_dir": "the prepared folder; paths in the datalist are relative to it",
     "cache_dir": "folder of what was cut or decoded before; None: nothing is kept; default `.cache` in `dataset_dir`",
     "cache_gb": "limit of that folder in GB; entries used longest ago are removed",
+    "memory_gb": (
+        "decoded patches beyond so many GB are never held in memory: without `cache_dir` they are in a temporary file"
+    ),
     "atlas_file": "the tract atlas; default `atlas.npz` in `dataset_dir`",
     "ckpt_dir": "folder of the checkpoints and of `model.json`; default `models` in the bundle",
     "output_dir": (

@@ -1,9 +1,9 @@
-"""Patches decoded once into one uint8 tensor, and the datasets that draw batches from it by indexing."""
+"""Patches decoded once into 8-bit pixels on disk or in memory, and the datasets that draw batches by indexing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,13 +13,97 @@ from torch.utils.data import Dataset
 
 from shared.data.disk_cache import DiskCache
 from shared.data.loaders import collate_patches
-from shared.data.patches.reading import read_turned
+from shared.data.patches.reading import patch_header, read_turned
 from shared.data.patches.resizing import resize_images
+from shared.data.pixels import Pixels, in_order
 from shared.errors import DataError
+
+DEVICE_SHARE = 0.25  # of an accelerator's free memory that patches may take; the training needs the rest
+
+
+class PatchImages(Sequence):
+    """Patches of one size as one tensor's rows, read when they are asked for.
+
+    Args:
+        pixels: that hold them, and perhaps others.
+        numbers: of the rows.
+        size: side of each.
+
+    Shape:
+        - images[i]: uint8 ``[3, S, S]``; images[rows], of a slice, a list or a tensor of whole numbers:
+          ``[n, 3, S, S]``, on the CPU
+
+    Example:
+        >>> pixels = Pixels()
+        >>> for value in (5, 7, 9):
+        ...     _ = pixels.append(torch.full((3, 2, 2), value, dtype=torch.uint8).numpy())
+        >>> images = PatchImages(pixels, [2, 0], 2)
+        >>> images.shape, images[0][0].tolist(), images[[1, 0]][:, 0, 0, 0].tolist()
+        (torch.Size([2, 3, 2, 2]), [[9, 9], [9, 9]], [5, 9])
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, pixels: Pixels, numbers: Sequence[int], size: int):
+        self.pixels, self.numbers = pixels, list(numbers)
+        self.shape = torch.Size((len(self.numbers), 3, size, size))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        rows = torch.arange(len(self))[index].tolist()
+        if isinstance(rows, int):
+            return torch.from_numpy(self.pixels.read(self.numbers[rows]))
+        images = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        for row, out in zip(rows, images.numpy(), strict=True):
+            self.pixels.read(self.numbers[row], out)
+        return images
+
+    def to(self, device: str | torch.device) -> PatchImages | DeviceImages:
+        """A copy on a GPU, if a quarter of its free memory is enough, else these very images.
+
+        Lists of the same patches share it: one that a longer list's copy covers takes its rows.
+        """
+        device = torch.device(device)
+        if device.type != "cuda":
+            return self
+        if device.index is None:  # a tensor's device has one
+            device = torch.device(device.type, torch.cuda.current_device())
+        room = DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+        return self.shared_copy(device) or (self.copy_to(device) if self.shape.numel() <= room else self)
+
+    def shared_copy(self, device: torch.device) -> DeviceImages | None:
+        """These images as rows of a copy that is on the device already."""
+        for images, rows in self.pixels.copies:
+            if images.device == device and rows.keys() >= set(self.numbers):
+                return DeviceImages(images, torch.tensor([rows[number] for number in self.numbers], device=device))
+        return None
+
+    def copy_to(self, device: torch.device) -> DeviceImages:
+        """A copy on the device, made in parts."""
+        images = torch.empty(self.shape, dtype=self.dtype, device=device)
+        for start in range(0, len(self), 256):
+            images[start : start + 256] = self[start : start + 256].to(device)
+        self.pixels.copies.append((images, {number: row for row, number in enumerate(self.numbers)}))
+        return DeviceImages(images, torch.arange(len(self), device=device))
+
+
+class DeviceImages:
+    """Rows ``rows`` of images that are on a device, by indexing with a tensor; on the device, too."""
+
+    def __init__(self, images: Tensor, rows: Tensor):
+        self.images, self.rows = images, rows
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.images[self.rows[rows.to(self.rows.device)]]
 
 
 class PatchCache:
-    """All patches of a list in memory, decoded by as many threads as torch uses.
+    """All patches of a list, decoded by as many threads as torch uses, or where the datalist's check has put them.
+
+    With a disk cache the pixels are in its file, once for all lists of a datalist; else, and after resizing, in memory
+    or, beyond ``memory_gb`` of the disk cache, in a temporary file.
 
     Args:
         entries: of a datalist, with ``image`` and, where known, ``label``, ``soft_label`` (share of votes for class 1)
@@ -31,7 +115,7 @@ class PatchCache:
         disk_cache: of the datalist's check, which decoded the same files.
 
     Attributes:
-        images: uint8 ``[N, 3, S, S]``.
+        images: uint8 ``[N, 3, S, S]``, see :class:`PatchImages`.
         labels: long ``[N]``, -1 where unknown; None where no entry has one.
         soft_labels: float ``[N, num_classes]``: the votes where known, else the label; None without labels.
         masks: bool ``[N, 1, S, S]``, empty where an entry has none; None unless asked for.
@@ -62,34 +146,62 @@ class PatchCache:
     ):
         if not entries:
             raise DataError("There is no patch to read: the list of entries is empty.")
-        self.entries, self._disk_cache = list(entries), disk_cache
+        self.entries, self._disk_cache = list(entries), disk_cache or DiskCache()
+        self._shares = disk_cache is not None
         self.size = size
         self.mask_key = "mask" if mask is True else mask
-        self.images = self.masks = None
-        problems = []
-        for row, result in enumerate(self._decoded(progress)):
+        self.masks = None
+        self.images = self._decoded_before() or self._decode_all(progress)
+        self.labels, self.soft_labels = _labels(self.entries, num_classes)
+
+    def _decoded_before(self) -> PatchImages | None:
+        """The images where the datalist's check, or a list before, has put them; None: not all in one file."""
+        if self.mask_key:
+            return None
+        places = [self._disk_cache.held(entry["image"], size=self.size) for entry in self.entries]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places) or any(pixels is not known[0][0] for pixels, _ in known):
+            return None
+        pixels, numbers = known[0][0], [number for _, number in known]
+        _, height, width = pixels.shapes[numbers].T
+        if (height != width).any() or (width != width[0]).any():
+            return None
+        return PatchImages(pixels, numbers, int(width[0]))
+
+    def _decode_all(self, progress: bool) -> PatchImages:
+        pixels, side, problems = self._disk_cache.new_pixels(self._expected_bytes()), 0, []
+        masks: list[Tensor | None] = []
+        for entry, result in zip(self.entries, self._decoded(progress), strict=True):
             if isinstance(result, DataError):
                 problems += result.problems
                 continue
             image, inside = result
-            if self.images is None:  # the first good patch sets the size
-                side = image.shape[-1]
-                self.images = torch.empty(len(self.entries), 3, side, side, dtype=torch.uint8)
-                if self.mask_key:
-                    self.masks = torch.zeros(len(self.entries), 1, side, side, dtype=torch.bool)
-            if image.shape != self.images.shape[1:]:
-                side, first = image.shape[-1], self.images.shape[-1]
+            side = side or image.shape[-1]  # the first good patch sets the size
+            if image.shape[-1] != side:
                 problems.append(
-                    f"{self.entries[row]['image']}: {side} x {side} pixels, but the patches before it have "
-                    f"{first} x {first}; set the cache's size to resize all of them to one."
+                    f"{entry['image']}: {image.shape[-1]} x {image.shape[-1]} pixels, but the patches before it have "
+                    f"{side} x {side}; set the cache's size to resize all of them to one."
                 )
                 continue
-            self.images[row] = image
-            if inside is not None:
-                self.masks[row] = inside
+            number = pixels.append(image.numpy())
+            if self._shares:
+                self._disk_cache.hold(entry["image"], pixels, number, size=self.size)
+            masks.append(inside)
         if problems:
             raise DataError(problems)
-        self.labels, self.soft_labels = _labels(self.entries, num_classes)
+        if self.mask_key:
+            empty = torch.zeros(1, side, side, dtype=torch.bool)
+            self.masks = torch.stack([empty if inside is None else inside for inside in masks])
+        return PatchImages(pixels, range(len(pixels)), side)
+
+    def _expected_bytes(self) -> int:
+        """Bytes of all images, if they are as large as the first that can be read."""
+        side = self.size
+        for entry in self.entries if side is None else ():
+            with suppress(DataError):
+                side = max(patch_header(entry["image"])[0])
+                break
+        return 3 * len(self.entries) * (side or 0) ** 2
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -97,9 +209,8 @@ class PatchCache:
     def _decoded(self, progress: bool) -> Iterator[tuple[Tensor, Tensor | None] | DataError]:
         from tqdm import tqdm
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            results = threads.map(self._decode, self.entries)
-            yield from tqdm(results, "Reading patches", len(self.entries), leave=False, disable=not progress)
+        results = in_order(self._decode, self.entries, torch.get_num_threads())
+        yield from tqdm(results, "Reading patches", len(self.entries), leave=False, disable=not progress)
 
     def _decode(self, entry: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | DataError:
         path = entry["image"]
@@ -127,8 +238,11 @@ class PatchCache:
 
     def _pixels(self, path: str, *, mask: bool = False) -> Tensor:
         """A decoded file: as the datalist's check left it, if it did."""
-        held = None if self._disk_cache is None else self._disk_cache.held((path, mask))
-        return torch.from_numpy(read_turned(path, mask=mask)[0] if held is None else held)
+        place = self._disk_cache.held(path, mask=mask)
+        if place is None:
+            return torch.from_numpy(read_turned(path, mask=mask)[0])
+        image = torch.from_numpy(place[0].read(place[1]))
+        return image[0].bool() if mask else image
 
 
 def _labels(entries: Sequence[Mapping[str, Any]], num_classes: int) -> tuple[Tensor | None, Tensor | None]:
@@ -156,7 +270,7 @@ class PatchRows(Dataset):
         cache: the decoded patches.
         rows: which of them; None: all.
         names: also give ``patient`` and ``path`` of every patch, as lists.
-        device: where the images are kept.
+        device: where the images are kept, if they fit (:meth:`PatchImages.to`); else a batch is on the CPU.
 
     Shape:
         - a batch: ``image`` uint8 ``[B, 3, S, S]``, ``row`` ``[B]`` of the cache and, where all of the dataset's
@@ -190,7 +304,7 @@ class PatchRows(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A whole batch; torch's loaders call it instead of ``__getitem__``."""
         row = self.rows[torch.as_tensor(indices, dtype=torch.long)]
-        batch: dict[str, Any] = {"image": self.images[row.to(self.images.device)], "row": row}
+        batch: dict[str, Any] = {"image": self.images[row], "row": row}
         if self.labelled:
             batch |= {"label": self.cache.labels[row], "soft_label": self.cache.soft_labels[row]}
         if self.names:

@@ -7,9 +7,8 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAPS = ("mask", "planted")
+_FLAGS = ("empty", "turned", "blank", "few_colours")
 SECTIONS = ("training", "validation", "testing", "unlabelled")
 PREPARE_PATCHES = (
     "prepare one with scripts/prepare_mhist.py (MHIST) or scripts/prepare_image_folder.py (a folder per class), "
@@ -112,55 +112,84 @@ def all_facts(
     """Facts of every image, mask and planted map of ``entries``, by path; each file is read once, in threads."""
     files = {entry["image"]: False for entry in entries}
     files |= {entry[key]: True for entry in entries for key in MAPS if key in entry}
-    if disk_cache is not None and pixels:
+    if disk_cache is not None and disk_cache.folder is not None and pixels:
         return dict(zip(files, _kept_facts(files, disk_cache), strict=True))
     facts = _in_threads(lambda path: patch_facts(path, mask=files[path], pixels=pixels), files)
     return dict(zip(files, facts, strict=True))
 
 
-def _in_threads(call: Callable[[str], Any], paths: Iterable[str]) -> list:
+def _in_threads(call: Callable[[str], Any], paths: Iterable[str]) -> Iterator[Any]:
+    from shared.data.pixels import in_order
+
     # Decoding and hashing release the GIL.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(call, paths))
+    return in_order(call, paths, min(8, os.cpu_count() or 1))
 
 
 def _kept_facts(files: Mapping[str, bool], disk_cache: DiskCache) -> list[PatchFacts]:
     """Facts of all files, in one entry of the cache: one for each patch would cost as much as to decode it."""
-    import numpy as np
-
-    def decoded(entry: Mapping[str, Any]) -> dict[str, Any]:
-        found = _in_threads(lambda path: _pixel_facts(path, files[path]), [*entry["image"], *entry["mask"]])
-        facts = [asdict(one) for one, _ in found]
-        if any(one["problem"] for one in facts):
-            raise _NotKeptError(facts)
-        kinds = {"images": [a for _, a in found if a.ndim == 3], "masks": [a for _, a in found if a.ndim == 2]}
-        flat = {k: np.concatenate([a.reshape(-1) for a in arrays] or [np.empty(0)]) for k, arrays in kinds.items()}
-        return {"facts": facts, **flat}
-
     images = sorted(path for path, mask in files.items() if not mask)
     masks = sorted(path for path, mask in files.items() if mask)
     order = [*images, *masks]
+
+    def decoded(entry: Mapping[str, Any]) -> dict[str, Any]:
+        facts, kept = [], disk_cache.new_pixels(_decoded_bytes(images, masks), keep=True)
+        try:
+            found = _in_threads(lambda path: _pixel_facts(path, files[path]), [*entry["image"], *entry["mask"]])
+            for one, array in found:
+                facts.append(one)
+                if array is not None:
+                    kept.append(array.reshape(-1, *array.shape[-2:]))
+            if any(one.problem for one in facts):
+                raise _NotKeptError(facts)
+        except BaseException:
+            kept.discard()
+            raise
+        return {"facts": _columns(facts), "pixels": kept}
+
     try:
         kept = disk_cache({"image": images, "mask": masks}, "facts and pixels of patches", decoded)
-        facts = [PatchFacts(**one) for one in kept["facts"]]
-        places = {"images": 0, "masks": 0}
-        for path, one in zip(order, facts, strict=True):
-            size = tuple(one.size or ())
-            kind, shape = ("masks", size) if files[path] else ("images", (3, *size))
-            start, length = places[kind], math.prod(shape)
-            disk_cache.hold((path, files[path]), kept[kind][start : start + length].reshape(shape))
-            places[kind] += length
+        facts = _rows(kept["facts"])
+        for number, path in enumerate(order):
+            disk_cache.hold(path, kept["pixels"], number, mask=files[path])
     except _NotKeptError as error:
-        facts = [PatchFacts(**one) for one in error.facts]
+        facts = error.facts
     disk_cache.tidy()
     known = dict(zip(order, facts, strict=True))
     return [known[path] for path in files]
 
 
+def _decoded_bytes(images: Sequence[str], masks: Sequence[str]) -> int:
+    """Bytes of all files decoded, if the others are as large as the first that can be read."""
+    for path in images:
+        if (size := patch_facts(path, pixels=False).size) is not None:
+            return (3 * len(images) + len(masks)) * math.prod(size)
+    return 0
+
+
+def _columns(facts: Sequence[PatchFacts]) -> dict[str, np.ndarray]:
+    """Facts without a problem as arrays, which are small on disk."""
+    import numpy as np
+
+    return {
+        "size": np.array([one.size for one in facts], int).reshape(-1, 2),
+        "digest": np.array([one.digest or "" for one in facts], "S64"),
+        "flags": np.array([[getattr(one, name) for name in _FLAGS] for one in facts], bool).reshape(-1, len(_FLAGS)),
+    }
+
+
+def _rows(columns: Mapping[str, np.ndarray]) -> list[PatchFacts]:
+    """Facts of arrays."""
+    rows = zip(*(columns[name].tolist() for name in ("size", "digest", "flags")), strict=True)
+    return [
+        PatchFacts(tuple(size), digest.decode() or None, **dict(zip(_FLAGS, flags, strict=True)))
+        for size, digest, flags in rows
+    ]
+
+
 class _NotKeptError(Exception):
     """Facts of files that are not all sound."""
 
-    def __init__(self, facts: list[dict[str, Any]]):
+    def __init__(self, facts: list[PatchFacts]):
         super().__init__()
         self.facts = facts
 

@@ -14,6 +14,7 @@ from monai.transforms import Lambdad, MapTransform, RandGaussianNoised
 from shared.data import CaseDataset, DiskCache, GliomaCases, PatchCache, PatchDatalist
 from shared.data import disk_cache as module
 from shared.data.fingerprint import fingerprint
+from shared.errors import DataError
 from shared.transforms import LoadCased, LoadGliomad, PrepareGliomad, ROISlicesd
 from tests.support.tiny import affine_of, ball, save, texture, write_case
 from tests.support.tiny_brain import tiny_atlas
@@ -388,14 +389,12 @@ def test_patches_are_decoded_once_for_the_check_and_all_caches(tmp_path, monkeyp
     assert len(read) == len(set(read)) == every
     second, again = patches(tmp_path, DiskCache(tmp_path / ".cache"))
     assert len(read) == every
-    assert torch.equal(images.images, first.images) and torch.equal(images.images, again.images)
+    assert torch.equal(images.images[:], first.images[:]) and torch.equal(images.images[:], again.images[:])
     assert plain.pretraining == found.pretraining == second.pretraining
     assert plain.patch_size == second.patch_size and isinstance(second.patch_size, tuple)
 
 
 def test_a_patch_of_other_content_or_a_broken_one_is_decoded_anew(tmp_path):
-    from shared.errors import DataError
-
     content = write_patch_data(tmp_path)
     patches(tmp_path, DiskCache(tmp_path / ".cache"))
     path, other = (tmp_path / content["training"][k]["image"] for k in (0, 3))
@@ -407,3 +406,112 @@ def test_a_patch_of_other_content_or_a_broken_one_is_decoded_anew(tmp_path):
     path.write_bytes(other.read_bytes())
     with pytest.raises(DataError, match="the same image has labels"):
         patches(tmp_path, DiskCache(tmp_path / ".cache"))
+
+
+def test_all_lists_of_a_datalist_share_one_file_of_pixels(tmp_path):
+    write_patch_data(tmp_path)
+    for start in range(2):
+        cache = DiskCache(tmp_path / ".cache", memory_gb=0)
+        found = PatchDatalist(tmp_path, fold=-1, disk_cache=cache)
+        lists = [found.pretraining, found.training, found.testing]
+        made = [PatchCache(entries, progress=False, disk_cache=cache) for entries in lists]
+        assert cache.made == 1 - start
+        assert len({id(one.images.pixels) for one in made}) == 1 and made[0].images.pixels.path is not None
+        for entries, one in zip(lists, made, strict=True):
+            assert torch.equal(one.images[:], PatchCache(entries, progress=False).images[:])
+    (file,) = (tmp_path / ".cache").glob("*/*.pixels")
+    every = len(found.training) + len(found.testing) + len(found.unlabelled)
+    assert file.stat().st_size == every * 3 * found.patch_size[0] ** 2
+
+
+def test_resized_patches_are_shared_too(tmp_path):
+    write_patch_data(tmp_path)
+    cache = DiskCache(None)
+    found = PatchDatalist(tmp_path, fold=-1, disk_cache=cache)
+    first, second = (
+        PatchCache(entries, size=8, progress=False, disk_cache=cache) for entries in (found.pretraining, found.training)
+    )
+    assert first.images.pixels is second.images.pixels and len(second.images) < len(first.images)
+    assert torch.equal(second.images[:], PatchCache(found.training, size=8, progress=False).images[:])
+
+
+def test_patches_beyond_the_memory_are_in_a_temporary_file_or_refused(tmp_path, monkeypatch, caplog):
+    write_patch_data(tmp_path)
+    entries = PatchDatalist(tmp_path, fold=-1).training
+    cache = PatchCache(entries, progress=False, disk_cache=DiskCache(None, memory_gb=1e-6))
+    assert "GB of decoded patches until this process ends (cache_dir is not set)" in caplog.text
+    assert cache.images.pixels._file is not None and cache.images.pixels.path is None
+    assert torch.equal(cache.images[:], PatchCache(entries, progress=False).images[:])
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=module.KEPT_FREE))
+    for folder, why in ((None, "cache_dir is not set"), (tmp_path / "c", "nothing can be kept in .*/c, see above")):
+        with pytest.raises(DataError, match=rf"more than memory_gb \(1e-06\), .*: {why}, .* Set cache_dir"):
+            PatchCache(entries, progress=False, disk_cache=DiskCache(folder, memory_gb=1e-6))
+
+
+def test_without_room_in_the_folder_patches_are_decoded_once_a_start(tmp_path, monkeypatch, caplog):
+    from shared.data.patches import reading
+
+    write_patch_data(tmp_path)
+    read, before = [], reading._read_patch
+    monkeypatch.setattr(reading, "_read_patch", lambda path: read.append(path) or before(path))
+    found, first = patches(tmp_path, DiskCache(tmp_path / ".cache", limit_gb=0))
+    assert len([line for line in caplog.messages if "nothing more is kept" in line]) == 1
+    assert len(read) == len(set(read)) and torch.equal(first.images[:], PatchCache(found.training).images[:])
+    assert not list((tmp_path / ".cache").rglob("*.pixels"))
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut off", "flipped"])
+def test_damaged_pixels_are_never_used(tmp_path, damage):
+    write_patch_data(tmp_path)
+    _, plain = patches(tmp_path, None)
+    patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    (file,) = (tmp_path / ".cache").glob("*/*.pixels")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "flipped" else content[:-1])
+    if damage == "flipped":
+        with pytest.raises(DataError, match="start again"):
+            every = PatchDatalist(tmp_path, fold=-1, disk_cache=(cache := DiskCache(tmp_path / ".cache")))
+            for part in (every.pretraining, every.testing):
+                PatchCache(part, progress=False, disk_cache=cache).images[:]
+    cache = DiskCache(tmp_path / ".cache")
+    assert torch.equal(patches(tmp_path, cache)[1].images[:], plain.images[:]) and cache.made == 1
+
+
+def test_an_interrupted_decoding_leaves_nothing_that_is_taken_for_whole(tmp_path, monkeypatch):
+    from shared.data.patches import reading
+
+    write_patch_data(tmp_path)
+    read, before = [], reading._read_patch
+
+    def stopped(path):
+        read.append(path)
+        if len(read) == 5:
+            raise KeyboardInterrupt
+        return before(path)
+
+    monkeypatch.setattr(reading, "_read_patch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    assert not list((tmp_path / ".cache").rglob("*.pixels")) and not list((tmp_path / ".cache").rglob("*.npz"))
+    left = tmp_path / ".cache" / "new" / ".0.pixels"  # of a process that was killed
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    cache = DiskCache(tmp_path / ".cache")
+    patches(tmp_path, cache)
+    assert cache.made == 1 and not left.exists()
+
+
+def test_pixels_count_towards_the_limit(tmp_path):
+    write_patch_data(tmp_path)
+    patches(tmp_path, DiskCache(tmp_path / ".cache"))
+    (file,) = (tmp_path / ".cache").glob("*/*.pixels")
+    (tmp_path / "a.txt").write_text("a")
+    cache = DiskCache(tmp_path / ".cache", limit_gb=file.stat().st_size / 2e9)
+    cache({"image": str(tmp_path / "a.txt")}, "s", lambda case: {"a": np.zeros(file.stat().st_size // 20)})
+    cache.tidy()
+    assert not file.exists()

@@ -133,7 +133,7 @@ def evaluate_patches(tmp_path, entries, name="out"):
         val_handlers=[saver],
     ).run()
     with torch.no_grad():
-        expected = network(rows.images / 255).softmax(dim=1)[:, 1]
+        expected = network(rows.images[:] / 255).softmax(dim=1)[:, 1]
     return table(tmp_path / name), expected.tolist()
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
 from shared.errors import DataError
 from shared.metrics import classification_metrics, paired_difference
-from shared.metrics.classification import drawn_weights
+from shared.metrics.classification import drawn_weights, weighted_metrics
 from tests.references.ircl_explain import auc_by_pairs
 
 NAMES = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
@@ -230,3 +231,54 @@ def test_p_is_two_sided_and_counts_the_measured_difference():
     ]
     sides = min(sum(d <= 1e-12 for d in drawn), sum(d >= -1e-12 for d in drawn))
     assert found["p"] == pytest.approx(min(1, 2 * (1 + sides) / 500)) and 0 < sides < 499
+
+
+# --- calibration --------------------------------------------------------------------------------------------------
+
+
+def _naive_error(labels, probability, weights):
+    found = 0.0
+    for tenth in range(10):
+        upper = 1.01 if tenth == 9 else (tenth + 1) / 10
+        rows = (probability >= tenth / 10) & (probability < upper)
+        count = weights[rows].sum()
+        if count:
+            share = (weights * labels)[rows].sum() / count
+            found += count / weights.sum() * abs(share - (weights * probability)[rows].sum() / count)
+    return found
+
+
+def _naive_slope(labels, probability, weights):
+    odds = np.log(probability / (1 - probability))[:, None]
+    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(odds, labels, sample_weight=weights)
+    return fit.coef_[0, 0]
+
+
+def test_calibration_of_weighted_rows_is_that_of_a_loop_and_of_scikit_learn():
+    random = np.random.default_rng(3)
+    labels, probability = _case(120, seed=3)
+    both = np.stack([probability, probability**2]).clip(0.02, 0.98)
+    weights = random.integers(0, 4, (5, 120)).astype(float)
+    found = weighted_metrics(labels == 1, both, weights, 0.5, ("ECE", "SLOPE"))
+    for row, one in enumerate(both):
+        for draw, weight in enumerate(weights):
+            assert found["ECE"][row, draw] == pytest.approx(_naive_error(labels, one, weight), abs=1e-12)
+            assert found["SLOPE"][row, draw] == pytest.approx(_naive_slope(labels, one, weight), rel=1e-4)
+
+
+def test_the_slope_says_which_way_probabilities_err():
+    random = np.random.default_rng(0)
+    odds = random.normal(0, 2, 20000)
+    truth = random.random(20000) < 1 / (1 + np.exp(-odds))
+    bolder = np.stack([1 / (1 + np.exp(-scale * odds)) for scale in (1.0, 2.0, 0.5)])
+    found = weighted_metrics(truth, bolder, np.ones((1, 20000)), 0.5, ("ECE", "SLOPE"))
+    np.testing.assert_allclose(found["SLOPE"][:, 0], [1.0, 0.5, 2.0], rtol=0.05)
+    assert found["ECE"][0, 0] < 0.01 and (found["ECE"][1:, 0] > 0.04).all()
+
+
+def test_classes_that_are_apart_have_no_slope_and_ends_are_counted():
+    truth, probability = np.array([False, False, True, True]), np.array([[0.0, 0.1, 0.9, 1.0]])
+    found = weighted_metrics(truth, probability, np.ones((1, 4)), 0.5, ("ECE", "SLOPE"))
+    assert np.isnan(found["SLOPE"]).all() and found["ECE"].item() == pytest.approx(0.05)
+    difference = paired_difference(truth.astype(int), probability[0], probability[0], "SLOPE", bootstrap=20)
+    assert difference["value"] is None and difference["undefined"] == 20

@@ -1,9 +1,11 @@
 import json
+from math import comb
 
 import pytest
+from scipy.special import beta
 
 from shared.apps.experiments.folds import Fold
-from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels
+from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels, simulate_votes
 from shared.errors import DataError
 
 
@@ -44,6 +46,31 @@ def test_shuffled_labels_take_the_votes_with_them(datalist):
     changed = [case for case in cases if case["label"] != rows.labels[rows.name_of(case)]]
     assert changed and all(case["fold"] == 1 for case in changed)
     assert not any("soft_label" in case for case in cases)
+
+
+def test_simulated_votes_err_as_often_as_the_beta_distribution_says():
+    labels = {str(i): i % 2 for i in range(20000)}
+    votes = simulate_votes(labels, 7, seed=0)
+    assert {round(7 * share, 9) for share in votes.values()} == set(range(8))
+    wrong = [(share > 0.5) != labels[name] for name, share in votes.items()]
+    # with p ~ Beta(1, 4), P(k of 7 err) = C(7, k) B(1 + k, 11 - k) / B(1, 4)
+    by_count = [comb(7, k) * beta(1 + k, 11 - k) / beta(1, 4) for k in range(8)]
+    assert sum(wrong) / 20000 == pytest.approx(sum(by_count[4:]), abs=0.01)
+    close = sum(abs(share - 0.5) < 0.1 for share in votes.values()) / 20000
+    assert close == pytest.approx(by_count[3] + by_count[4], abs=0.01)
+    errors = sum(abs(share - labels[name]) for name, share in votes.items()) / 20000
+    assert errors == pytest.approx(0.2, abs=0.01)
+    assert votes == simulate_votes(dict(reversed(labels.items())), 7, seed=0) != simulate_votes(labels, 7, seed=1)
+
+
+def test_votes_are_written_where_they_were_cast(datalist):
+    rows = TrainingRows.read(datalist, datalist.parent)
+    fold_of = rows.folds(2, seed=0)
+    cast = {name: 2 / 3 for name, fold in fold_of.items() if fold == 1}
+    labels = {**rows.labels, **dict.fromkeys(cast, 1)}
+    for case in rows.split(fold_of, labels, cast)["training"]:
+        assert case.get("soft_label") == (2 / 3 if case["fold"] == 1 else None)
+        assert case["label"] == (1 if case["fold"] == 1 else rows.labels[rows.name_of(case)])
 
 
 def test_volumes_go_by_patient(tmp_path):

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from shared.data import PatchCache, PatchRows, collate_patches
+from shared.data import DiskCache, PatchCache, PatchRows, collate_patches
+from shared.data.patches.cache import PatchImages
 from shared.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def test_threads_change_nothing(entries):
         two = PatchCache(entries, progress=False)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.images[:], two.images[:])
 
 
 def test_labels_may_be_missing(tmp_path, entries):
@@ -115,6 +116,41 @@ def test_all_problems_are_reported_at_once(tmp_path, entries):
 def test_an_empty_list_is_refused():
     with pytest.raises(DataError, match="no patch to read"):
         PatchCache([])
+
+
+def test_images_are_indexed_as_a_tensor_is(entries):
+    images = PatchCache(entries, progress=False).images
+    whole = torch.stack([pixels(case["image"]) for case in entries])
+    assert images.shape == whole.shape and images.dtype == whole.dtype and len(images) == 5
+    for index in (2, -1, np.int64(3), torch.tensor(1), slice(1, 4), [3, 0], torch.tensor([4, 4, 0]), slice(9, 9)):
+        assert torch.equal(images[index], whole[index])
+    assert torch.equal(torch.stack(list(images)), whole)
+
+
+def test_a_copy_on_a_device_serves_all_lists_of_the_same_patches(entries):
+    cache = DiskCache(None)
+    long, short = (PatchCache(part, progress=False, disk_cache=cache) for part in (entries, [entries[3], entries[1]]))
+    device = torch.device("cpu")
+    assert short.images.shared_copy(device) is None
+    copy = long.images.copy_to(device)
+    shared = short.images.shared_copy(device)
+    assert shared.images is copy.images and long.images.shared_copy(torch.device("meta")) is None
+    assert torch.equal(copy[torch.tensor([4, 0])], long.images[[4, 0]])
+    assert torch.equal(shared[torch.tensor([1, 0, 1])], long.images[[1, 3, 1]])
+    assert long.images.to("cpu") is long.images
+
+
+@pytest.mark.parametrize(("free", "copied"), [(4 * 5 * 432, True), (4 * 5 * 432 - 4, False)])
+def test_patches_go_to_a_gpu_where_a_quarter_of_it_holds_them(entries, free, copied, monkeypatch):
+    images = PatchCache(entries, progress=False).images
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    monkeypatch.setattr(PatchImages, "copy_to", lambda self, device: "a copy")
+    assert images.to("cuda:0") is ("a copy" if copied else images)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    found = []
+    monkeypatch.setattr(PatchImages, "copy_to", lambda self, device: found.append(device))
+    images.to("cuda")
+    assert found == [torch.device("cuda:1")] * copied  # as tensors name theirs, or no list would find the copy
 
 
 # --- its rows -----------------------------------------------------------------------------------------------------

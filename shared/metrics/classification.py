@@ -112,9 +112,8 @@ def paired_difference(
     """
     if metric not in METRICS:
         raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {metric!r}.")
-    methods = [np.atleast_2d(to_numpy(probability)) for probability in (prob_a, prob_b)]
-    checked = [check_predictions(labels, row, positive) for method in methods for row in method]
-    truth, both, split = checked[0][0], np.stack([row for _, row in checked]), len(methods[0])
+    truth, first = check_seeds(labels, prob_a, positive)
+    both, split = np.concatenate([first, check_seeds(labels, prob_b, positive)[1]]), len(first)
     value = weighted_metrics(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
     drawn = bootstrap_metrics(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
     value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
@@ -147,6 +146,18 @@ def check_predictions(labels: Any, probability: Any, positive: int) -> tuple[np.
             f"({probability[bad[0]]})."
         )
     return labels == positive, probability
+
+
+def check_seeds(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row is positive, and its probability in every seed, ``[seeds, n]``.
+
+    Raises:
+        DataError: see :func:`check_predictions`.
+    """
+    checked = [check_predictions(labels, row, positive) for row in np.atleast_2d(to_numpy(probability))]
+    if not checked:
+        raise DataError("Metrics need the probabilities of one seed at least, got none.")
+    return checked[0][0], np.stack([row for _, row in checked])
 
 
 def bootstrap_metrics(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:

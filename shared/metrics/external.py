@@ -120,15 +120,17 @@ def _recalibration(
     options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "groups": left}
     methods: dict[str, Any] = {}
     for name, slope in (("none", None), ("intercept", False), ("intercept and slope", True)):
-        new = [
+        rows = [
             row[~first] if slope is None else recalibrated(fitted, row[first], row[~first], slope=slope) for row in both
         ]
-        if any(row is None for row in new):
+        mended = [row for row in rows if row is not None]
+        if len(mended) < len(rows):
             methods[name] = None
             continue
+        new = np.stack(mended)
         report = calibration_report(tested, new, **options)
-        scores = weighted_metrics(tested, np.stack(new), np.ones((1, len(tested))), 0.5, ("BRIER",))["BRIER"]
-        samples = bootstrap_metrics(tested, np.stack(new), left, 0.5, bootstrap, seed, ("BRIER",))["BRIER"]
+        scores = weighted_metrics(tested, new, np.ones((1, len(tested))), 0.5, ("BRIER",))["BRIER"]
+        samples = bootstrap_metrics(tested, new, left, 0.5, bootstrap, seed, ("BRIER",))["BRIER"]
         methods[name] = {"BRIER": percentile_interval(float(scores.mean()), mean_defined(samples))}
         methods[name] |= {key: report[key] for key in MEASURES}
         if slope is not None:

@@ -174,8 +174,11 @@ def comparison_figure(
         (title or _title(at), read_runs(at)) for at, title in zip(folders, titles or [None] * len(folders), strict=True)
     ]
     name, first = tables[0]
-    same = {title: other for title, other in tables[1:] if other.names == first.names}
-    same = {title: other.probability for title, other in same.items() if (other.labels == first.labels).all()}
+    same = {
+        title: other.probability
+        for title, other in tables[1:]
+        if other.names == first.names and (other.labels == first.labels).all()
+    }
     given = first.labels, first.probability
     curve = decision_curve(*given, controls=same, groups=first.groups, bootstrap=bootstrap)
     decision_figure(curve, path, name=name)

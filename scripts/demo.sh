@@ -46,7 +46,7 @@ ircl_mvi)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
-    pictures="additive_biomarkers_*.png, biomarkers.png, roc.png, calibration.png, shapley_*.png, patients/*_overlay.png"
+    pictures="additive_biomarkers_*.png, biomarkers.png, roc.png, calibration.png, decision.png, shapley_*.png, patients/*_overlay.png"
     ;;
 sscl_crc)
     data=data/phantom_patches
@@ -56,7 +56,7 @@ sscl_crc)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --truth planted "${places[@]}"
-    pictures="roc.png, calibration.png, confusion.png, gallery.png, randomisation.png"
+    pictures="roc.png, calibration.png, decision.png, confusion.png, gallery.png, randomisation.png"
     ;;
 glioma_idh)
     data=data/phantom_brains
@@ -66,7 +66,7 @@ glioma_idh)
     monai train,cpu,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,explain --run_id explain --max_patients 8 "${places[@]}"
-    pictures="roc.png, calibration.png, *_loss.png, patients/"
+    pictures="roc.png, calibration.png, decision.png, *_loss.png, patients/"
     ;;
 *)
     die "the demo of $bundle is not written yet: see bundles/$bundle/docs/README.md"

@@ -42,6 +42,7 @@ class SaveGliomaPredictions(SavePredictions):
             counts as trained on, too.
         bootstrap: draws of the intervals.
         seed: of the draws.
+        thresholds: see :class:`SavePredictions`.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class SaveGliomaPredictions(SavePredictions):
         bootstrap: int = 2000,
         seed: int = 0,
         check: ModelCheck | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ):
-        super().__init__(output_dir, class_names=class_names, bootstrap=bootstrap, seed=seed, check=check)
+        options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "check": check, "thresholds": thresholds}
+        super().__init__(output_dir, class_names=class_names, **options)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
         self._own: list[dict[str, torch.Tensor]] = []  # by column, a batch each
@@ -125,9 +128,8 @@ class SaveGliomaPredictions(SavePredictions):
             self._write_patients(weight, mask)
         if not self.gathered():
             return
-        metrics = write_predictions(
-            self.output_dir, self.rows, class_names=self.class_names, bootstrap=self.bootstrap, seed=self.seed
-        )
+        options: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        metrics = write_predictions(self.output_dir, self.rows, class_names=self.class_names, **options)
         if metrics is not None:
             write_glioma_controls(
                 self.output_dir,

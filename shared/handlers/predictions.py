@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from shared.reports.predictions import patch_name, write_predictions
 
 
 class SavePredictions:
-    """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png`` and ``calibration.png``.
+    """Write ``predictions.csv``; where labels are known also ``metrics.json``, ``roc.png``, ``calibration.png`` and
+    ``decision.png``.
 
     Where the cases have a ``path`` they are patches: rows then begin with ``image``, intervals are over patients (whose
     patches are drawn together), and precision, recall and F1 of each class and ``confusion.png`` are written too. Where
@@ -33,6 +34,8 @@ class SavePredictions:
             empty where that is not known).
         network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
             is written, too, as ``probability_<name>``.
+        thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
+            told there, too, beside 0.5.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -48,7 +51,9 @@ class SavePredictions:
         dataset_dir: str | os.PathLike | None = None,
         check: ModelCheck | None = None,
         network: nn.Module | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ):
+        self.thresholds = thresholds
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
@@ -105,5 +110,5 @@ class SavePredictions:
         """Write table, metrics and pictures, of the cases of all processes."""
         if not self.gathered():
             return
-        draws = {"bootstrap": self.bootstrap, "seed": self.seed}
-        write_predictions(self.output_dir, self.rows, class_names=self.class_names, **draws)
+        options: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        write_predictions(self.output_dir, self.rows, class_names=self.class_names, **options)

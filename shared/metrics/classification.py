@@ -29,8 +29,6 @@ from shared.errors import DataError
 METRICS = ("ACC", "AUC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", "BACC", "BRIER")
 CALIBRATION = ("ECE", "SLOPE")
 _BINS = 10
-_CLOSEST = 1e-6  # to 0 and 1, at which log odds end
-_STEEPEST = 50.0  # a slope beyond: the classes are apart, and there is none
 _CELLS = 4_000_000
 
 
@@ -121,9 +119,8 @@ def paired_difference(
     """
     if metric not in METRICS + CALIBRATION:
         raise DataError(f"The metric must be one of {', '.join(METRICS + CALIBRATION)}, got {metric!r}.")
-    methods = [np.atleast_2d(to_numpy(probability)) for probability in (prob_a, prob_b)]
-    checked = [check_predictions(labels, row, positive) for method in methods for row in method]
-    truth, both, split = checked[0][0], np.stack([row for _, row in checked]), len(methods[0])
+    truth, first = check_seeds(labels, prob_a, positive)
+    both, split = np.concatenate([first, check_seeds(labels, prob_b, positive)[1]]), len(first)
     value = weighted_metrics(truth, both, np.ones((1, len(truth))), threshold, (metric,))[metric]
     drawn = bootstrap_metrics(truth, both, groups, threshold, bootstrap, seed, (metric,))[metric]
     value, drawn = (mean_defined(x[:split]) - mean_defined(x[split:]) for x in (value, drawn))
@@ -156,6 +153,18 @@ def check_predictions(labels: Any, probability: Any, positive: int) -> tuple[np.
             f"({probability[bad[0]]})."
         )
     return labels == positive, probability
+
+
+def check_seeds(labels: Any, probability: Any, positive: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row is positive, and its probability in every seed, ``[seeds, n]``.
+
+    Raises:
+        DataError: see :func:`check_predictions`.
+    """
+    checked = [check_predictions(labels, row, positive) for row in np.atleast_2d(to_numpy(probability))]
+    if not checked:
+        raise DataError("Metrics need the probabilities of one seed at least, got none.")
+    return checked[0][0], np.stack([row for _, row in checked])
 
 
 def bootstrap_metrics(truth, probability, groups, threshold, draws, seed, names) -> dict[str, np.ndarray]:
@@ -224,7 +233,9 @@ def weighted_metrics(
     if "ECE" in names:
         known["ECE"] = np.stack([_calibration_error(truth, row, weights) for row in probability]) / total
     if "SLOPE" in names:
-        known["SLOPE"] = np.stack([_calibration_slope(truth, row, weights) for row in probability])
+        from shared.metrics.calibration import calibration_slopes
+
+        known["SLOPE"] = np.stack([calibration_slopes(truth, row, weights) for row in probability])
     return {name: known[name] for name in names}
 
 
@@ -250,26 +261,6 @@ def _calibration_error(truth: np.ndarray, probability: np.ndarray, weights: np.n
     """Sum over the tenths of [0, 1] of how far positives and summed probabilities are apart, ``[draws]``."""
     inside = np.eye(_BINS)[np.minimum((probability * _BINS).astype(int), _BINS - 1)]
     return np.abs((weights * (truth - probability)) @ inside).sum(axis=1)
-
-
-def _calibration_slope(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Maximum likelihood slope of the labels on the log odds ``[draws]``, by Newton's method; NaN without one."""
-    clipped = probability.clip(_CLOSEST, 1 - _CLOSEST)
-    design = np.stack([np.ones_like(clipped), np.log(clipped / (1 - clipped))], axis=1)
-    coefficients = np.zeros((len(weights), 2))
-    products = (design[:, :, None] * design[:, None]).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(100):
-            expected = 1 / (1 + np.exp(-coefficients @ design.T))
-            gradient = (weights * (truth - expected)) @ design
-            hessian = ((weights * expected * (1 - expected)) @ products).reshape(-1, 2, 2)
-            # a little of the identity, where a draw's rows are all alike or its classes apart
-            step = np.linalg.solve(hessian + 1e-10 * np.eye(2), gradient[..., None])[..., 0]
-            limit = np.abs(step).max(axis=1, keepdims=True)
-            coefficients = coefficients + step / np.maximum(1.0, limit)
-            if not limit.size or limit.max() < 1e-8:
-                break
-    return np.where((np.abs(coefficients[:, 1]) < _STEEPEST) & (limit[:, 0] < 1e-4), coefficients[:, 1], np.nan)
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:

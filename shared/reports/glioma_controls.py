@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from shared.io import write_json, write_text
-from shared.metrics import class_report, classification_metrics
+from shared.metrics import class_report, classification_metrics, decision_curve
 from shared.metrics.classifiers import classifier
-from shared.reports.tables import interval_text, markdown_table
+from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
+from shared.reports.validation import control_differences
 
 logger = logging.getLogger(__name__)
 
 STRATA = {"all": None, "grade 4": (4,), "grade 2-3": (2, 3)}
 CLINICAL = ("age", "grade")
 UNIMODAL = "unimodal_"  # before an encoder's name: the answer of its own classifier
+OWN = "population graph"
+_P = {"p": "p", "p_holm": "p (Holm)", "p_delong": "DeLong's p", "p_delong_holm": "DeLong's p (Holm)"}
 CONTROLS = {
     "no_edges": "trained with edges, predicted without",
     "mlp": "MLP on the same embeddings",
@@ -87,6 +90,8 @@ def write_glioma_controls(
 ) -> dict[str, Any]:
     """Write the recalls of both classes into metrics.json, and controls.json and controls.md; log them.
 
+    The decision curve of ``metrics`` gets the controls', and decision.png is drawn anew with them.
+
     Args:
         folder: where ``metrics.json`` lies already.
         rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``multitask`` and
@@ -107,10 +112,9 @@ def write_glioma_controls(
     report = class_report(labels, probability, class_names=class_names, **draws)
     outside = sum(bool(row["out_of_cohort"]) for row in rows)
     missing = [CONTROLS[name] for name in not_trained(encoders, labelled[0])] if encoders else []
-    write_json(folder / "metrics.json", {**metrics, **report, "out_of_cohort": outside, "not_trained": missing})
     for name in class_names:
         logger.info("recall of %s %s", name, interval_text(report["classes"][name]["recall"]))
-    methods = {"population graph": probability}
+    methods = {OWN: probability}
     for key, title in CONTROLS.items():
         if key in labelled[0]:
             methods[title] = np.array([row[key] for row in labelled])
@@ -121,6 +125,16 @@ def write_glioma_controls(
         grade = np.array([float(about.get(name, {}).get("grade", np.nan)) for name in patients])
         if (found := clinical_baseline(known, training, patients)) is not None:
             methods[f"{' + '.join(found[0])} (logistic regression)"] = found[1]
+    controls = {title: values for title, values in methods.items() if title != OWN}
+    content = {**metrics, **report, "out_of_cohort": outside, "not_trained": missing}
+    if "decision" in metrics:
+        others = decision_curve(labels, probability, controls=controls, bootstrap=0)["controls"]
+        content["decision"] = {**metrics["decision"], "controls": others}
+    write_json(folder / "metrics.json", content)
+    if "decision" in metrics and len(set(labels.tolist())) > 1:
+        from shared.visualize import decision_figure
+
+        decision_figure(content["decision"], folder / "decision.png", name=OWN)
     result: dict[str, Any] = {}
     for stratum, grades in STRATA.items():
         inside = np.ones(len(labels), bool) if grades is None else np.isin(grade, grades)
@@ -131,12 +145,18 @@ def write_glioma_controls(
             for title, values in methods.items()
         }
         result[stratum] = {"n": int(inside.sum()), "positives": int(labels[inside].sum()), "AUC": scores}
+        inner = {title: values[inside] for title, values in controls.items()}
+        result[stratum]["difference"] = control_differences(labels[inside], probability[inside], inner, **draws)
     if result:
         write_json(folder / "controls.json", result)
         header = ["AUC", *(f"{name} ({part['positives']} of {part['n']} mutant)" for name, part in result.items())]
         lines = [[title, *(interval_text(part["AUC"][title]) for part in result.values())] for title in methods]
         lines += [[title, *("not trained" for _ in result)] for title in missing]
         text = markdown_table(header, lines)
+        whole = next(iter(result.values()))["difference"]
+        differences = [[t, difference_text(d), *(number_text(d[key]) for key in _P)] for t, d in whole.items()]
+        if differences:
+            text += f"\n\n{markdown_table([f'AUC of the {OWN} minus', 'difference', *_P.values()], differences)}"
         write_text(folder / "controls.md", text + "\n")
         logger.info("%s", "\n" + text)
     return result

@@ -35,16 +35,18 @@ def write_predictions(
     rows: Sequence[Mapping[str, Any]],
     *,
     class_names: Sequence[str] = ("negative", "positive"),
+    thresholds: Mapping[str, float] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """Write predictions.csv, metrics.json, roc.png and calibration.png; of patches also the classes and confusion.png.
+    """Write predictions.csv, metrics.json, pictures (roc, calibration, decision); of patches classes and confusion.png.
 
     Args:
         folder: where they go.
         rows: ``patient, label, probability``, and ``image`` before them where a row is a patch; the label is ``""``
             where it is not known. The patches of a patient are drawn together, and the patients of a ``group``.
         class_names: of class 0 and 1.
+        thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -59,7 +61,8 @@ def write_predictions(
         logger.info("%d predicted: %s", len(rows), folder / "predictions.csv")
         return None
     from shared.metrics import class_report, classification_metrics
-    from shared.visualize import calibration_figure, confusion_figure, roc_curve_figure
+    from shared.reports.validation import log_lines, sample_size_text, validation_sections
+    from shared.visualize import calibration_figure, confusion_figure, decision_figure, roc_curve_figure
 
     labels = [row["label"] for row in known]
     probability = [row["probability"] for row in known]
@@ -72,15 +75,30 @@ def write_predictions(
     if patches:
         metrics |= class_report(labels, probability, class_names=class_names, **draws)
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
+    sections = validation_sections(labels, probability, thresholds=thresholds, **draws)
+    metrics |= sections
     write_json(folder / "metrics.json", metrics)
-    for name in ("AUC", "ACC", *(("BACC",) if patches else ()), "F1", "PRE", "REC", "wF1", "wPRE", "wREC"):
-        value = metrics[name]
-        logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
+    _log("AUC", metrics["AUC"])
+    _log("AUC, DeLong's interval", metrics["delong"])
+    for line in [*log_lines(sections), sample_size_text(metrics["sample_size"], *_counts(metrics, patches))]:
+        logger.info("%s", line)
+    for name in ("BRIER", "F1", "PRE", "REC", "wF1", "wPRE", "wREC", *(("BACC",) if patches else ()), "ACC"):
+        _log(name, metrics[name])
     if len(set(labels)) > 1:
         names = {"class_names": class_names} if patches else {"unit": "patients"}
         roc_curve_figure({"": (labels, probability)}, folder / "roc.png", **draws)
-        calibration_figure(labels, probability, folder / "calibration.png", groups=groups, **names)
+        report = metrics["calibration"]
+        calibration_figure(labels, probability, folder / "calibration.png", groups=groups, report=report, **names)
+        decision_figure(metrics["decision"], folder / "decision.png")
     return metrics
+
+
+def _log(name: str, value: Mapping[str, Any]) -> None:
+    logger.info("%s %s [%s, %s]", name, *(_text(value[key]) for key in ("value", "low", "high")))
+
+
+def _counts(metrics: Mapping[str, Any], patches: bool) -> tuple[int, int, int | None]:
+    return metrics["n"], metrics["positives"], metrics["patients"] if patches else None
 
 
 def _text(value: float | None) -> str:

@@ -57,3 +57,15 @@ def number_text(value: float | None) -> str:
         ('0.123', '-')
     """
     return "-" if value is None else f"{value:.3f}"
+
+
+def bounds_text(metric: Mapping) -> str:
+    """``value [low, high]``, a dash for an end that is not bounded.
+
+    Example:
+        >>> bounds_text({"value": 2.0, "low": 1.0, "high": None})
+        '2.000 [1.000, -]'
+    """
+    if (metric["low"] is None) == (metric["high"] is None):
+        return interval_text(metric)
+    return f"{number_text(metric['value'])} [{number_text(metric['low'])}, {number_text(metric['high'])}]"

@@ -9,6 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "cam_overlay": "cam",
         "cam_picture": "cam",
         "calibration_figure": "curves",
+        "decision_figure": "curves",
         "loss_curve": "curves",
         "roc_curve_figure": "curves",
         "confusion_figure": "confusion",

@@ -1,4 +1,4 @@
-"""Curves of a method's results: ROC, calibration, losses."""
+"""Curves of a method's results: ROC, calibration, decision, losses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
+from shared.metrics.calibration import calibration_report
 from shared.metrics.classification import classification_metrics, to_numpy
 from shared.visualize.style import NEGATIVE, PALETTE, POSITIVE, new_figure, plain, save
 
 _STYLES = ("-", "--", "-.", ":")
+_MEASURES = {"intercept": "intercept", "slope": "slope", "observed_expected": "O:E", "ICI": "ICI"}
 
 
 def roc_curve_figure(
@@ -66,69 +68,92 @@ def calibration_figure(
     probability: Any,
     path: str | os.PathLike,
     *,
-    bins: int = 5,
+    report: Mapping[str, Any] | None = None,
     title: str = "Calibration",
     groups: Sequence[Any] | None = None,
     unit: str | None = None,
     class_names: Sequence[str] = ("negative", "positive"),
+    bootstrap: int = 2000,
+    seed: int = 0,
 ) -> None:
-    """Write predicted against observed share of positives, in bins of equally many rows, with Wilson intervals.
-
-    The patches of a patient are no independent patients, nor are patients of one group: with ``groups`` a bin counts as
-    many rows as it has groups.
+    """Write the flexible calibration curve with its 95 % band, and how the probability is distributed in each class.
 
     Args:
         labels: 1 = positive.
-        probability: predicted probability of the positive class.
+        probability: predicted probability of the positive class; of several seeds the curve is the mean.
         path: the picture.
-        bins: bins of equally many rows.
+        report: of :func:`shared.metrics.calibration_report`, where it is known already.
         title: over the picture.
-        groups: patient of each row, where rows are patches; or group of each patient.
+        groups: patient of each row, where rows are patches; or group of each patient. They are drawn together.
         unit: what a row is (default: patients, with ``groups`` patches).
         class_names: of class 0 and 1.
+        bootstrap: draws of the band.
+        seed: of the draws.
 
     Shape:
-        - labels, probability, groups: ``[n]``
+        - labels, groups: ``[n]``; probability: ``[n]`` or ``[seeds, n]``
     """
-    brier = classification_metrics(labels, probability, bootstrap=0)["BRIER"]["value"]
-    labels, probability = to_numpy(labels), to_numpy(probability).astype(float)
-    figure = new_figure(5.2, 6.0)
-    upper, lower = figure.subplots(2, 1, height_ratios=[3.4, 1], sharex=True)
-    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfect")
-    parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
-    x = np.array([probability[part].mean() for part in parts])
-    y = np.array([labels[part].mean() for part in parts])
+    report = report or calibration_report(labels, probability, groups=groups, bootstrap=bootstrap, seed=seed)
+    labels, both = to_numpy(labels), np.atleast_2d(to_numpy(probability)).astype(float)
     unit = unit or ("patients" if groups is None else "patches")
-    code = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    count = [len(np.unique(code[part])) for part in parts]
-    low, high = np.array([_wilson(share * n, n) for share, n in zip(y, count, strict=True)]).T
-    error = np.maximum([y - low, high - y], 0)
-    upper.errorbar(
-        x,
-        y,
-        yerr=error,
-        marker="o",
-        color=PALETTE[2],
-        capsize=3,
-        linewidth=1.6,
-        label=f"{len(parts)} bins of about {len(parts[0])} {unit}, 95 % intervals",
+    figure = new_figure(5.2, 6.4)
+    upper, lower = figure.subplots(2, 1, height_ratios=[3.2, 1.2], sharex=True)
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfect")
+    curve = {key: np.array(values, dtype=float) for key, values in report["curve"].items()}
+    marker = "o" if len(curve["probability"]) == 1 else None
+    upper.plot(
+        curve["probability"], curve["observed"], color=PALETTE[2], linewidth=2, marker=marker, label="local line"
     )
+    band = [curve["probability"], curve["low"], curve["high"]]
+    if np.isfinite(band).all():
+        upper.fill_between(*band, color=PALETTE[2], alpha=0.2, linewidth=0, label="95 % band")
     upper.set(ylabel="observed share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    upper.set_title(f"{title} (Brier score {brier:.3f}, {len(labels)} {unit})", fontsize=12)
+    upper.set_title(f"{title} ({len(labels)} {unit}, {int(labels.sum())} positive)", fontsize=12)
     upper.legend(loc="upper left", fontsize=8.5)
+    lines = [f"{name} {_measure(report[key])}" for key, name in _MEASURES.items()]
+    upper.text(0.98, 0.03, "\n".join(lines), transform=upper.transAxes, ha="right", va="bottom", fontsize=8.5)
     edges = np.linspace(0, 1, 21)
-    lower.hist(
-        [probability[labels == 0], probability[labels == 1]],
-        edges,
-        stacked=True,
-        color=[NEGATIVE, POSITIVE],
-        label=list(class_names),
-    )
+    for side, (value, colour) in enumerate(((1, POSITIVE), (0, NEGATIVE))):
+        count = np.histogram(both[:, labels == value], edges)[0] / len(both)
+        lower.bar(edges[:-1], count * (1 - 2 * side), width=0.05, align="edge", color=colour, label=class_names[value])
+    lower.axhline(0, color="0.3", linewidth=0.8)
     lower.set(xlabel="predicted probability", ylabel=unit)
+    lower.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")  # of both classes a number of rows
     lower.yaxis.get_major_locator().set_params(integer=True)
     figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     for axes in (upper, lower):
         plain(axes)
+    save(figure, path)
+
+
+def decision_figure(
+    curve: Mapping[str, Any], path: str | os.PathLike, *, name: str = "model", title: str = "Decision curve"
+) -> None:
+    """Write net benefit over the threshold: of the model with its 95 % band, of each control, of all, of none.
+
+    Args:
+        curve: of :func:`shared.metrics.decision_curve`.
+        path: the picture.
+        name: of the model, in the legend.
+        title: over the picture.
+    """
+    threshold = np.array(curve["threshold"])
+    figure = new_figure(6.0, 5.0)
+    axes = figure.subplots()
+    axes.axhline(0, color="0.3", linewidth=1, label="none")
+    axes.plot(threshold, curve["all"], color="0.55", linewidth=1.4, linestyle="--", label="all")
+    for i, (control, values) in enumerate(curve["controls"].items()):
+        axes.plot(threshold, values, color=_colour(i + 3), linestyle=_style(i + 1), linewidth=1.5, label=control)
+    axes.plot(threshold, curve["model"], color=PALETTE[2], linewidth=2, label=name, zorder=3)
+    band = [np.array(curve[end], dtype=float) for end in ("low", "high")]
+    if np.isfinite(band).all():
+        axes.fill_between(threshold, *band, color=PALETTE[2], alpha=0.2, linewidth=0, label="95 % band")
+    top = max([*curve["model"], *curve["all"], 0.02, *np.nan_to_num(band[1])])
+    axes.set(xlabel="threshold probability", ylabel="net benefit (true positives per row)", xlim=(0, 1))
+    axes.set_ylim(-0.35 * top, 1.08 * top)  # what lies far below acting on nobody needs no room
+    axes.set_title(title, fontsize=12)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
+    plain(axes)
     save(figure, path)
 
 
@@ -193,9 +218,7 @@ def _style(i: int) -> str:
     return _STYLES[i % len(_STYLES)]
 
 
-def _wilson(hits: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, sensible also for few patients and for shares of 0 and 1."""
-    share = hits / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return float(centre - half), float(centre + half)
+def _measure(interval: Mapping[str, float | None]) -> str:
+    """``value [low, high]``; a dash for what is not defined or not bounded."""
+    value, low, high = ("-" if interval[key] is None else f"{interval[key]:.2f}" for key in ("value", "low", "high"))
+    return value if low == high == "-" else f"{value} [{low}, {high}]"

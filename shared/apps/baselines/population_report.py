@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.io import write_csv, write_text
+from shared.metrics import holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
 
@@ -99,6 +100,10 @@ def write_population_report(
         for part in parts
         if first in cut and other in cut
     ]
+    for family in {(row["method"], row["stratum"]) for row in differences}:
+        members = [row for row in differences if (row["method"], row["stratum"]) == family]
+        for row, p in zip(members, holm_adjusted([row["p"] for row in members]), strict=True):
+            row["p_holm"] = p
     rows = [
         {"method": name, "title": titles[name], "stratum": part, "patients": found["patients"]}
         | {"positive": found["positive"], **{f"AUC_{k}": found["metrics"]["AUC"][k] for k in ("value", "low", "high")}}

@@ -1,7 +1,8 @@
 """Put runs side by side that were tested on one common part: means over seeds, intervals over patients, differences.
 
 Each FOLDER holds predictions.csv of one run, or folders seed<k> with one each; TITLE= before it names its row. The
-differences are to the first. Folders of cross_validate.py, whose predictions hold several folds, are taken as well.
+differences are to the first, with p corrected for their number (Holm); beside the table goes a picture of the decision
+curves. Folders of cross_validate.py, whose predictions hold several folds, are taken as well.
 
     python scripts/compare_runs.py --output comparison.md "SSCL=eval/finetuned" "from scratch=eval/scratch" \\
         eval/baselines/forest eval/baselines/imagenet
@@ -22,7 +23,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="[TITLE=]FOLDER", help="the first is the reference")
-    parser.add_argument("--output", help="Markdown file to write; it is printed in any case")
+    parser.add_argument("--output", help="Markdown file to write, with a picture beside it; it is printed in any case")
     parser.add_argument("--metrics", **METRIC_OPTION)
     add_options(parser, "--bootstrap")
     args = parser.parse_args(argv)
@@ -32,12 +33,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def compare(runs: Sequence[str], *, output: str | None, bootstrap: int, metrics: Sequence[str] | None = None) -> str:
-    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``; ``metrics`` as :func:`comparison_table` has it.
+    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``, beside a picture of the decision curves.
+
+    ``metrics`` as :func:`comparison_table` has it.
 
     Raises:
         DataError: a folder has no predictions, or of other patients.
     """
-    from shared.apps.experiments.comparison import comparison_table
+    from shared.apps.experiments.comparison import comparison_figure, comparison_table
 
     titles, folders = [], []
     for run in runs:
@@ -47,6 +50,8 @@ def compare(runs: Sequence[str], *, output: str | None, bootstrap: int, metrics:
     table = comparison_table(folders, titles=titles, bootstrap=bootstrap, metrics=metrics)
     if output:
         write_text(output, table)
+        picture = Path(output).with_name(f"{Path(output).stem}_decision.png")
+        comparison_figure(folders, picture, titles=titles, bootstrap=bootstrap)
     return table
 
 

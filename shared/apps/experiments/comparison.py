@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
 from shared.errors import DataError
+from shared.metrics import decision_curve, delong_test, holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
 
@@ -133,8 +134,13 @@ def comparison_table(
     compared = tuple(metrics or (("AUC", "BACC") if patches else ("AUC",)))
     called = [name for name in CALLED if name not in compared]
     header = ["experiment", *compared, *(["fold-wise AUC"] * folds), "sd", *called]
-    header += [cell for name in compared for cell in (f"{name} - first", "p")]
-    rows = [_row(title, table, summary, first, compared, folds, bootstrap) for title, table, summary in experiments]
+    others = [table for _, table, _ in experiments[1:]]
+    differences = [_differences(first, others, name, bootstrap) for name in compared]
+    header += [cell for name in compared for cell in (f"{name} - first", "p", "p (Holm)", *_delong(name))]
+    rows = [
+        _row(title, summary, compared, folds, len(table.seeds), [found[k] for found in differences])
+        for k, (title, table, summary) in enumerate(experiments)
+    ]
     summary = experiments[0][2]
     unit = "patches" if patches else "patients"
     count = f"{summary['images']} patches of {summary['patients']}" if patches else f"{summary['patients']}"
@@ -143,19 +149,53 @@ def comparison_table(
     note = f"{count} patients{groups}, {summary['positive']} positive. "
     note += how.format(**summary, rows=unit, drawn=drawn, all="all of its patches and " if patches else "")
     note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
-    note += f" {drawn}; p: two-sided, from the same replicates."
+    note += (
+        f" {drawn}; p: two-sided, from the same replicates; p (Holm): corrected for the number of comparisons in its "
+    )
+    note += (
+        "column; p (DeLong): of the AUCs without draws, not corrected. Calibration and net benefit: of each row, in "
+    )
+    note += "its own results.md or metrics.json."
     note += "".join(f" {CALIBRATED[name]}" for name in compared if name in CALIBRATED)
     return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
 
 
+def comparison_figure(
+    folders: Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str | None] | None = None,
+    bootstrap: int = 2000,
+) -> None:
+    """Write the decision curve of the first experiment, and of the others that predict the same patients.
+
+    Args:
+        folders: of the experiments, see :func:`read_runs`.
+        path: the picture.
+        titles: of the experiments; where None its own or the folder's name.
+        bootstrap: replicates of the first one's band.
+
+    Raises:
+        DataError: a folder without results.
+    """
+    from shared.visualize import decision_figure
+
+    tables = [
+        (title or _title(at), read_runs(at)) for at, title in zip(folders, titles or [None] * len(folders), strict=True)
+    ]
+    name, first = tables[0]
+    same = {
+        title: other.probability
+        for title, other in tables[1:]
+        if other.names == first.names and (other.labels == first.labels).all()
+    }
+    given = first.labels, first.probability
+    curve = decision_curve(*given, controls=same, groups=first.groups, bootstrap=bootstrap)
+    decision_figure(curve, path, name=name)
+
+
 def _row(
-    title: str,
-    table: RepeatedPredictions,
-    summary: Mapping,
-    first: RepeatedPredictions,
-    compared: Sequence[str],
-    folds: bool,
-    bootstrap: int,
+    title: str, summary: Mapping, compared: Sequence[str], folds: bool, seeds: int, differences: Sequence[list[str]]
 ) -> list[str]:
     metrics = summary["metrics"]
     cells = [title, *(interval_text(metrics[name]) if name in metrics else "" for name in compared)]
@@ -164,14 +204,33 @@ def _row(
         number_text(metrics["AUC"]["sd"]),
         *(number_text(metrics[n]["value"]) for n in CALLED if n not in compared),
     ]
-    for name in compared:
-        if table is first:
-            cells += ["", ""]
+    return [*cells, *(cell for found in differences for cell in found), str(seeds)]
+
+
+def _delong(name: str) -> list[str]:
+    """The AUC alone has DeLong's test."""
+    return ["p (DeLong)"] if name == "AUC" else []
+
+
+def _differences(
+    first: RepeatedPredictions, others: Sequence[RepeatedPredictions], name: str, bootstrap: int
+) -> list[list[str]]:
+    """Cells of every row: the difference to the first, p, p corrected for the number of rows, DeLong's p."""
+    found = [paired_seed_difference(first, table, name, bootstrap=bootstrap) for table in others]
+    corrected = holm_adjusted([None if each is None else each["p"] for each in found])
+    width = 3 + len(_delong(name))
+    unit = "patches" if first.images is not None else "patients"
+    cells = [[""] * width]
+    for table, each, holm in zip(others, found, corrected, strict=True):
+        if each is None:
+            cells.append([f"other {unit}", *[""] * (width - 1)])
             continue
-        found = paired_seed_difference(first, table, name, bootstrap=bootstrap)
-        unit = "patches" if first.images is not None else "patients"
-        cells += [f"other {unit}", ""] if found is None else [difference_text(found), number_text(found["p"])]
-    return [*cells, str(len(table.seeds))]
+        row = [difference_text(each), number_text(each["p"]), number_text(holm)]
+        if _delong(name):
+            both = (table.probability, first.probability)
+            row.append(number_text(delong_test(first.labels, *both, groups=first.groups)["p"]))
+        cells.append(row)
+    return cells
 
 
 def _title(folder: str | os.PathLike) -> str:

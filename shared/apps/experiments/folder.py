@@ -15,8 +15,17 @@ from typing import Any
 from shared.apps.preparation.files import software_versions
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
-from shared.metrics.repeated import METRICS, RepeatedPredictions, summarise
+from shared.metrics.repeated import RepeatedPredictions, summarise
+from shared.metrics.thresholds import fold_thresholds
 from shared.reports.tables import interval_text, markdown_table, number_text
+from shared.reports.validation import (
+    calibration_table,
+    decision_table,
+    development_text,
+    operating_table,
+    sample_size_text,
+    validation_sections,
+)
 
 MEANT = (
     " ACC, F1, PRE and REC call a class from a probability of 0.5 on; F1, PRE and REC are those of the positive class, "
@@ -38,7 +47,15 @@ HOW_PATCHES = (
     "sd: spread between seeds. Fold-wise AUC: mean over the single folds of all seeds." + MEANT_PATCHES
 )
 # of patients, and of patches, which are many enough for a balanced accuracy
-METRICS_OF = {False: METRICS, True: ("AUC", "BACC", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")}
+_CALLED = ("F1", "PRE", "REC", "wF1", "wPRE", "wREC", "ACC")
+METRICS_OF = {False: ("AUC", "BRIER", *_CALLED), True: ("AUC", "BACC", "BRIER", *_CALLED)}
+HOW_VALIDATED = (
+    "Calibration, net benefit and operating points are means over the seeds. Intercept and slope are 0 and 1 where "
+    "log odds are right, O:E the ratio of observed to expected positives, ICI the mean distance of the curve to the "
+    "diagonal ({smoother}). Net benefit is in true positives per row; acting on nobody has 0. Thresholds of a fold are "
+    "fixed on the predictions of the other folds: Youden's, and the highest with a sensitivity of 0.9 (in brackets the "
+    "mean). DeLong's interval of the AUC, without draws: {delong}."
+)
 LEFT_BEHIND = ("predictions.csv", "*.pt", "*.pt.resume")  # by which a folder is seen to hold results
 _LIMIT, _NAMED = 60, 5  # characters of a setting, and entries of a table, that a message shows
 _PACKAGES = ("torch", "monai", "numpy", "scikit-learn")
@@ -81,16 +98,23 @@ def read_experiment(folder: str | os.PathLike) -> dict:
 
 
 def write_results(folder: str | os.PathLike, predictions: RepeatedPredictions, *, bootstrap: int = 2000) -> dict:
-    """Write predictions.csv, results.csv, results.json, results.md, roc.png and calibration.png; return the summary."""
+    """Write predictions.csv, results.csv, results.json, results.md and the pictures roc, calibration and decision.
+
+    Returns:
+        the summary, as in results.json
+    """
     folder = Path(folder)
     experiment = read_experiment(folder)
     names = METRICS_OF[predictions.images is not None]
     summary = summarise(predictions, names=names, bootstrap=bootstrap)
+    thresholds = fold_thresholds(predictions.labels, predictions.probability, predictions.folds)
+    options: dict[str, Any] = {"thresholds": thresholds, "groups": predictions.groups, "bootstrap": bootstrap}
+    summary |= validation_sections(predictions.labels, predictions.probability, **options)
     write_csv(folder / "predictions.csv", predictions.rows())
     write_csv(folder / "results.csv", _csv_rows(summary))
     write_json(folder / "results.json", {"title": experiment["title"], "command": experiment["command"], **summary})
     write_text(folder / "results.md", _markdown(experiment, summary))
-    _pictures(folder, predictions, experiment["title"], bootstrap)
+    _pictures(folder, predictions, experiment["title"], bootstrap, summary)
     return summary
 
 
@@ -123,20 +147,34 @@ def _markdown(experiment: Mapping, summary: Mapping) -> str:
         "",
     ]
     how = (HOW_PATCHES if "images" in summary else HOW).format(**summary, drawn=DRAWN["groups" in summary])
-    return "\n".join([*lines, how, "", "```", experiment["command"], "```", ""])
+    for table in (
+        calibration_table(summary["calibration"]),
+        decision_table(summary["decision"]),
+        operating_table(summary["operating_points"]),
+    ):
+        lines += [table, ""]
+    rows_of, patients = summary.get("images", summary["patients"]), summary["patients"] if "images" in summary else None
+    delong, smoother = interval_text(summary["delong"]), summary["calibration"]["smoother"]
+    size = sample_size_text(summary["sample_size"], rows_of, summary["positive"], patients)
+    size = f"{size} {development_text(summary['sample_size'])}".strip()
+    validated = HOW_VALIDATED.format(smoother=smoother, delong=delong)
+    return "\n".join([*lines, how, "", validated, "", size, "", "```", experiment["command"], "```", ""])
 
 
-def _pictures(folder: Path, predictions: RepeatedPredictions, title: str, bootstrap: int) -> None:
-    """Draw the ROC of every seed and the calibration of the seeds' mean probability."""
-    from shared.visualize import calibration_figure, roc_curve_figure
+def _pictures(
+    folder: Path, predictions: RepeatedPredictions, title: str, bootstrap: int, summary: Mapping[str, Any]
+) -> None:
+    """Draw the ROC of every seed, and the calibration and decision curve, means over the seeds."""
+    from shared.visualize import calibration_figure, decision_figure, roc_curve_figure
 
     seeds = zip(predictions.seeds, predictions.probability, strict=True)
     curves = {f"seed {seed}": (predictions.labels, probability) for seed, probability in seeds}
     title, groups = textwrap.fill(title, 48), predictions.groups
     roc_curve_figure(curves, folder / "roc.png", title=title, bootstrap=bootstrap, groups=groups)
-    mean = predictions.probability.mean(axis=0)
     unit = "patients" if predictions.images is None else "patches"
-    calibration_figure(predictions.labels, mean, folder / "calibration.png", groups=groups, unit=unit)
+    given = predictions.labels, predictions.probability
+    calibration_figure(*given, folder / "calibration.png", report=summary["calibration"], groups=groups, unit=unit)
+    decision_figure(summary["decision"], folder / "decision.png")
 
 
 def _change(key: str, before: Any, now: Any) -> str:

@@ -9,17 +9,18 @@ from skimage.io import imread
 from shared.apps.experiments.label_efficiency_figure import label_efficiency_figure
 from shared.biomarkers import biomarker_table
 from shared.errors import DataError
+from shared.metrics import calibration_report, decision_curve
 from shared.visualize import (
     biomarker_gallery,
     calibration_figure,
     confusion_figure,
+    decision_figure,
     loss_curve,
     overlay_grid,
     roc_curve_figure,
     shapley_distribution,
     shapley_patient_bars,
 )
-from shared.visualize.curves import _wilson
 from shared.visualize.style import heat
 
 
@@ -63,6 +64,7 @@ DRAWERS = {
     "gallery": lambda path: biomarker_gallery(_images(), _table(_images()), path, labels=np.arange(6) % 2),
     "roc": lambda path: roc_curve_figure({"IRCL": _predictions(), "age": _predictions()}, path, bootstrap=50),
     "calibration": lambda path: calibration_figure(*_predictions(), path),
+    "decision": lambda path: decision_figure(decision_curve(*_predictions(), bootstrap=50), path),
     "confusion": lambda path: confusion_figure([[84, 15], [13, 86]], path, class_names=["HP", "SSA"]),
     "calibration of patches": lambda path: calibration_figure(
         *_predictions(), path, groups=np.arange(40) // 4, class_names=["HP", "SSA"]
@@ -150,10 +152,36 @@ def test_pictures_touch_no_global_state_and_can_be_drawn_in_threads(tmp_path):
     assert (tmp_path / "alone.png").exists()
 
 
-def test_wilson_interval_in_closed_form():
-    assert _wilson(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
-    low, high = _wilson(0, 10)
-    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(0.277533, abs=1e-6)
+@pytest.fixture
+def figures(monkeypatch):
+    found = []
+    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path: found.append(figure))
+    return found
+
+
+def test_the_calibration_picture_shows_the_reported_curve_and_both_classes(figures, tmp_path):
+    labels, probability = _predictions()
+    report = calibration_report(labels, probability, bootstrap=30)
+    calibration_figure(labels, probability, tmp_path / "a.png", report=report, class_names=("no", "yes"))
+    upper, lower = figures[0].axes
+    curve = next(line for line in upper.lines if line.get_label() == "local line")
+    assert curve.get_ydata().tolist() == report["curve"]["observed"]
+    band = upper.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == max(report["curve"]["high"]) and band[:, 1].min() == min(report["curve"]["low"])
+    bars = {container.get_label(): [bar.get_height() for bar in container] for container in lower.containers}
+    assert sum(bars["yes"]) == 20 and sum(bars["no"]) == -20
+    assert sum(bars["yes"][10:]) == (probability[labels == 1] >= 0.5).sum()
+    assert f"slope {report['slope']['value']:.2f} [" in upper.texts[0].get_text()
+
+
+def test_the_decision_picture_shows_model_controls_all_and_none(figures, tmp_path):
+    labels, probability = _predictions()
+    curve = decision_curve(labels, probability, controls={"age": 1 - probability}, bootstrap=30)
+    decision_figure(curve, tmp_path / "a.png", name="IRCL")
+    lines = {line.get_label(): list(line.get_ydata()) for line in figures[0].axes[0].lines}
+    assert lines["IRCL"] == curve["model"] and lines["age"] == curve["controls"]["age"] and lines["all"] == curve["all"]
+    assert set(lines["none"]) == {0}
+    assert figures[0].axes[0].get_ylim()[1] > max(curve["high"])
 
 
 def test_errors_say_what_arrived(tmp_path):

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from shared.apps.experiments.comparison import comparison_table, read_column, read_runs
+from shared.apps.experiments.comparison import comparison_figure, comparison_table, read_column, read_runs
 from shared.apps.experiments.folder import write_experiment, write_results
 from shared.errors import DataError
 from shared.io import write_csv
+from shared.metrics import calibration_report, decision_curve, delong_test, holm_adjusted, operating_points
 from shared.metrics.repeated import RepeatedPredictions
+from shared.metrics.thresholds import fold_thresholds
 from shared.reports.predictions import patch_name, write_predictions
 
 
@@ -60,6 +62,34 @@ def test_means_over_seeds_and_differences_to_the_first(runs):
     assert "left" not in table.split("\n\n")[1]  # nothing was cross-validated
 
 
+def test_p_values_are_corrected_for_the_number_of_rows_and_delongs_stand_beside(runs):
+    table = comparison_table([runs / "good", runs / "poor", runs / "alone"], bootstrap=200)
+    header, _, first, *others = table.splitlines()[:5]
+    names = [cell.strip() for cell in header.strip("|").split("|")]
+    at = names.index("AUC - first")
+    assert names[at + 1 : at + 4] == ["p", "p (Holm)", "p (DeLong)"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in others]
+    p = [float(row[at + 1]) for row in rows]
+    assert [float(row[at + 2]) for row in rows] == pytest.approx(holm_adjusted(p), abs=2e-3)
+    tables = [read_runs(runs / name) for name in ("good", "poor", "alone")]
+    for row, other in zip(rows, tables[1:], strict=True):
+        good = tables[0]
+        expected = delong_test(good.labels, other.probability, good.probability, groups=good.patients)["p"]
+        assert float(row[at + 3]) == pytest.approx(expected, abs=6e-4)
+    assert not first.strip("|").split("|")[at].strip()
+
+
+def test_the_decision_curves_of_runs_of_the_same_patches_are_drawn(runs, monkeypatch):
+    found = []
+    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path: found.append(figure))
+    write_csv(runs / "other" / "seed0" / "predictions.csv", rows_of(0, 1.0)[4:])
+    comparison_figure(
+        [runs / name for name in ("good", "poor", "other")], runs / "a.png", titles=["SSCL", None, None], bootstrap=20
+    )
+    labels = [line.get_label() for line in found[0].axes[0].lines]
+    assert labels == ["none", "all", "poor", "SSCL"]
+
+
 def test_runs_on_other_patches_are_not_subtracted(runs):
     write_csv(runs / "other" / "seed0" / "predictions.csv", rows_of(0, 1.0)[4:])
     table = comparison_table([runs / "good", runs / "other"], bootstrap=50)
@@ -76,6 +106,17 @@ def test_cross_validated_patches(runs):
     assert f"{summary['metrics']['BACC']['value']:.3f} [" in text and (folder / "calibration.png").exists()
     with (folder / "results.csv").open(newline="") as file:
         assert [row["metric"] for row in csv.DictReader(file)][:2] == ["AUC", "BACC"]
+    given = RepeatedPredictions.read(folder / "predictions.csv")
+    options = {"groups": given.patients, "bootstrap": 100}
+    assert summary["calibration"] == calibration_report(given.labels, given.probability, **options)
+    assert summary["decision"] == decision_curve(given.labels, given.probability, **options)
+    fixed = fold_thresholds(given.labels, given.probability, given.folds)
+    assert summary["operating_points"] == operating_points(given.labels, given.probability, fixed, **options)
+    assert set(summary["operating_points"]) == {"0.5", "Youden", "sensitivity 0.9"}
+    assert (
+        text.index("| AUC |") < text.index("| slope |") < text.index("net benefit at") < text.index("| sensitivity |")
+    )
+    assert "56 rows of 14 patients, 28 positive. For 95 % intervals" in text and (folder / "decision.png").exists()
     table = comparison_table([folder, runs / "good"], bootstrap=50)
     found = cells(table, "Cross-validated")
     assert float(found["fold-wise AUC"]) > 0.5 and float(found["AUC"].split()[0]) > 0.5

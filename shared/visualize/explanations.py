@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,20 @@ def explanation_grid(
     outline: Any = None,
     truth: Any = None,
     truth_name: str = "planted pattern",
+    signed: Collection[str] = (),
     header: str = "",
 ) -> None:
     """Write a picture of images, a row each: first the image itself, then under the map of every method.
 
     Args:
         images: grey images of any range, or colour images in [0, 1], which are grey under their maps.
-        maps: by method the map of each image, in [0, 1], or signed, in [-1, 1]: blue is below 0; 0 is clear.
+        maps: by method the map of each image, in [0, 1], or signed, in [-1, 1]; 0 is clear.
         path: the picture.
         titles: of each row; lines are broken at ``\\n``.
         outline: tumour of each image, non-zero inside, drawn dashed.
         truth: what was planted in each image, non-zero inside, drawn as a line.
         truth_name: its name in the legend.
+        signed: methods whose maps are signed: orange above 0, blue below.
         header: over the picture.
 
     Shape:
@@ -71,9 +73,8 @@ def explanation_grid(
             axes = figure.add_axes(place)
             picture(axes, grey_of(image) if name in laid else image)
             if name in laid:
-                signed = bool((laid[name] < 0).any())
-                colours = signed_heat() if signed else heat()
-                axes.imshow(laid[name][row], cmap=colours, vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
+                low, colours = (-1, signed_heat()) if name in signed else (0, heat())
+                axes.imshow(laid[name][row], cmap=colours, vmin=low, vmax=1, interpolation="nearest")
             for key, colour, style in (("outline", OUTLINE, "--"), ("truth", TRUTH, "-")):
                 region = lines.get(key, np.zeros((len(images), 0, 0), bool))[row]
                 if region.any() and not region.all():

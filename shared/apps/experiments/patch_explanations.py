@@ -112,6 +112,8 @@ def _means(rows: Sequence[Mapping[str, Any]], reference: str, args: argparse.Nam
 
 def _draw(path: Any, shown: Sequence[Mapping[str, Any]], truth: str) -> None:
     from shared.explain.patches.cases import mask_at, stack_images
+    from shared.explain.patches.comparison import METHODS
+    from shared.explain.patches.maps import SIGNED
     from shared.visualize import explanation_grid
 
     images = stack_images([one["case"] for one in shown]).numpy()
@@ -125,7 +127,8 @@ def _draw(path: Any, shown: Sequence[Mapping[str, Any]], truth: str) -> None:
         titles=[one["title"] for one in shown],
         truth=inside if inside.any() else None,
         truth_name=truth,
-        header="What speaks for the class called (signed maps: blue speaks against it)",
+        signed=[name for name, of in METHODS.items() if of["explanation"] in SIGNED],
+        header="What speaks for the class called (additive maps and gradients: orange; blue speaks against it)",
     )
 
 

@@ -41,8 +41,9 @@ def test_colour_images_lie_grey_under_signed_maps(tmp_path):
     images = np.random.default_rng(0).random((2, 3, 16, 16))
     signed = np.zeros((2, 16, 16))
     signed[:, :8], signed[:, 8:] = -1, 1
-    explanation_grid(images, {"signed": signed, "plain": np.abs(signed)}, tmp_path / "a.png", titles=["P1", "P2"])
-    explanation_grid(images, {"signed": 0 * signed, "plain": 0 * signed}, tmp_path / "b.png", titles=["P1", "P2"])
+    given = {"titles": ["P1", "P2"], "signed": ["signed"]}
+    explanation_grid(images, {"signed": signed, "plain": np.abs(signed)}, tmp_path / "a.png", **given)
+    explanation_grid(images, {"signed": 0 * signed, "plain": 0 * signed}, tmp_path / "b.png", **given)
     one, none = (255 * imread(tmp_path / f"{name}.png")[..., :3] for name in "ab")
     changed = one[np.abs(one - none).max(axis=-1) > 20]
     blue = (changed[:, 2] - changed[:, 0] > 40).mean()

@@ -35,7 +35,7 @@ STUDY = {
     "rows": {
         "whole": {"title": "whole"},
         "small": {"title": "small net", "config": ["small"], "reuse": {"row": "whole", "stages": ["pretrain"]}},
-        "longer": {"title": "longer", "set": {"epochs": 7}},
+        "longer": {"title": "longer", "config": ["scratch"], "set": {"epochs": 7}},
         "forest": {"title": "forest", "baseline": "patch_baselines", "control": "forest"},
         "age": {
             **{"title": "age alone", "baseline": "feature_baselines", "control": "covariates"},
@@ -51,6 +51,7 @@ STUDY = {
             "rows": [
                 {"row": "small", "paper": {"AUC": 91.26}},
                 {"title": "whole", "row": "whole", "paper": {"AUC": 92.78, "SEN": 12.5}},
+                {"row": "longer", "paper": {"AUC": 80}},
                 {"title": "never built", "why_not": "no description of it", "paper": {"AUC": 87.7}},
             ],
         },
@@ -89,8 +90,8 @@ def quick():
 def place(tmp_path_factory):
     """A bundle with a study, patches, and RUN_BUNDLE in place of MONAI."""
     root = tmp_path_factory.mktemp("study")
-    content = write_patch_data(root / "data", training=12, testing=4, side=16)
-    content["validation"], content["training"] = content["training"][30:], content["training"][:30]
+    content = write_patch_data(root / "data", training=6, testing=4, side=16)
+    content["validation"], content["training"] = content["training"][15:], content["training"][:15]
     (root / "data/datalist.json").write_text(json.dumps(content))
     bundle = write_bundle(root / "bundle")
     (bundle / "configs/study.json").write_text(json.dumps(STUDY))
@@ -127,7 +128,7 @@ def test_plan_counts_and_writes_nothing(place, capsys):
     assert "| age | age alone |  |  | not: the cohort has no covariates |" in text
     assert not (place / "planned").exists()
     script.main(options(place, "planned", "--plan", "--tables", "table_2"))
-    assert "4 trainings, 0 done, 4 to do" in capsys.readouterr().out
+    assert "6 trainings, 0 done, 6 to do" in capsys.readouterr().out
 
 
 def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, whole, capsys):
@@ -136,7 +137,7 @@ def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, 
     stages = [whole / f"rows/{row}/seed0/fold1/models/pretrain.pt" for row in ("whole", "small")]
     assert stages[0].read_bytes() == stages[1].read_bytes()
     found = {(row["title"], row["metric"]): row for row in table(whole / "tables/table_2.csv")}
-    for row in ("whole", "small"):
+    for row in ("whole", "small", "longer"):
         predictions = table(whole / f"rows/{row}/predictions.csv")
         labels, scores = [int(r["label"]) for r in predictions], [float(r["probability"]) for r in predictions]
         assert float(found[row, "AUC"]["value"]) == pytest.approx(roc_auc_score(labels, scores))
@@ -144,9 +145,10 @@ def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, 
         negatives = np.array(labels) == 0
         assert float(found[row, "REC_0"]["value"]) == pytest.approx((~called)[negatives].mean())
         assert float(found[row, "TP"]["value"]) == called[~negatives].sum()
+    assert 0 < float(found["longer", "AUC"]["value"]) < float(found["whole", "AUC"]["value"]) < 1
     assert found["small", "AUC"]["paper"] == "91.26" and found["whole", "SEN"]["value"] == ""
-    difference = float(found["small", "AUC"]["value"]) - float(found["whole", "AUC"]["value"])
-    assert float(found["small", "AUC"]["difference"]) == pytest.approx(difference)
+    difference = float(found["longer", "AUC"]["value"]) - float(found["whole", "AUC"]["value"])
+    assert float(found["longer", "AUC"]["difference"]) == pytest.approx(difference)
     assert found["never built", "AUC"]["status"] == "no description of it"
     page = (whole / "tables/table_2.md").read_text()
     assert "never built: no description of it" in page and "on its data (A. Author, A paper; data of the paper)" in page
@@ -154,7 +156,18 @@ def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, 
     controls = {row["title"]: row["status"] for row in table(whole / "tables/controls.csv")}
     assert controls == {"longer": "done", "forest": "done", "age": "the cohort has no covariates"}
     script.main(options(place, "whole", "--plan"))
-    assert re.search(r"6 trainings, 6 done, 0 to do; nothing left to train", capsys.readouterr().out)
+    assert "6 trainings, 6 done, 0 to do; nothing left to train" in capsys.readouterr().out
+    script.main(options(place, "whole", "--plan", "--seeds", "0", "1"))
+    text = capsys.readouterr().out
+    assert re.search(r"12 trainings, 6 done, 6 to do; about \d+ s with --jobs 1, from 6 folds already measured", text)
+
+
+def test_a_fold_waits_for_the_one_whose_stages_it_takes(place):
+    small = script.StudyRun(script.arguments(options(place, "waits"))).experiments["small"]
+    run = next(small.runs(small.folds, wait=True))
+    assert not run.poll() and run.process is None
+    with pytest.raises(DataError, match="holds no checkpoint of an earlier stage"):
+        next(small.runs(small.folds)).poll()
 
 
 def test_a_row_is_the_cross_validation_that_its_command_makes(whole):
@@ -165,7 +178,7 @@ def test_a_row_is_the_cross_validation_that_its_command_makes(whole):
     cross_validate.main(arguments)
     assert (whole / "rows/small/results.csv").read_bytes() == before
     changed = json.loads((whole / "study.json").read_text())["rows"]
-    assert changed["small"]["changed"] == {"epochs": [3, 1]} and changed["longer"]["changed"] == {"epochs": [3, "7"]}
+    assert changed["small"]["changed"] == {"epochs": [3, 1]} and changed["longer"]["changed"]["epochs"] == [3, "7"]
 
 
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_tables(place, whole, capsys):
@@ -181,17 +194,14 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_tables(place, whol
     )
     moment = random.randrange(1, 6)
     process = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < end:
+    while process.poll() is None:
         if len(list((place / "killed").glob("rows/*/seed0/fold*/predictions.csv"))) >= moment:
             process.kill()
-            break
+            process.wait()
         time.sleep(0.01)
-    process.wait(60)
-    time.sleep(0.5)  # a child may still end
-    there = {path: path.stat().st_mtime_ns for path in (place / "killed").glob("rows/*/seed0/fold*/predictions.csv")}
     script.main(options(place, "killed", "--plan"))
     done = int(re.search(r"(\d+) done", capsys.readouterr().out)[1])
+    there = {path: path.stat().st_mtime_ns for path in (place / "killed").glob("rows/*/seed0/fold*/predictions.csv")}
     script.main(given)
     assert done >= moment - 1, moment
     assert sum(path.stat().st_mtime_ns == before for path, before in there.items()) >= done, moment
@@ -237,7 +247,7 @@ def texts(page):
 def test_the_report_is_one_file_with_the_numbers_of_its_files(whole):
     page = (whole / "report.html").read_text()
     found, text = texts(page)
-    assert "http" not in page and "<script" not in page and len(page) < 15e6
+    assert "://" not in page and "<script" not in page and len(page) < 15e6
     assert set(re.findall(r'src="(.{5})', page)) == {"data:"}
     assert page.count("<img") == page.count('alt="ROC') == 4
     for row in ("rows/whole", "rows/small", "rows/longer", "baselines/forest"):
@@ -246,15 +256,14 @@ def test_the_report_is_one_file_with_the_numbers_of_its_files(whole):
         for metric in results["metrics"].values():
             assert all(f"{metric[key]:.3f}" in found for key in ("value", "low", "high")), row
         assert str(results["positive"]) in found
-    assert "36" in found and "Table 1. Patients" in text
+    assert "18" in found and "Table 1. Patients" in text
     assert all(word in text for word in ("a limit of this bundle", "made elsewhere", "no description of it", "91.26"))
     assert "The best of 1 controls without a network (forest)" in text
     commands = [
         json.loads((whole / f"rows/{row}/experiment.json").read_text())["command"] for row in ("small", "whole")
     ]
     assert all(command in text for command in commands)
-    place = found.index("epochs")
-    assert found[place - 1 : place + 3] == ["small net", "epochs", "3", "1"]
+    assert re.search(r"small net\s+epochs\s+3\s+1\s", text) and re.search(r"longer\s+epochs\s+3\s+7\s", text)
     headers = re.findall(r"<table>.*?</table>", page, re.DOTALL)
     assert headers and all('scope="col"' in part and 'scope="row"' in part for part in headers)
 
@@ -265,6 +274,24 @@ def numbers(content):
     if isinstance(content, list):
         return [number for value in content for number in numbers(value)]
     return [content] if isinstance(content, int | float) else []
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_opens_the_page_without_network_or_errors(whole, tmp_path, scheme):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += ["--enable-logging=stderr", f"--user-data-dir={tmp_path}"]
+    flags += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]  # 0: dark
+    command = [BROWSER, *flags, "--dump-dom", (whole / "report.html").as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "CONSOLE" not in ended.stderr
+    found, _ = texts(ended.stdout)
+    metrics = json.loads((whole / "rows/whole/results.json").read_text())["metrics"]
+    assert all(f"{metric['value']:.3f}" in found for metric in metrics.values())
 
 
 def test_a_report_of_an_evaluation_holds_every_number_of_metrics_json(tmp_path):
@@ -324,8 +351,10 @@ def test_every_file_of_a_study_is_described(whole):
     ]
     missing = []
     for path in paths:
+        if path.name == "figure_5.csv":  # no row in it
+            continue
         names = json_keys(json.loads(path.read_text())) if path.suffix == ".json" else list(table(path)[0])
-        missing += undocumented(path.relative_to(whole), names, "Study") if path.stem != "figure_5" else []
+        missing += undocumented(path.relative_to(whole), names, "Study")
     assert not missing
 
 

@@ -227,7 +227,7 @@ def _patients(root: Path) -> dict[str, Any] | None:
         header, rows = patients_table(content)
         title = "Table 1. Patients"
         stem = root / "tables" / "patients"
-        write_csv(stem.with_suffix(".csv"), [dict(zip(["", *header[1:]], row, strict=True)) for row in rows])
+        write_csv(stem.with_suffix(".csv"), [dict(zip(["what", *header[1:]], row, strict=True)) for row in rows])
         write_text(stem.with_suffix(".md"), markdown_table(header, rows) + "\n")
         write_text(stem.with_suffix(".tex"), latex_table(header, rows, title))
         return {"header": header, "rows": rows, "file": _relative(root, path), "cohort": content.get("name", "")}
@@ -303,8 +303,8 @@ def _methods(study: Mapping, experiments: Sequence[Mapping]) -> dict[str, Any]:
     sentence = ""
     if study:
         sentence = (
-            f"{study['bundle']} was trained and evaluated in {study['folds']} folds of patients, stratified by label, "
-            f"for each of the seeds {', '.join(map(str, study['seeds']))}. All stages, normalisation and covariates "
+            f"{study['bundle']} was trained and evaluated in {study['folds']} folds of patients, stratified by label "
+            f"(seeds: {', '.join(map(str, study['seeds']))}). All stages, normalisation and covariates "
             "were fitted within the training patients of each fold. Metrics are computed over all patients of a seed "
             "and averaged over the seeds; intervals are of a bootstrap of patients."
         )

@@ -177,7 +177,7 @@ def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for row in content["rows"]:
         title = f"{row['title']} (reference)" if compared and row["title"] == content["reference"] else row["title"]
         if row["status"] == "done":
-            line = [title, *(interval_text(row["metrics"][name]) if name in row["metrics"] else "" for name in metrics)]
+            line = [title, *(_cell(name, row["metrics"].get(name)) for name in metrics)]
             difference = row["difference"]
             pair = [difference_text(difference), number_text(difference["p"])] if difference else ["", ""]
             line += [*(pair if compared else []), str(len(row["seeds"]))]
@@ -185,6 +185,12 @@ def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             line = [f"{title}: {row['status']}", *[""] * (len(metrics) + 2 * compared + 1)]
         rows.append([*line, *(str(row["paper"].get(name, "")) for name in papers)])
     return header, rows
+
+
+def _cell(name: str, metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    return f"{metric['value']:g}" if name in CELLS else interval_text(metric)
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:

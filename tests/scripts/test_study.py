@@ -258,7 +258,7 @@ def test_the_report_is_one_file_with_the_numbers_of_its_files(whole):
         assert str(results["positive"]) in found
     assert "18" in found and "Table 1. Patients" in text
     assert all(word in text for word in ("a limit of this bundle", "made elsewhere", "no description of it", "91.26"))
-    assert "The best of 1 controls without a network (forest)" in text
+    assert "The only control without a network (forest) has" in text and "The AUC of whole is" in text
     commands = [
         json.loads((whole / f"rows/{row}/experiment.json").read_text())["command"] for row in ("small", "whole")
     ]

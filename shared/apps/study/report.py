@@ -253,10 +253,11 @@ def _answer(study: Mapping, experiments: Sequence[Mapping]) -> list[str]:
     if not others:
         return [asked, answer, "No control without a network was run, so the figure says little alone."]
     best = max(others, key=lambda e: e["auc"]["value"])
+    which = f"best of {len(others)} controls" if len(others) > 1 else "only control"
     return [
         asked,
         answer,
-        f"The best of {len(others)} controls without a network ({best['title']}) has {interval_text(best['auc'])}.",
+        f"The {which} without a network ({best['title']}) has {interval_text(best['auc'])}.",
     ]
 
 

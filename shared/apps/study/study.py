@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from shared.apps import ROOT
 from shared.apps.experiments.options import add_options
 from shared.errors import DataError
-from shared.io import write_json
+from shared.io import read_json_object, write_json
 
 if TYPE_CHECKING:
     from shared.apps.experiments.cross_validate import Experiment
@@ -224,12 +224,13 @@ class StudyRun:
         data = [cases, data_record(cases, self.dataset_dir, self.output)]
         now = {"bundle": self.bundle.name, "folds": args.folds}
         now |= {"data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]}
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+        before = read_json_object(path, "study") if path.is_file() else now
         if changed := [key for key, value in now.items() if before.get(key) != value]:
             raise DataError(
                 f"{self.output} holds a study with other {', '.join(changed)}: choose another --output, or remove it"
             )
-        rows = {name: self._described(row) for name, row in self.rows.items()}
+        # in the file's order: its first row is what the report is about
+        rows = {name: self._described(self.rows[name]) for name in self.study.rows if name in self.rows}
         write_json(
             path,
             {

@@ -16,15 +16,19 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
 from shared.apps.experiments.options import METRIC_OPTION, add_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_json
+
+if TYPE_CHECKING:
+    from shared.apps.experiments.processes import FoldRun
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
 
@@ -71,103 +75,161 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def fold_commands(args: argparse.Namespace, fold: Any, configs: dict, cwd: Path, overrides: dict) -> list:
-    """Return a fold's two commands: train (stages with a checkpoint are skipped), then evaluate on the true labels."""
-    from shared.apps.experiments.processes import bundle_arguments
+class Experiment:
+    """A cross-validation as the command line asks for it; nothing is written before :meth:`prepare`.
 
-    commands = []
-    for step, datalist in (("train", fold.training_datalist), ("evaluate", fold.datalist)):
-        left_out = {"split": "validation"} if step == "evaluate" and fold.patients is not None else {}
-        values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": fold.number, "seed": fold.seed}
-        values |= {"ckpt_dir": fold.checkpoints, "output_dir": fold.folder, "resume": step == "train"}
-        values |= {**left_out, **overrides}
-        run_id = "run" if step == "train" else step
-        commands.append((step, [*RUN_BUNDLE, *bundle_arguments(configs[step], values, cwd=cwd, run_id=run_id)]))
-    return commands
+    Args:
+        args: of :func:`arguments`.
+
+    Raises:
+        DataError: no such bundle, config or datalist; keys that the configs lack; too few patients for the folds.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from shared.apps.experiments.folds import Fold
+        from shared.apps.experiments.training_rows import TrainingRows
+        from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides
+
+        self.args, self.bundle = args, find_bundle(args.bundle, ROOT)
+        self.configs = {"train": [find_config(self.bundle, name) for name in ("train", *args.config)]}
+        self.configs["evaluate"] = [*self.configs["train"], find_config(self.bundle, "evaluate")]
+        merged = merge_configs(self.configs["evaluate"])
+        if lacking := [key for key in SET_HERE if key not in merged]:
+            raise DataError(
+                f"{self.bundle.name} cannot be cross-validated: its configs lack the keys {', '.join(lacking)}"
+            )
+        self.overrides = parse_overrides(args.set, merged, reserved=SET_HERE)
+        self.dataset_dir = Path(args.dataset_dir).resolve()
+        datalist = Path(args.datalist_file or self.dataset_dir / "datalist.json")
+        self.rows = TrainingRows.read(datalist, self.dataset_dir)
+        self.fold_of = {seed: self.rows.folds(args.folds, seed) for seed in args.seeds}
+        if args.votes and self.rows.patients is None:
+            raise DataError(f"--votes needs patches: {self.bundle.name}'s cases have no soft_label to train on")
+        parts = [path.stem for path in self.configs["train"][1:]] + ["shuffled"] * args.shuffle_labels
+        parts += [f"{args.votes}votes"] if args.votes else []
+        self.name = args.name or "_".join(parts) or "default"
+        self.output = Path(args.output or self.bundle / "eval" / "cross_validation" / self.name).resolve()
+        self.source = Path(args.reuse).resolve() if args.reuse else None
+        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
+        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        rows, relabelled = self.rows, bool(args.shuffle_labels or args.votes)
+        shared = (relabelled, self.rows.patients, self.dataset_dir, self.rows.groups)
+        self.folds = []
+        for seed, split in self.fold_of.items():
+            for number in range(args.folds):
+                truth = {row: label for row, label in rows.labels.items() if split[row] == number}
+                self.folds.append(Fold(self.output, seed, number, truth, *shared))
+
+    def prepare(self) -> None:
+        """Record what is run, write the folds' datalists.
+
+        Raises:
+            DataError: the folder holds results of other settings or data; those that are reused are of other data.
+        """
+        from shared.apps.experiments.data_record import check_same_data, data_record, named_files
+        from shared.apps.experiments.folder import write_experiment
+        from shared.bundle.configs import config_digest
+
+        args, training = self.args, self.rows.datalist["training"]
+        cases = [{key: value for key, value in case.items() if key != "fold"} for case in training]
+        files = named_files(self.overrides, self.cwd)
+        settings = {
+            "bundle": self.bundle.name,
+            "configs": {path.name: config_digest(path) for path in self.configs["evaluate"]},
+            "overrides": self.overrides,
+            "folds": args.folds,
+            "shuffle_labels": args.shuffle_labels,
+            "training": hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()[:16],
+            "data": data_record(training, self.dataset_dir, self.output, files=files),
+            "reuse": str(self.source) if self.source else None,
+            **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
+            **({"votes": args.votes} if args.votes else {}),
+        }
+        command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
+        if self.source:
+            check_same_data(self.source, settings["data"])
+        write_experiment(self.output, title=args.title or self.name, command=command, settings=settings)
+        for fold in self.folds:
+            split = self.fold_of[fold.seed]
+            write_json(fold.datalist, self.rows.split(split))
+            if fold.relabelled:
+                write_json(fold.training_datalist, self.rows.split(split, *self._other_labels(fold, split)))
+            fold.folder.mkdir(exist_ok=True)
+
+    def _other_labels(self, fold: Any, split: Mapping[str, int]) -> tuple:
+        """Labels that a fold trains on, where these are not the true ones; of votes also their shares."""
+        from shared.apps.experiments.training_rows import shuffle_labels, simulate_votes
+
+        labels = self.rows.labels
+        if self.args.shuffle_labels:
+            return (shuffle_labels(labels, split, fold=fold.number, seed=fold.seed),)
+        votes = simulate_votes(labels, self.args.votes, fold.seed)
+        cast = {row: share for row, share in votes.items() if split[row] != fold.number}
+        return {**labels, **{row: int(share > 0.5) for row, share in cast.items()}}, cast
+
+    def commands(self, fold: Any) -> list:
+        """A fold's two commands: train (stages with a checkpoint are skipped), then evaluate on the true labels."""
+        from shared.apps.experiments.processes import bundle_arguments
+
+        commands = []
+        for step, datalist in (("train", fold.training_datalist), ("evaluate", fold.datalist)):
+            left_out = {"split": "validation"} if step == "evaluate" and fold.patients is not None else {}
+            values = {"dataset_dir": self.dataset_dir, "datalist_file": datalist, "fold": fold.number}
+            values |= {"seed": fold.seed, "ckpt_dir": fold.checkpoints, "output_dir": fold.folder}
+            values |= {"resume": step == "train", **left_out, **self.overrides}
+            arguments = bundle_arguments(
+                self.configs[step], values, cwd=self.cwd, run_id="run" if step == "train" else step
+            )
+            commands.append((step, [*RUN_BUNDLE, *arguments]))
+        return commands
+
+    def runs(self, folds: Iterable[Any], *, wait: bool = False) -> Iterator[FoldRun]:
+        """Runs of these folds.
+
+        Args:
+            folds: of this experiment.
+            wait: what is reused may still run; each fold begins when its own is there.
+        """
+        from shared.apps.experiments.processes import FoldRun, run_environment
+
+        environment = run_environment(self.args.threads)
+
+        def ready(fold: Any) -> bool:
+            if self.source is None:
+                return True
+            if wait and not fold.of(self.source).done():
+                return False
+            fold.take_checkpoints(self.source, self.args.reuse_stages)
+            return True
+
+        for fold in folds:
+            start = partial(ready, fold)
+            yield FoldRun(fold, self.commands(fold), cwd=self.cwd, environment=environment, ready=start)
+
+    def waiting(self) -> list[Any]:
+        """The folds that are not done."""
+        return [fold for fold in self.folds if not fold.done()]
+
+    def finish(self) -> None:
+        """Write the results of all folds, which must be done."""
+        from shared.apps.experiments.folder import write_results
+        from shared.metrics.repeated import RepeatedPredictions
+
+        predictions = RepeatedPredictions.from_rows([row for fold in self.folds for row in fold.rows()])
+        write_results(self.output, predictions, bootstrap=self.args.bootstrap)
 
 
 def cross_validate(args: argparse.Namespace) -> Path:
     """Run the experiment; return its folder."""
-    from shared.apps.experiments.data_record import check_same_data, data_record, named_files
-    from shared.apps.experiments.folder import write_experiment, write_results
-    from shared.apps.experiments.folds import Fold
-    from shared.apps.experiments.processes import FoldRun, run_environment, run_folds
-    from shared.apps.experiments.training_rows import TrainingRows, shuffle_labels, simulate_votes
-    from shared.bundle.configs import config_digest, find_bundle, find_config, merge_configs, parse_overrides
-    from shared.metrics.repeated import RepeatedPredictions
+    from shared.apps.experiments.processes import run_folds
 
-    bundle = find_bundle(args.bundle, ROOT)
-    configs = {"train": [find_config(bundle, name) for name in ("train", *args.config)]}
-    configs["evaluate"] = [*configs["train"], find_config(bundle, "evaluate")]
-    merged = merge_configs(configs["evaluate"])
-    if lacking := [key for key in SET_HERE if key not in merged]:
-        raise DataError(f"{bundle.name} cannot be cross-validated: its configs lack the keys {', '.join(lacking)}")
-    overrides = parse_overrides(args.set, merged, reserved=SET_HERE)
-
-    args.dataset_dir = Path(args.dataset_dir).resolve()
-    rows = TrainingRows.read(Path(args.datalist_file or args.dataset_dir / "datalist.json"), args.dataset_dir)
-    fold_of = {seed: rows.folds(args.folds, seed) for seed in args.seeds}
-
-    if args.votes and rows.patients is None:
-        raise DataError(f"--votes needs patches: {bundle.name}'s cases have no soft_label to train on")
-
-    parts = [path.stem for path in configs["train"][1:]] + ["shuffled"] * args.shuffle_labels
-    parts += [f"{args.votes}votes"] if args.votes else []
-    name = args.name or "_".join(parts) or "default"
-    output = Path(args.output or bundle / "eval" / "cross_validation" / name).resolve()
-    source = Path(args.reuse).resolve() if args.reuse else None
-    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
-    files = named_files(overrides, cwd)
-    cases = [{key: value for key, value in case.items() if key != "fold"} for case in rows.datalist["training"]]
-    settings = {
-        "bundle": bundle.name,
-        "configs": {path.name: config_digest(path) for path in configs["evaluate"]},
-        "overrides": overrides,
-        "folds": args.folds,
-        "shuffle_labels": args.shuffle_labels,
-        "training": hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()[:16],
-        "data": data_record(rows.datalist["training"], args.dataset_dir, output, files=files),
-        "reuse": str(source) if source else None,
-        **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
-        **({"votes": args.votes} if args.votes else {}),
-    }
-    command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
-    if source:
-        check_same_data(source, settings["data"])
-    write_experiment(output, title=args.title or name, command=command, settings=settings)
-
-    folds = []
-    for seed, split in fold_of.items():
-        votes = simulate_votes(rows.labels, args.votes, seed) if args.votes else {}
-        for number in range(args.folds):
-            truth = {row: label for row, label in rows.labels.items() if split[row] == number}
-            relabelled = args.shuffle_labels or bool(votes)
-            fold = Fold(output, seed, number, truth, relabelled, rows.patients, args.dataset_dir, rows.groups)
-            write_json(fold.datalist, rows.split(split))
-            if args.shuffle_labels:
-                shuffled = shuffle_labels(rows.labels, split, fold=number, seed=seed)
-                write_json(fold.training_datalist, rows.split(split, shuffled))
-            elif votes:
-                cast = {row: share for row, share in votes.items() if split[row] != number}
-                majority = {**rows.labels, **{row: int(share > 0.5) for row, share in cast.items()}}
-                write_json(fold.training_datalist, rows.split(split, majority, cast))
-            fold.folder.mkdir(exist_ok=True)
-            folds.append(fold)
-
-    environment = run_environment(args.threads)
-    waiting = [fold for fold in folds if not fold.done()]
-
-    def runs() -> Iterator[FoldRun]:
-        for fold in waiting:
-            if source:
-                fold.take_checkpoints(source, args.reuse_stages)
-            yield FoldRun(fold, fold_commands(args, fold, configs, cwd, overrides), cwd=cwd, environment=environment)
-
-    run_folds(runs(), total=len(folds), done=len(folds) - len(waiting), jobs=args.jobs, name=name)
-    predictions = RepeatedPredictions.from_rows([row for fold in folds for row in fold.rows()])
-    write_results(output, predictions, bootstrap=args.bootstrap)
-    return output
+    experiment = Experiment(args)
+    experiment.prepare()
+    waiting, total = experiment.waiting(), len(experiment.folds)
+    done = total - len(waiting)
+    run_folds(experiment.runs(waiting), total=total, done=done, jobs=args.jobs, name=experiment.name)
+    experiment.finish()
+    return experiment.output
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,9 +11,10 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shared.apps.experiments.processes import SECONDS
 from shared.digests import sha256
 from shared.errors import DataError
 from shared.io import atomic_path
@@ -82,6 +83,15 @@ class Fold:
         except DataError:
             return False
 
+    def of(self, other: Path) -> Fold:
+        """The same fold of another experiment."""
+        return replace(self, experiment=other, relabelled=False)
+
+    def seconds(self) -> float | None:
+        """How long its commands ran, by the last lines of their logs; None where one has not ended well."""
+        found = [SECONDS.search(_text(self.folder / f"{step}.log")) for step in ("train", "evaluate")]
+        return sum(float(match[1]) for match in found if match) if all(found) else None
+
     def take_checkpoints(self, other: Path, names: Sequence[str] | None = None) -> None:
         """Copy the earlier stages' checkpoints of the same fold of ``other``, if the very same patients trained there.
 
@@ -93,7 +103,7 @@ class Fold:
             DataError: nothing there, or not all of ``names``; trained on other patients than this fold's; not ended;
                 this fold began with other ones.
         """
-        origin = Fold(other, self.seed, self.number, self.truth)
+        origin = self.of(other)
         # what is fitted to labels and covariates in a moment is made anew
         made_anew = ("model.pt", "additive.pt")
         stages = sorted(path for path in origin.checkpoints.rglob("*.pt") if path.name not in made_anew)
@@ -165,3 +175,8 @@ def complete_rows(
         {**({"image": name} if owner else {}), "patient": owner.get(name, name), "label": label, "probability": p}
         for name, label, p in rows
     ]
+
+
+def _text(path: Path) -> str:
+    """A log; nothing where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

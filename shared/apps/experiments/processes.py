@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from shared.errors import CheckpointError, DataError, describe
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 15
+SECONDS = re.compile(r"^# ended after ([\d.]+) s\n\Z", re.MULTILINE)
+"""The last line of the log of a command that ended well."""
 _CHAINED = "\nThe above exception was the direct cause of the following exception:\n"
 
 
@@ -111,6 +114,9 @@ class FoldRun:
             return False
         if code != 0:
             raise FoldError(self._message(f"ended with exit status {code}"))
+        if self.process is not None:
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"\n# ended after {time.monotonic() - self._started:.1f} s\n")
         if self.waiting:
             self._start()
             return False
@@ -134,7 +140,7 @@ class FoldRun:
         if self.process is None:
             (self.fold.folder / "predictions.csv").unlink(missing_ok=True)
         self.step, command = self.waiting.popleft()
-        self._log = self.fold.folder / f"{self.step}.log"
+        self._log, self._started = self.fold.folder / f"{self.step}.log", time.monotonic()
         with self._log.open("w", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(command)}\n")
             log.flush()

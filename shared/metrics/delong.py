@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from shared.errors import DataError
 from shared.metrics.classification import check_seeds
@@ -133,6 +132,8 @@ def _auc_covariance(
 
 def _placements(truth: np.ndarray, method: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of negatives below each positive, and of positives above each negative, ties half; mean over seeds."""
+    from scipy.stats import rankdata  # a second to import, which no --help should take
+
     positives, negatives = int(truth.sum()), int((~truth).sum())
     above, below = np.zeros(positives), np.zeros(negatives)
     for row in method:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from shared.errors import DataError
 from shared.metrics.classification import (
@@ -121,6 +120,8 @@ def operating_points(
         >>> found["Youden"]["sensitivity"]["value"], found["0.5"]["sensitivity"]["value"]
         (1.0, 0.5)
     """
+    from scipy.stats import binomtest  # a second to import, which no --help should take
+
     truth, both = check_seeds(labels, probability, positive)
     code = np.arange(len(truth)) if groups is None else np.unique([str(g) for g in groups], return_inverse=True)[1]
     simple = len(both) == 1 and len(np.unique(code)) == len(truth)

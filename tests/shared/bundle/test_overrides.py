@@ -100,7 +100,9 @@ def test_every_way_in_meets_the_same_check(bundle, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
 def test_the_bundles_own_configs_pass(overlay):
-    names = {"train": [], "metadata": [], "tracking": [], "study": [], "inference": None}.get(overlay.stem, [overlay.stem])
+    names = {"train": [], "metadata": [], "tracking": [], "study": [], "inference": None}.get(
+        overlay.stem, [overlay.stem]
+    )
     merged = ["inference"] if names is None else ["train", *names]
     if overlay.stem == "explain_inference":
         merged = ["inference", "explain", "explain_inference"]

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
-from shared.networks.blocks import turned
+from shared.networks.blocks import check_views, turned
 
 AVERAGES = ("probabilities", "logits")
 
@@ -76,8 +76,7 @@ class DihedralInferer(AutocastInferer):
 
     def __init__(self, views: int = 8, bf16: bool = False, average: str = "probabilities"):
         super().__init__(bf16)
-        if not 1 <= views <= 8:
-            raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+        check_views(views)
         if average not in AVERAGES:
             raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}.")
         self.views, self.average = views, average

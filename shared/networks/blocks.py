@@ -9,6 +9,12 @@ import torch
 from torch import Tensor, nn
 
 
+def check_views(views: int) -> None:
+    """Raise ValueError unless so many views of a square exist, see :func:`turned`."""
+    if not 1 <= views <= 8:
+        raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+
+
 def turned(x: Tensor, view: int) -> Tensor:
     """One of a square's eight flips and right-angle rotations; 0 leaves it as it is.
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shlex
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.options import METRIC_OPTION, add_options
+from shared.apps.experiments.options import METRIC_OPTION, add_options, check_options, parse_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_json
@@ -59,9 +57,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--metrics", **METRIC_OPTION)
     add_options(parser)
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
+    args = parse_options(parser, argv)
     if not args.report and not (args.bundle and args.dataset_dir):
         parser.error("BUNDLE and --dataset_dir are needed (or --report)")
     if args.report and not args.output:
@@ -70,8 +66,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--reuse-stages needs --reuse EXPERIMENT")
     if args.votes is not None and (args.shuffle_labels or args.votes < 1 or args.votes % 2 == 0):
         parser.error("--votes must be odd, so that there is a majority, and goes without --shuffle-labels")
-    if args.jobs < 1 or args.folds < 2 or args.bootstrap < 1 or len(set(args.seeds)) != len(args.seeds):
-        parser.error("--jobs and --bootstrap must be at least 1, --folds at least 2, and no seed given twice")
+    check_options(parser, args)
     return args
 
 

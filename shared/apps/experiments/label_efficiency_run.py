@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.options import add_options
+from shared.apps.experiments.options import add_options, parse_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
@@ -49,19 +47,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="folder of the experiment")
     add("--title", default="Label efficiency", help="of table and picture")
     add_options(parser, "--config", "--set", "--jobs", "--threads", "--bootstrap")
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
+    args = parse_options(parser, argv)
     args.fractions = sorted(set(args.fractions))
-    args.shared_pretrainings = args.pretrainings  # None: draws can be added later
-    args.pretrainings = args.draws if args.pretrainings is None else args.pretrainings
-    counts = (args.jobs, args.draws, args.pretrainings, args.bootstrap, args.trees)
+    counts = (args.jobs, args.draws, pretraining_count(args), args.bootstrap, args.trees)
     if min(counts) < 1 or not all(0 < f <= 1 for f in args.fractions):
         parser.error(
             "--jobs, --draws, --pretrainings, --trees and --bootstrap must be at least 1, --fractions above 0 and at "
             "most 1"
         )
     return args
+
+
+def pretraining_count(args: argparse.Namespace) -> int:
+    """How many pretrainings the draws share; without ``--pretrainings`` each has its own, and draws can be added."""
+    return args.draws if args.pretrainings is None else args.pretrainings
 
 
 def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, overrides: Mapping) -> list:
@@ -72,7 +71,7 @@ def commands(args: argparse.Namespace, run: Any, configs: Mapping, cwd: Path, ov
     pretraining = isinstance(run, PretrainingRun)
     datalist = run.folder / "datalist.json" if pretraining else run.datalist
     values = {"dataset_dir": args.dataset_dir, "datalist_file": datalist, "fold": -1}
-    values |= {"seed": run.draw % args.pretrainings}
+    values |= {"seed": run.draw % pretraining_count(args)}
     values |= {"ckpt_dir": run.folder / "models", "output_dir": run.folder, "resume": True, **overrides}
     if pretraining:
         steps = [("pretrain_run", configs["pretrained"], {})]
@@ -112,7 +111,7 @@ def plan(
     (labels, patients), (truth, owners) = training, tested
     pretrainings, runs, counts = [], [], {}
     for draw in range(args.draws):
-        if draw < args.pretrainings:
+        if draw < pretraining_count(args):
             pretraining = PretrainingRun(f"draw{draw}/pretraining", output / f"draw{draw}" / "pretraining", draw)
             write_json(pretraining.folder / "datalist.json", with_labels_of(datalist, set(patients.values())))
             pretrainings.append(pretraining)
@@ -183,8 +182,8 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in used}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
-    if args.shared_pretrainings is not None:
-        settings["pretrainings"] = args.shared_pretrainings
+    if args.pretrainings is not None:
+        settings["pretrainings"] = args.pretrainings
     settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
     cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
     cases = [case for case in cases if isinstance(case, dict) and "image" in case]

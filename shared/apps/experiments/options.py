@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 METRIC_OPTION: dict[str, Any] = {
@@ -48,3 +51,17 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """
     for name in names or _OPTIONS:
         parser.add_argument(name, **_OPTIONS[name])
+
+
+def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a driver's command line; ``argv`` is kept, and cores are shared among the jobs unless threads are given."""
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
+    return args
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with the parser's error where jobs, bootstrap, folds or seeds make no cross-validation."""
+    if args.jobs < 1 or args.folds < 2 or args.bootstrap < 1 or len(set(args.seeds)) != len(args.seeds):
+        parser.error("--jobs and --bootstrap must be at least 1, --folds at least 2, and no seed given twice")

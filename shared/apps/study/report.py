@@ -18,6 +18,7 @@ LARGEST = 14 * 10**6
 _PICTURES = {
     "roc.png": "ROC curve: sensitivity against 1 - specificity",
     "calibration.png": "Calibration: observed share of positives against predicted probability",
+    "decision.png": "Decision curve: net benefit against the threshold probability",
     "confusion.png": "Confusion matrix",
 }
 _EXPLAINED = ("localisation*.json", "randomisation*.json", "controls.json", "explanation_comparison.json")

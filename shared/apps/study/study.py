@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.options import add_options
+from shared.apps.experiments.options import add_options, check_options, parse_options
 from shared.errors import DataError
 from shared.io import read_json_object, write_json
 
@@ -54,11 +53,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     ways.add_argument("--report", action="store_true", help="tables and report of what is there; run nothing")
     add_options(parser)
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    args.threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
-    if args.jobs < 1 or args.folds < 2 or args.bootstrap < 1 or len(set(args.seeds)) != len(args.seeds):
-        parser.error("--jobs and --bootstrap must be at least 1, --folds at least 2, and no seed given twice")
+    args = parse_options(parser, argv)
+    check_options(parser, args)
     return args
 
 

@@ -18,7 +18,7 @@ from shared.explain.boxes import Box, bounding_box, box_record
 from shared.explain.grad_cam import CAMExplanation, resize_cam
 from shared.explain.patches.cases import mask_at, source_image, stack_images
 from shared.explain.patches.maps import SIGNED, TITLES, class_margin, patch_maps, resize_signed
-from shared.networks.blocks import turned, turned_back
+from shared.networks.blocks import check_views, turned, turned_back
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class PatchExplainer:
         views: int = 1,
         average: str = "probabilities",
     ):
-        if not 1 <= views <= 8:
-            raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+        check_views(views)
         if average not in ("logits", "probabilities"):
             raise ValueError(f"average must be logits or probabilities, got {average!r}.")
         self.views, self.average, self.explanation = views, average, explanation

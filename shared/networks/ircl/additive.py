@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.networks.blocks import turned, turned_back
+from shared.networks.blocks import check_views, turned, turned_back
 
 MEASURES = ("share", "area", "sqrt")
 
@@ -79,8 +79,7 @@ class BiomarkerClassifier(nn.Module):
         super().__init__()
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {MEASURES}, got {measure!r}.")
-        if not 1 <= views <= 8:
-            raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+        check_views(views)
         if num_images % num_modalities:
             raise ValueError(f"{num_images} images are no multiple of {num_modalities} modalities.")
         self.encoders = nn.ModuleList(encoders).requires_grad_(False)

@@ -14,7 +14,7 @@ from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.networks.blocks import turned
+from shared.networks.blocks import check_views, turned
 from shared.networks.ircl.additive import BiomarkerClassifier
 from shared.networks.ircl.prototype_attention import PrototypeTransformer
 
@@ -200,8 +200,7 @@ class IRCLClassifier(nn.Module):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         self.settings = settings
-        if not 1 <= views <= 8:
-            raise ValueError(f"A square has 8 flips and right-angle rotations: views must be 1 to 8, got {views}.")
+        check_views(views)
         if answer not in ("prototype", "additive") or (answer == "additive" and additive is None):
             raise ValueError(f'answer must be "prototype" or, where `additive` is given, "additive"; got {answer!r}.')
         self.views, self.answer = views, answer

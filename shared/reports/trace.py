@@ -1,4 +1,4 @@
-"""What a prediction was made from: hashes of inputs, model and code, settings and versions, and a check of them later."""
+"""What a prediction was made from: hashes of inputs, model and code, settings, versions; and a check of them later."""
 
 from __future__ import annotations
 

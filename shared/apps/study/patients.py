@@ -12,7 +12,7 @@ def patients_table(datalist: Mapping[str, Any]) -> tuple[list[str], list[list[st
     """Header and rows: numbers of patients, images and groups, and each covariate, for all and for each label.
 
     A covariate of 0 and 1 is counted, another is given as mean (standard deviation) and median [quartiles]; patients
-    without a value are counted in a row of their own.
+    without a value are counted in a row of their own. A patient with images of both labels counts for either.
 
     Args:
         datalist: with a ``training`` list.
@@ -29,10 +29,12 @@ def patients_table(datalist: Mapping[str, Any]) -> tuple[list[str], list[list[st
     cases = list(datalist["training"])
     patches = any("image" in case and isinstance(case["image"], str) and case["image"].count("/") for case in cases)
     patients: dict[str, Mapping] = {}
+    labels: dict[str, set] = {}
     for case in cases:
         patients.setdefault(str(case["patient"]), case)
+        labels.setdefault(str(case["patient"]), set()).add(case.get("label"))
     classes = [str(name) for name in datalist.get("classes") or ()] or ["label 0", "label 1"]
-    parts = [list(patients.values()), *([c for c in patients.values() if c.get("label") == k] for k in (0, 1))]
+    parts = [list(patients.values()), *([c for name, c in patients.items() if k in labels[name]] for k in (0, 1))]
     rows = [["patients", *(str(len(part)) for part in parts)]]
     if patches and len(cases) > len(patients):
         counts = [len(cases), *(sum(case.get("label") == k for case in cases) for k in (0, 1))]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.apps.report.blocks import blocks, pictures, read_object, text_of
+from shared.apps.report.checklists import write_checklists
+from shared.apps.report.flow import flow_diagram
+from shared.apps.report.pages import LARGEST, write_page
+from shared.apps.report.sections import read_sections
 from shared.io import write_csv, write_text
-from shared.reports.tables import interval_text, markdown_table, number_text
-
-LARGEST = 14 * 10**6
-"""Characters of the page that pictures may fill; what does not fit is named."""
+from shared.reports.tables import interval_text, markdown_table
 
 _PICTURES = {
     "roc.png": "ROC curve: sensitivity against 1 - specificity",
@@ -22,15 +22,6 @@ _PICTURES = {
     "confusion.png": "Confusion matrix",
 }
 _EXPLAINED = ("localisation*.json", "randomisation*.json", "controls.json", "explanation_comparison.json")
-_TITLES = {
-    "calibration": "Calibration",
-    "decision": "Decision curves",
-    "operating_points": "Operating points",
-    "delong": "DeLong's test",
-    "classes": "Classes",
-    "fold_auc": "AUC fold by fold",
-    "confusion": "Confusion matrix (rows: label, columns: called)",
-}
 
 
 def write_report(folder: str | os.PathLike, *, pseudonyms: bool = False) -> Path:
@@ -43,22 +34,17 @@ def write_report(folder: str | os.PathLike, *, pseudonyms: bool = False) -> Path
     Returns:
         the page.
     """
-    import jinja2
-
     folder = Path(folder)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.undefined = jinja2.StrictUndefined
-    text = environment.get_template("report.html.j2").render(**report_content(folder, pseudonyms=pseudonyms))
-    write_text(folder / "report.html", text)
-    return folder / "report.html"
+    content = report_content(folder, pseudonyms=pseudonyms)
+    content["checklists"] = write_checklists(folder, content)
+    return write_page(folder / "report.html", "report.html.j2", content)
 
 
 def report_content(folder: Path, *, pseudonyms: bool = False) -> dict[str, Any]:
     """What the template shows: texts, tables, pictures, each with its file."""
     from shared.apps.study.tables import cells, read_tables
 
-    study = _read(folder / "study.json") or {}
+    study = read_object(folder / "study.json") or {}
     tables = []
     for table in read_tables(folder, study.get("tables")):
         header, rows = cells(table)
@@ -70,9 +56,11 @@ def report_content(folder: Path, *, pseudonyms: bool = False) -> dict[str, Any]:
     budget = [LARGEST]
     for experiment in experiments:
         names = [(folder / experiment["folder"] / name, text) for name, text in _PICTURES.items()]
-        experiment["pictures"] = list(_pictures(folder, names, experiment["title"], budget))
+        experiment["pictures"] = list(pictures(folder, names, experiment["title"], budget))
     explanations, left_out = _explanations(folder, budget, pseudonyms)
     patients = _patients(folder)
+    sections, broken = read_sections(folder, budget, pseudonyms=pseudonyms)
+    counts = study.get("flow")
     return {
         "title": f"{study['bundle']}: study of {study['cohort']}" if study else f"Evaluation: {folder.resolve().name}",
         "answer": _answer(study, experiments),
@@ -81,65 +69,13 @@ def report_content(folder: Path, *, pseudonyms: bool = False) -> dict[str, Any]:
         "experiments": experiments,
         "explanations": explanations,
         "left_out": left_out,
+        "sections": sections,
+        "broken": broken,
+        "flow": flow_diagram(counts, "study.json", reasons=not pseudonyms) if counts else None,
+        "checklists": [],
         "limits": _limits(study, tables, experiments, patients),
         "methods": _methods(study, experiments),
     }
-
-
-def blocks(content: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
-    """Tables of any JSON of metrics: values with intervals, other values, matrices, lists; each number is in one.
-
-    Example:
-        >>> found = blocks({"AUC": {"value": 0.8, "low": 0.7, "high": 0.9}, "n": 12, "delong": {"p": 0.04}})
-        >>> [(block["title"], block["header"], block["rows"]) for block in found]
-        [('', ['', 'value', 'low', 'high'], [['AUC', '0.800', '0.700', '0.900']]),
-         ('', ['', 'value'], [['n', '12']]), ("DeLong's test", ['', 'value'], [['p', '0.040']])]
-    """
-    intervals = {key: value for key, value in content.items() if isinstance(value, Mapping) and "value" in value}
-    found, plain = [], []
-    if intervals:
-        columns = list(dict.fromkeys(name for value in intervals.values() for name in value))
-        rows = [[key, *(_text(value.get(name)) for name in columns)] for key, value in intervals.items()]
-        found.append({"title": title, "header": ["", *columns], "rows": rows})
-    nested = []
-    for key, value in content.items():
-        name = f"{title}, {key}" if title else _TITLES.get(key, key)
-        if key in intervals:
-            continue
-        if isinstance(value, Mapping) and "matrix" in value:
-            classes = list(map(str, value.get("classes") or range(len(value["matrix"]))))
-            rows = [[label, *map(_text, row)] for label, row in zip(classes, value["matrix"], strict=True)]
-            nested.append({"title": name, "header": ["", *classes], "rows": rows})
-        elif isinstance(value, Mapping):
-            nested += blocks(value, name)
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            columns = list(dict.fromkeys(column for item in value for column in item))
-            rows = [[str(i), *(_text(item.get(column)) for column in columns)] for i, item in enumerate(value, 1)]
-            nested.append({"title": name, "header": ["", *columns], "rows": rows})
-        else:
-            plain.append([key, _text(value)])
-    if plain:
-        found.append({"title": title, "header": ["", "value"], "rows": plain})
-    return found + nested
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return "-" if value is None else str(value)
-    if isinstance(value, Mapping):
-        return interval_text(value) if {"value", "low", "high"} <= set(value) else json.dumps(value)
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return str(value) if isinstance(value, int) else number_text(value)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _experiment_folders(folder: Path, study: Mapping) -> list[Path]:
@@ -151,10 +87,10 @@ def _experiment_folders(folder: Path, study: Mapping) -> list[Path]:
 def _experiment(root: Path, folder: Path) -> dict[str, Any] | None:
     """Results of a row, or of an evaluation, with their files; None where there are none."""
     files = [name for name in ("results.json", "metrics.json") if (folder / name).is_file()]
-    contents = {name: content for name in files if (content := _read(folder / name))}
+    contents = {name: content for name in files if (content := read_object(folder / name))}
     if not contents:
         return None
-    about, results = _read(folder / "experiment.json") or {}, contents.get("results.json", {})
+    about, results = read_object(folder / "experiment.json") or {}, contents.get("results.json", {})
     sections = []
     for name, content in contents.items():
         shown = {key: value for key, value in content.items() if key not in ("title", "command", "metrics")}
@@ -176,21 +112,10 @@ def _folds(root: Path, folder: Path) -> dict[str, Any] | None:
     """The metrics.json of each fold, a line each."""
     lines, names = [], ("n", "positives", "AUC", "ACC", "BACC", "F1", "BRIER")
     for path in sorted(folder.glob("seed*/fold*/metrics.json")):
-        if content := _read(path):
-            lines.append([path.parent.relative_to(folder).as_posix(), *(_text(content.get(name)) for name in names)])
+        if content := read_object(path):
+            lines.append([path.parent.relative_to(folder).as_posix(), *(text_of(content.get(name)) for name in names)])
             lines[-1].append(_relative(root, path))
     return {"header": ["fold", *names, "file"], "rows": lines} if lines else None
-
-
-def _pictures(root: Path, paths: Sequence[tuple[Path, str]], title: str, budget: list[int]) -> Iterator[dict[str, str]]:
-    """Pictures as data, as long as they fit; of one that does not fit the name alone."""
-    for path, text in paths:
-        if not path.is_file():
-            continue
-        data = base64.b64encode(path.read_bytes()).decode()
-        fits = len(data) <= budget[0]
-        budget[0] -= len(data) if fits else 0
-        yield {"data": data if fits else "", "alt": f"{text}. {title}.", "file": _relative(root, path)}
 
 
 def _explanations(root: Path, budget: list[int], pseudonyms: bool) -> tuple[list[dict[str, Any]], str]:
@@ -199,17 +124,16 @@ def _explanations(root: Path, budget: list[int], pseudonyms: bool) -> tuple[list
     folders = [root, root / "explained", *sorted(root.glob("rows/*/seed*/fold*/explained"))]
     left = 0
     for folder in folders:
-        pictures = sorted([*folder.glob("*.png"), *folder.glob("patients/*.png")])
-        pictures = [path for path in pictures if path.name not in _PICTURES and not path.name.endswith("_loss.png")]
+        there = sorted([*folder.glob("*.png"), *folder.glob("patients/*.png")])
+        there = [path for path in there if path.name not in _PICTURES and not path.name.endswith("_loss.png")]
         if pseudonyms:
-            left += len(pictures)
+            left += len(there)
             continue
-        named = [(path, f"Explanation, {path.stem.replace('_', ' ')}") for path in pictures]
-        shown = list(_pictures(root, named, _relative(root, folder) or "this folder", budget))
+        named = [(path, f"Explanation, {path.stem.replace('_', ' ')}") for path in there]
+        shown = list(pictures(root, named, _relative(root, folder) or "this folder", budget))
         files = sorted({path for name in _EXPLAINED for path in folder.glob(name)})
-        sections = [
-            {"file": _relative(root, p), "blocks": blocks(content)} for p in files if (content := _read(p)) is not None
-        ]
+        read = [(path, content) for path in files if (content := read_object(path)) is not None]
+        sections = [{"file": _relative(root, path), "blocks": blocks(content)} for path, content in read]
         if shown or sections:
             found.append({"folder": _relative(root, folder) or ".", "pictures": shown, "sections": sections})
     text = f"{left} pictures are left out: they may show patients' ids (--pseudonyms)." if left else ""
@@ -222,7 +146,7 @@ def _patients(root: Path) -> dict[str, Any] | None:
     from shared.apps.study.tables import latex_table
 
     for path in [*sorted(root.glob("rows/*/seed*/datalist.json")), root / "datalist.json"]:
-        content = _read(path)
+        content = read_object(path)
         if not content or not content.get("training"):
             continue
         header, rows = patients_table(content)
@@ -240,17 +164,21 @@ def _answer(study: Mapping, experiments: Sequence[Mapping]) -> list[str]:
     whole = [e for e in experiments if e["auc"] and e["auc"].get("value") is not None]
     if not whole:
         return ["Nothing has been evaluated in this folder yet."]
-    first = whole[0]
+    others = [e for e in whole if e["folder"].startswith("baselines/")]
+    own = [e for e in whole if e not in others]
     if not study:
-        return [f"This page shows one evaluation; its AUC is {interval_text(first['auc'])}."]
+        return [f"This page shows one evaluation; its AUC is {interval_text(whole[0]['auc'])}."]
+    first = (own or others)[0]
     counts = first["counts"]
     unit = f"{counts['images']} patches of {counts['patients']}" if counts.get("images") else counts["patients"]
+    done = "was" if own else "is to be"
     asked = (
-        f"{study['bundle']} was cross-validated on {unit} patients of {study['cohort']} in {study['folds']} folds by "
+        f"{study['bundle']} {done} cross-validated on {unit} patients of {study['cohort']} in {study['folds']} folds by "
         f"patient, {len(study['seeds'])} seed{'s' * (len(study['seeds']) > 1)}, to see what it and its parts are worth."
     )
     answer = f"The AUC of {first['title']} is {interval_text(first['auc'])}."
-    others = [e for e in whole if e["folder"].startswith("baselines/")]
+    if not own:
+        answer = "The method itself has not been evaluated yet."
     if not others:
         return [asked, answer, "No control without a network was run, so the figure says little alone."]
     best = max(others, key=lambda e: e["auc"]["value"])
@@ -285,7 +213,7 @@ def _missing(study: Mapping) -> dict[str, dict[str, str]]:
 def _methods(study: Mapping, experiments: Sequence[Mapping]) -> dict[str, Any]:
     """Settings that differ from the default, versions, hashes, commands."""
     rows = [
-        [row["title"], key, _text(before), _text(now)]
+        [row["title"], key, text_of(before), text_of(now)]
         for row in study.get("rows", {}).values()
         for key, (before, now) in row["changed"].items()
     ]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from shared.apps import ROOT
 from shared.apps.experiments.options import add_options, check_options, parse_options
 from shared.errors import DataError
-from shared.io import read_json_object, write_json
+from shared.io import MANIFEST, read_json_object, write_json
 
 if TYPE_CHECKING:
     from shared.apps.experiments.cross_validate import Experiment
@@ -214,6 +214,7 @@ class StudyRun:
             DataError: the folder holds a study of other data or folds.
         """
         from shared.apps.experiments.data_record import data_record
+        from shared.apps.report.flow import flow_counts
 
         args, path = self.args, self.output / RECORD
         cases = self.datalist["training"] + self.datalist.get("validation", [])
@@ -240,8 +241,15 @@ class StudyRun:
                 "rows": rows,
                 "missing": self.missing,
                 "limits": list(self.study.limits),
+                "flow": flow_counts(self.datalist, self._manifest(), args.folds),
             },
         )
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the preparation wrote down; nothing where there is no such file."""
+        from shared.apps.report.blocks import read_object
+
+        return read_object(self.dataset_dir / MANIFEST) or {}
 
     def _described(self, row: Row) -> dict[str, Any]:
         folder = self.folder(row).relative_to(self.output).as_posix()

@@ -25,12 +25,14 @@ def roc_curve_figure(
     bootstrap: int = 2000,
     seed: int = 0,
     groups: Sequence[Any] | None = None,
+    pdf: bool = False,
 ) -> None:
     """Write ROC curves of one or several methods, AUC and its 95 % interval in the legend.
 
     Args:
         curves: name to (labels ``[n]``, probability of the positive class ``[n]``).
         path: the picture.
+        pdf: also as PDF beside it.
         title: over the picture.
         bootstrap: draws of the interval.
         seed: seed of the draws.
@@ -60,7 +62,7 @@ def roc_curve_figure(
     axes.set_title(title, fontsize=12)
     axes.legend(loc="lower right", fontsize=8.5)
     plain(axes)
-    save(figure, path)
+    save(figure, path, pdf=pdf)
 
 
 def calibration_figure(
@@ -75,6 +77,7 @@ def calibration_figure(
     class_names: Sequence[str] = ("negative", "positive"),
     bootstrap: int = 2000,
     seed: int = 0,
+    pdf: bool = False,
 ) -> None:
     """Write the flexible calibration curve with its 95 % band, and how the probability is distributed in each class.
 
@@ -82,6 +85,7 @@ def calibration_figure(
         labels: 1 = positive.
         probability: predicted probability of the positive class; of several seeds the curve is the mean.
         path: the picture.
+        pdf: also as PDF beside it.
         report: of :func:`shared.metrics.calibration_report`, where it is known already.
         title: over the picture.
         groups: patient of each row, where rows are patches; or group of each patient. They are drawn together.
@@ -123,17 +127,23 @@ def calibration_figure(
     figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     for axes in (upper, lower):
         plain(axes)
-    save(figure, path)
+    save(figure, path, pdf=pdf)
 
 
 def decision_figure(
-    curve: Mapping[str, Any], path: str | os.PathLike, *, name: str = "model", title: str = "Decision curve"
+    curve: Mapping[str, Any],
+    path: str | os.PathLike,
+    *,
+    name: str = "model",
+    title: str = "Decision curve",
+    pdf: bool = False,
 ) -> None:
     """Write net benefit over the threshold: of the model with its 95 % band, of each control, of all, of none.
 
     Args:
         curve: of :func:`shared.metrics.decision_curve`.
         path: the picture.
+        pdf: also as PDF beside it.
         name: of the model, in the legend.
         title: over the picture.
     """
@@ -154,7 +164,7 @@ def decision_figure(
     axes.set_title(title, fontsize=12)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     plain(axes)
-    save(figure, path)
+    save(figure, path, pdf=pdf)
 
 
 def loss_curve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -58,7 +59,10 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120) -> None:
-    """Write the figure, atomically; the ending says the format."""
+def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120, pdf: bool = False) -> None:
+    """Write the figure, atomically; the ending says the format. With ``pdf`` also as PDF beside it."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
+    if pdf:
+        with atomic_path(Path(path).with_suffix(".pdf")) as temporary:
+            figure.savefig(temporary, metadata={"CreationDate": None})  # the same figure is the same file

@@ -164,17 +164,18 @@ def _markdown(experiment: Mapping, summary: Mapping) -> str:
 def _pictures(
     folder: Path, predictions: RepeatedPredictions, title: str, bootstrap: int, summary: Mapping[str, Any]
 ) -> None:
-    """Draw the ROC of every seed, and the calibration and decision curve, means over the seeds."""
+    """Draw the ROC of every seed, and the calibration and decision curve, means over the seeds; as PNG and PDF."""
     from shared.visualize import calibration_figure, decision_figure, roc_curve_figure
 
     seeds = zip(predictions.seeds, predictions.probability, strict=True)
     curves = {f"seed {seed}": (predictions.labels, probability) for seed, probability in seeds}
     title, groups = textwrap.fill(title, 48), predictions.groups
-    roc_curve_figure(curves, folder / "roc.png", title=title, bootstrap=bootstrap, groups=groups)
+    roc_curve_figure(curves, folder / "roc.png", title=title, bootstrap=bootstrap, groups=groups, pdf=True)
     unit = "patients" if predictions.images is None else "patches"
     given = predictions.labels, predictions.probability
-    calibration_figure(*given, folder / "calibration.png", report=summary["calibration"], groups=groups, unit=unit)
-    decision_figure(summary["decision"], folder / "decision.png")
+    measured = {"report": summary["calibration"], "groups": groups, "unit": unit}
+    calibration_figure(*given, folder / "calibration.png", **measured, pdf=True)
+    decision_figure(summary["decision"], folder / "decision.png", pdf=True)
 
 
 def _change(key: str, before: Any, now: Any) -> str:

@@ -172,9 +172,10 @@ def _answer(study: Mapping, experiments: Sequence[Mapping]) -> list[str]:
     counts = first["counts"]
     unit = f"{counts['images']} patches of {counts['patients']}" if counts.get("images") else counts["patients"]
     done = "was" if own else "is to be"
+    seeds = f"{len(study['seeds'])} seed{'s' * (len(study['seeds']) > 1)}"
     asked = (
-        f"{study['bundle']} {done} cross-validated on {unit} patients of {study['cohort']} in {study['folds']} folds by "
-        f"patient, {len(study['seeds'])} seed{'s' * (len(study['seeds']) > 1)}, to see what it and its parts are worth."
+        f"{study['bundle']} {done} cross-validated on {unit} patients of {study['cohort']} in {study['folds']} folds "
+        f"by patient, {seeds}, to see what it and its parts are worth."
     )
     answer = f"The AUC of {first['title']} is {interval_text(first['auc'])}."
     if not own:

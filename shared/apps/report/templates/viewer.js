@@ -13,7 +13,7 @@
     const maps = volumes.filter((volume) => volume.kind !== "image");
     const pick = (id) => document.getElementById(id);
     const viewer = new library.Niivue({ dragAndDropEnabled: false, isRadiologicalConvention: true, logLevel: "fatal", show3Dcrosshair: false,
-      backColor: [0, 0, 0, 1], loadingText: "", crosshairWidth: 0.2, crosshairWidthUnit: "percent" });
+      backColor: [0, 0, 0, 1], loadingText: "", crosshairWidth: 0.6, crosshairWidthUnit: "mm" });
     await viewer.attachToCanvas(pick("volume"));
     // vermilion speaks for the positive class, blue against it
     const ramp = (r, g, b) => ({ R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });

@@ -37,6 +37,11 @@ monai() { # CONFIG[,CONFIG...] OPTION...: run the bundle with these configs merg
     run python -m monai.bundle run --config_file "[$list]" "${@:2}"
 }
 
+study() { # OPTION...: two folds of the method, its explanations and a control, shortly trained, on one page
+    run python scripts/study.py "$bundle" --dataset_dir "$data" --output "$results/study" --tables summary --folds 2 \
+        --bootstrap 500 "$@"
+}
+
 case "$bundle" in
 ircl_mvi)
     data=data/phantom
@@ -46,6 +51,7 @@ ircl_mvi)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --max_masks 8 "${places[@]}"
+    study --config cpu phantom
     pictures="additive_biomarkers_*.png, biomarkers.png, roc.png, calibration.png, decision.png, shapley_*.png, patients/*_overlay.png"
     ;;
 sscl_crc)
@@ -56,6 +62,7 @@ sscl_crc)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --truth planted "${places[@]}"
+    study --config cpu phantom --set pretrain#epochs=30 finetune_epochs=30
     pictures="roc.png, calibration.png, decision.png, confusion.png, gallery.png, randomisation.png"
     ;;
 glioma_idh)
@@ -66,6 +73,7 @@ glioma_idh)
     monai train,cpu,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,explain --run_id explain --max_patients 8 "${places[@]}"
+    study --config cpu --set nodes#epochs=5 edges#epochs=5 contrast#epochs=20 train#epochs=50
     pictures="roc.png, calibration.png, decision.png, *_loss.png, patients/"
     ;;
 *)
@@ -80,4 +88,5 @@ Done. What came of it:
   table        $ROOT/$results/predictions.csv, metrics.json, localisation.json
   pictures     $ROOT/$results: $pictures
   new patients $ROOT/$results/inference
+  one page     $ROOT/$results/study/report.html: a small study of two folds
 END

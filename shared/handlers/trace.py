@@ -19,7 +19,7 @@ from shared.handlers.model_check import ModelCheck
 from shared.io import write_json
 from shared.reports.trace import TRACE, case_entry, with_digests
 
-MODEL_FILES = ("model.pt", "model.json", "atlas.npz")
+MODEL_FILES = ("model.pt", "model.json", "atlas.npz", "cohort.npz", "conformal.json")
 CONFIG_FILES = ("inference.json", "train.json", "metadata.json")
 PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pillow", "scikit-image")
 VALUES = ("tumour_labels", "trust_affines")

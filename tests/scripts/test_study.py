@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from html import unescape
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from shared.apps.baselines import patches
-from shared.apps.experiments import cross_validate, folder
+from shared.apps.experiments import cross_validate, folder, processes
+from shared.apps.study import analyses
 from shared.apps.study import study as script
 from shared.apps.study.definition import read_study
 from shared.apps.study.report import report_content, write_report
@@ -57,6 +59,9 @@ STUDY = {
         },
         "controls": {"title": "Controls", "rows": [{"row": "longer"}, {"row": "forest"}, {"row": "age"}]},
         "figure_5": {"title": "Figure 5", "why_not": "made elsewhere"},
+        "figure_6": {"title": "Figure 6", "analysis": {"script": "explain", "row": "whole", "set": {"top": 3}}},
+        "figure_7": {"title": "Figure 7", "analysis": {"script": "explain", "row": "whole", "set": {"top": 3}}},
+        "efficiency": {"title": "Labels", "analysis": {"script": "label_efficiency", "row": "whole"}},
     },
     "limits": ["a limit of this bundle"],
 }  # fmt: skip
@@ -76,6 +81,16 @@ def fake_forest(args):
     folder.write_results(target, RepeatedPredictions.from_rows(rows), bootstrap=args.bootstrap)
 
 
+PAGE = "# Labels\\n\\nAll patches:\\n\\n| labels | AUC |\\n|---|---|\\n| 5% | 0.712 |\\n\\nFour draws.\\n"
+
+
+def fake_efficiency(run, table):
+    """Stands in for the trainings of label_efficiency.py; leaves a page as it does."""
+    folder = run.output / "analyses/efficiency"
+    code = f"open({str(folder / 'label_efficiency.md')!r}, 'w').write('{PAGE}')"
+    yield analyses.AnalysisJob("efficiency/measure", folder, "measure", (sys.executable, "-c", code))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """No matplotlib, no forest."""
@@ -83,6 +98,7 @@ def quick():
         picture = next(ROOT.glob("docs/images/*.png"))
         patch.setattr(folder, "_pictures", lambda path, *_: shutil.copy(picture, path / "roc.png"))
         patch.setattr(patches, "run", fake_forest)
+        patch.setitem(analyses.MADE, "label_efficiency", fake_efficiency)
         yield
 
 
@@ -96,7 +112,8 @@ def place(tmp_path_factory):
     bundle = write_bundle(root / "bundle")
     (bundle / "configs/study.json").write_text(json.dumps(STUDY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_validate, "RUN_BUNDLE", (sys.executable, str(bundle / "fake_method.py")))
+        for module in (cross_validate, analyses):
+            patch.setattr(module, "RUN_BUNDLE", (sys.executable, str(bundle / "fake_method.py")))
         yield root
 
 
@@ -170,6 +187,20 @@ def test_a_fold_waits_for_the_one_whose_stages_it_takes(place):
         next(small.runs(small.folds)).poll()
 
 
+def test_runs_share_the_gpus_evenly(place, monkeypatch):
+    study = script.StudyRun(script.arguments(options(place, "gpus", "--gpus", "3,1", "--jobs", "3")))
+    seen = []
+    monkeypatch.setattr(processes.FoldRun, "poll", lambda run: seen.append(run.environment) or len(seen) > 9)
+    folds = study.experiments["whole"].folds * 2
+    runs = study.experiments["whole"].runs(folds)
+    processes.run_folds(runs, total=4, jobs=study.args.jobs, gpus=study.args.gpus)
+    assert Counter(environment["CUDA_VISIBLE_DEVICES"] for environment in seen[:3]) == {"3": 2, "1": 1}
+    assert seen[0]["OMP_NUM_THREADS"] == "1" and "PATH" in seen[0]
+    for odd in ("0,", "a", "1,1"):
+        with pytest.raises(SystemExit):
+            script.arguments(options(place, "gpus", "--gpus", odd))
+
+
 def test_a_row_is_the_cross_validation_that_its_command_makes(whole):
     about = json.loads((whole / "rows/small/experiment.json").read_text())
     arguments = shlex.split(about["command"])[2:]
@@ -188,7 +219,9 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_tables(place, whol
         "from shared.apps.experiments import cross_validate\n"
         "from shared.apps.baselines import patches\n"
         "patches.run = lambda args: None\n"
-        f"cross_validate.RUN_BUNDLE = (sys.executable, {str(place / 'bundle/fake_method.py')!r})\n"
+        "from shared.apps.study import analyses\n"
+        f"method = {str(place / 'bundle/fake_method.py')!r}\n"
+        "analyses.RUN_BUNDLE = cross_validate.RUN_BUNDLE = (sys.executable, method)\n"
         "from shared.apps.study.study import main\n"
         f"main({given!r})"
     )
@@ -221,6 +254,32 @@ def test_printed_commands_run_and_are_collected(place, whole, capsys, monkeypatc
     monkeypatch.setattr(cross_validate, "RUN_BUNDLE", (sys.executable, "-c", "raise SystemExit('trained again')"))
     script.main(options(place, "printed"))
     assert tables(place / "printed") == tables(whole)
+
+
+def test_analyses_run_once_on_the_first_seeds_models(place, whole, capsys):
+    for fold in (0, 1):
+        explained = whole / f"rows/whole/seed0/fold{fold}/explained"
+        assert json.loads((explained / "localisation.json").read_text())["top"] == "3"
+        assert (explained / "calls.txt").read_text().split() == ["explain"]  # two tables, one analysis
+    section = json.loads((whole / "sections/50_efficiency.json").read_text())
+    assert section["tables"] == [{"caption": "All patches:", "header": ["labels", "AUC"], "rows": [["5%", "0.712"]]}]
+    assert section["text"] == ["Four draws."] and section["title"] == "Labels"
+    script.main(options(place, "whole", "--plan"))
+    text = capsys.readouterr().out
+    assert "| figure_6 | Figure 6 | explain |  | done |  |" in text
+    assert "analyses/figure_6" in (whole / "tables/figure_7.md").read_text()
+    script.main(options(place, "planned", "--plan"))
+    assert "| efficiency | Labels | label_efficiency |  | 1 of 1 commands to do |  |" in capsys.readouterr().out
+
+
+def test_an_analysis_that_failed_or_was_cut_off_runs_again(tmp_path):
+    job = analyses.AnalysisJob("a/b", tmp_path, "b", ("true",))
+    log = tmp_path / "b.log"
+    for text in ("$ true\n", "$ false\n# ended after 1.0 s\n"):
+        log.write_text(text)
+        assert not job.done(), text
+    log.write_text("$ true\nwords\n# ended after 1.0 s\n")
+    assert job.done()
 
 
 def test_report_says_what_is_not_done(place, capsys):
@@ -351,7 +410,7 @@ def test_every_file_of_a_study_is_described(whole):
     ]
     missing = []
     for path in paths:
-        if path.name == "figure_5.csv":  # no row in it
+        if path.stem not in ("table_2", "controls") and path.suffix == ".csv":  # no row in it
             continue
         names = json_keys(json.loads(path.read_text())) if path.suffix == ".json" else list(table(path)[0])
         missing += undocumented(path.relative_to(whole), names, "Study")
@@ -367,13 +426,15 @@ def test_all_that_is_wrong_with_a_study_is_said_at_once(place, tmp_path):
         "e": {"baseline": "other"},
         "f": {"set": {"x": None}},
     }
-    content = {"rows": rows, "tables": {"t": {"rows": [{"row": "g"}, {"title": "x"}]}, "u": {}}, "more": 1}
+    odd = {"analysis": {"script": "other", "row": "e", "fold": 1}}
+    content = {"rows": rows, "tables": {"t": {"rows": [{"row": "g"}, {"title": "x"}]}, "u": {}, "v": odd}, "more": 1}
     path = tmp_path / "study.json"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError) as error:
         read_study(path, place / "bundle")
     parts = ("unknown keys more", "unknown keys sett", "no overlay 'nott'", "'zz', which is not there", "c -> d -> c")
     parts += ("'baseline' must be one of", "set 'x' must be", "no row 'g'", "'x': needs either", "u: needs 'rows'")
+    parts += ("unknown keys fold", "'script' of an analysis must be one of explain", "a trained row, not 'e'")
     text = str(error.value)
     assert not [part for part in parts if part not in text]
 

@@ -14,6 +14,7 @@ scratch = "scratch.json" in config_file
 seed, fold = int(values["seed"]), int(values["fold"])
 ckpt_dir, output_dir, root = Path(values["ckpt_dir"]), Path(values["output_dir"]), Path(values["dataset_dir"])
 ckpt_dir.mkdir(parents=True, exist_ok=True)
+output_dir.mkdir(exist_ok=True)
 datalist = json.loads(Path(values["datalist_file"]).read_text())
 training = [case for case in datalist["training"] if case.get("fold") != fold]
 with (output_dir / "calls.txt").open("a") as file:
@@ -29,6 +30,10 @@ if run_id in ("run", "train_run"):
     start = None if scratch else json.loads((ckpt_dir / "pretrain.pt").read_text())
     trained = {case["image"]: case["label"] for case in training}
     (ckpt_dir / "model.pt").write_text(json.dumps({"trained": trained, "start": start}))
+if run_id == "explain":
+    left_out = [case for case in datalist["training"] if case.get("fold") == fold]
+    assert (ckpt_dir / "model.pt").exists() and left_out and values["split"] == "validation"
+    (output_dir / "localisation.json").write_text(json.dumps({"top": values["top"], "images": len(left_out)}))
 if run_id == "evaluate":
     model = json.loads((ckpt_dir / "model.pt").read_text())
     split = values.get("split", "testing")
@@ -59,6 +64,7 @@ def write_bundle(folder):
     (folder / "configs").mkdir(parents=True)
     (folder / "fake_method.py").write_text(METHOD)
     contents = {"train": TRAIN, "evaluate": {"split": "testing", "evaluate": "$1"}}
+    contents |= {"explain": {"top": 1, "split": "testing", "explain": "$1"}}
     contents |= {"scratch": {"pretrained": None}, "small": {"epochs": 1}}
     for name, content in contents.items():
         (folder / "configs" / f"{name}.json").write_text(json.dumps(content))

@@ -222,7 +222,7 @@ def cross_validate(args: argparse.Namespace) -> Path:
     experiment.prepare()
     waiting, total = experiment.waiting(), len(experiment.folds)
     done = total - len(waiting)
-    run_folds(experiment.runs(waiting), total=total, done=done, jobs=args.jobs, name=experiment.name)
+    run_folds(experiment.runs(waiting), total=total, done=done, jobs=args.jobs, gpus=args.gpus, name=experiment.name)
     experiment.finish()
     return experiment.output
 

@@ -143,6 +143,7 @@ def cross_validation(args: argparse.Namespace, name: str, folder: Path, datalist
     command += ["--datalist_file", str(datalist)] if datalist else []
     command += ["--folds", str(args.folds), "--seeds", *map(str, args.seeds), "--jobs", str(args.jobs)]
     command += ["--threads", str(args.threads)] if args.threads else []
+    command += ["--gpus", ",".join(args.gpus)] if args.gpus else []
     command += ["--bootstrap", str(args.bootstrap)]
     command += ["--config", *args.config, *overlays] if args.config or overlays else []
     settings = [*args.set, *(f"{key}={value}" for key, value in overrides.items())]

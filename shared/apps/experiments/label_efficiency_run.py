@@ -46,7 +46,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--trees", type=int, default=500, help="of the forest (default: 500)")
     add("--output", required=True, help="folder of the experiment")
     add("--title", default="Label efficiency", help="of table and picture")
-    add_options(parser, "--config", "--set", "--jobs", "--threads", "--bootstrap")
+    add_options(parser, "--config", "--set", "--jobs", "--gpus", "--threads", "--bootstrap")
     args = parse_options(parser, argv)
     args.fractions = sorted(set(args.fractions))
     counts = (args.jobs, args.draws, pretraining_count(args), args.bootstrap, args.trees)
@@ -207,7 +207,15 @@ def label_efficiency(args: argparse.Namespace) -> Path:
             yield FoldRun(run, commands(args, run, configs, cwd, overrides), **options)
 
     total = len(pretrainings) + len(trained)
-    run_folds(runs(), total=total, done=total - len(queue), jobs=args.jobs, name="label efficiency", unit="run")
+    run_folds(
+        runs(),
+        total=total,
+        done=total - len(queue),
+        jobs=args.jobs,
+        gpus=args.gpus,
+        name="label efficiency",
+        unit="run",
+    )
     if forests := [run for run in tested if run.arm == FOREST and not run.done()]:
         fit_forests(args, forests, datalist, output)
     report(args, tested, counts, datalist, output, command)

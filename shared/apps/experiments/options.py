@@ -14,6 +14,15 @@ METRIC_OPTION: dict[str, Any] = {
     "help": "what is compared, with intervals and differences (default: AUC, and of patches BACC)",
 }
 
+
+def _numbers(text: str) -> tuple[str, ...]:
+    """GPU numbers of "0,1"."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(part.isdecimal() for part in found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers of different GPUs, such as 0,1")
+    return found
+
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--folds": {"type": int, "default": 5, "help": "folds by patient (default: 5)"},
     "--seeds": {"type": int, "nargs": "+", "default": [0], "help": "each splits anew and trains anew (default: 0)"},
@@ -31,6 +40,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "override keys of the configs",
     },
     "--jobs": {"type": int, "default": 1, "help": "runs at a time (default: 1)"},
+    "--gpus": {
+        "type": _numbers,
+        "default": (),
+        "metavar": "0,1",
+        "help": "GPUs that the runs take in turn, each one of them (default: what CUDA_VISIBLE_DEVICES says)",
+    },
     "--threads": {"type": int, "help": "CPU threads of each (default: cores / jobs)"},
     "--bootstrap": {"type": int, "default": 2000, "help": "replicates of the intervals (default: 2000)"},
 }
@@ -41,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
     Args:
         parser: the driver's.
-        names: of ``--folds --seeds --config --set --jobs --threads --bootstrap``; none: all.
+        names: of ``--folds --seeds --config --set --jobs --gpus --threads --bootstrap``; none: all.
 
     Example:
         >>> parser = argparse.ArgumentParser()

@@ -102,7 +102,7 @@ class FoldRun:
     ):
         self.fold, self.cwd, self.environment, self.ready = fold, cwd, environment, ready
         self.waiting = deque(commands)
-        self.step = ""
+        self.step, self.gpu = "", ""
         self.process: subprocess.Popen | None = None
 
     def poll(self) -> bool:
@@ -125,6 +125,13 @@ class FoldRun:
         except DataError as error:
             raise FoldError(self._message(f"ended well, but {error}")) from error
         return True
+
+    def take_gpu(self, gpus: Sequence[str], others: Sequence[FoldRun]) -> None:
+        """Let its commands see one GPU alone: the one that the fewest of the others use."""
+        if gpus:
+            used = [run.gpu for run in others]
+            self.gpu = min(gpus, key=used.count)
+            self.environment = {**(self.environment or os.environ), "CUDA_VISIBLE_DEVICES": self.gpu}
 
     def running(self) -> bool:
         """Say whether a command of it runs now."""
@@ -163,7 +170,14 @@ class FoldRun:
 
 
 def run_folds(
-    runs: Iterator[FoldRun], *, total: int, done: int = 0, jobs: int = 1, name: str = "", unit: str = "fold"
+    runs: Iterator[FoldRun],
+    *,
+    total: int,
+    done: int = 0,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    name: str = "",
+    unit: str = "fold",
 ) -> None:
     """Run folds, ``jobs`` at a time; a failure or Ctrl-C ends every child, then goes on up.
 
@@ -172,6 +186,7 @@ def run_folds(
         total: folds in all, for the bar.
         done: folds that were done before.
         jobs: how many at a time.
+        gpus: numbers, of which each run sees the one with the fewest runs; none: as the environment says.
         name: what stands before the bar.
         unit: what the bar counts.
 
@@ -189,7 +204,9 @@ def run_folds(
                 while len(active) < jobs and not exhausted:
                     run = next(runs, None)
                     exhausted = run is None
-                    active += [] if run is None else [run]
+                    if run is not None:
+                        run.take_gpu(gpus, active)
+                        active.append(run)
                 finished = [run for run in active if run.poll()]
                 active = [run for run in active if run not in finished]
                 if finished:

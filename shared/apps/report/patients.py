@@ -130,14 +130,19 @@ def _tables(folder: Path) -> dict[str, list[dict[str, str]]]:
     for path in sorted(folder.glob("*.csv")):
         if path.name == "pseudonyms.csv":
             continue
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
-        except (OSError, UnicodeError, csv.Error):
-            continue
+        rows = _rows(path)
         if rows and "patient" in rows[0]:
             found[path.name] = rows
     return found
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV; none of one that cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+    except (OSError, UnicodeError, csv.Error):
+        return []
 
 
 def _files_of(folder: Path, patients: Iterable[str]) -> dict[str, list[Path]]:
@@ -209,7 +214,7 @@ class _Context:
             "title": name,
             "sentences": self._sentences(name, answered, summary, main, summary_file),
             "answers": self._answers(answered, main),
-            "speaks": [*self._speaks(summary, summary_file, patches), *_parts(answered, str(main))],
+            "speaks": [*self._speaks(summary, summary_file, patches), *_terms(rows), *_parts(answered, str(main))],
             "pictures": shown,
             "no_pictures": self._no_pictures(),
             "viewer": viewer,
@@ -359,24 +364,20 @@ class _Context:
         summary: Mapping,
         file: Path | None,
     ) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
         for name, lines in rows.items():
             if name != main:
                 found.append(self._table(_strongest(lines), Path(name).stem.replace("_", " "), name))
         for path in own:
-            if path.suffix == ".csv":
-                with path.open(newline="", encoding="utf-8") as opened:
-                    lines = [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(opened)]
-                if lines:
-                    title = self.relative(path).rpartition("/")[2].removesuffix(".csv").replace("_", " ")
-                    found.append(self._table(lines, title, self.relative(path)))
+            if path.suffix == ".csv" and (lines := _rows(path)):
+                title = self.relative(path).rpartition("/")[2].removesuffix(".csv").replace("_", " ")
+                found.append(self._table(lines, title, self.relative(path)))
         above = {"patient", "for", "against", "shapley", *(rows[main][0] if main else ())}
         shown = {key: value for key, value in summary.items() if key not in above}
         for part in blocks(shown) if file else ():
-            lines = [[self.hidden(str(cell)) for cell in row] for row in part["rows"][:MOST]]
-            found.append(
-                {**part, "title": part["title"] or "Further values", "rows": lines, "file": self.relative(file)}
-            )
+            cells = [[self.hidden(str(cell)) for cell in row] for row in part["rows"][:MOST]]
+            title = part["title"] or "Further values"
+            found.append({**part, "title": title, "rows": cells, "file": self.relative(file)})
         return found
 
 
@@ -386,6 +387,17 @@ def _strongest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         return rows
     held = [row for row in rows if float(row["log_odds"] or 0)]
     return sorted(held, key=lambda row: -abs(float(row["log_odds"]))) or rows
+
+
+def _terms(tables: Mapping[str, list[dict[str, str]]]) -> list[dict[str, Any]]:
+    """Terms of an additive answer: columns ``term_<name>`` of ``additive.csv``."""
+    for row in tables.get("additive.csv", ())[:1]:
+        terms = {k.removeprefix("term_"): float(v) for k, v in row.items() if k.startswith("term_") and v}
+        if terms:
+            title = f"Terms of the additive answer; with the bias ({_number(row.get('bias'))}) they are its log odds"
+            lines = [(name, value, []) for name, value in terms.items()]
+            return [{**_bars(title, "log odds", lines, []), "file": "additive.csv"}]
+    return []
 
 
 def _parts(rows: Sequence[Mapping[str, str]], file: str) -> list[dict[str, Any]]:

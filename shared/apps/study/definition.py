@@ -13,9 +13,13 @@ from shared.io import read_json_object
 BASELINES = {"feature_baselines": "features", "patch_baselines": "patches"}
 """Scripts whose controls can be rows, and their modules in ``shared.apps.baselines``."""
 
+ANALYSES = ("explain", "compare_explanations", "label_efficiency")
+"""What a table may make of a row's trained models."""
+
 _STUDY = {"_desc_", "citation", "paper_data", "rows", "tables", "limits"}
 _ROW = {"title", "config", "set", "reuse", "shuffle_labels", "baseline", "control", "needs"}
-_TABLE = {"title", "metrics", "reference", "paper_unit", "note", "rows", "why_not"}
+_TABLE = {"title", "metrics", "reference", "paper_unit", "note", "rows", "why_not", "analysis"}
+_ANALYSIS = {"script", "row", "set", "arguments"}
 _LINE = {"title", "row", "column", "paper", "why_not"}
 _NEEDS = {"covariates", "modalities"}
 
@@ -66,6 +70,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """A script of ``ANALYSES`` on a row's trained models."""
+
+    script: str
+    row: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """A table or figure of the paper, or one of controls."""
 
@@ -77,6 +91,7 @@ class Table:
     note: str = ""
     why_not: str = ""
     lines: tuple[Line, ...] = ()
+    analysis: Analysis | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ class Study:
             for line in self.tables[table].lines:
                 if line.row:
                     add(line.row)
+            if analysis := self.tables[table].analysis:
+                add(analysis.row)
         return sorted(found.values(), key=self._depth)
 
     def _depth(self, row: Row) -> int:
@@ -131,8 +148,10 @@ def read_study(path: Path, bundle: Path) -> Study:
         titles = [line.title for line in table.lines]
         if table.reference is not None and table.reference not in titles:
             problems.append(f"table {table.name}: its reference {table.reference!r} is no title of its rows")
-        if not table.lines and not table.why_not:
-            problems.append(f"table {table.name}: needs 'rows' or 'why_not'")
+        if not table.lines and not table.why_not and not table.analysis:
+            problems.append(f"table {table.name}: needs 'rows', 'analysis' or 'why_not'")
+        if table.analysis:
+            problems += _analysis_problems(table, rows)
         for line in table.lines:
             if (line.row is None) == (not line.why_not):
                 problems.append(f"table {table.name}, {line.title!r}: needs either 'row' or 'why_not'")
@@ -163,8 +182,25 @@ def _table(name: str, value: Mapping, problems: list[str]) -> Table:
         own = {key: line[key] for key in ("row", "column", "paper", "why_not") if key in line}
         lines.append(Line(str(line.get("title", line.get("row", number))), **own))
     given = {key: value[key] for key in ("reference", "paper_unit", "note", "why_not") if key in value}
+    if "analysis" in value:
+        found = value["analysis"]
+        _unknown(found, _ANALYSIS, f"table {name}, analysis", problems)
+        names = {key: str(found.get(key)) for key in ("script", "row")}
+        given["analysis"] = Analysis(
+            **names, settings=found.get("set", {}), arguments=tuple(map(str, found.get("arguments", ())))
+        )
     metrics = tuple(value.get("metrics", ("AUC",)))
     return Table(name, str(value.get("title", name)), metrics, lines=tuple(lines), **given)
+
+
+def _analysis_problems(table: Table, rows: Mapping[str, Row]) -> list[str]:
+    analysis, problems = table.analysis, []
+    assert analysis is not None
+    if analysis.script not in ANALYSES:
+        problems.append(f"table {table.name}: 'script' of an analysis must be one of {', '.join(ANALYSES)}")
+    if analysis.row not in rows or rows[analysis.row].baseline:
+        problems.append(f"table {table.name}: its analysis needs a trained row, not {analysis.row!r}")
+    return problems
 
 
 def _row_problems(row: Row, rows: Mapping[str, Row], bundle: Path) -> list[str]:

@@ -72,6 +72,7 @@ class StudyRun:
         from shared.apps.experiments.cross_validate import Experiment
         from shared.apps.experiments.cross_validate import arguments as experiment_arguments
         from shared.apps.experiments.training_rows import read_json_datalist
+        from shared.apps.study.analyses import Analyses
         from shared.apps.study.definition import read_study
         from shared.bundle.configs import find_bundle, find_config
 
@@ -100,6 +101,9 @@ class StudyRun:
             for name, row in self.rows.items()
             if not row.baseline
         }
+        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
+        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        self.analyses = Analyses(self)
 
     def folder(self, row: Row) -> Path:
         """Where a row's results are."""
@@ -170,6 +174,12 @@ class StudyRun:
             time = duration(seconds) if own and waiting else "" if not waiting else "not known yet"
             lines.append([name, row.title, str(total), str(total - waiting), str(waiting), time])
         lines += [[name, self.study.rows[name].title, "", "", f"not: {why}", ""] for name, why in self.missing.items()]
+        for name, jobs in self.analyses.jobs.items():
+            table = self.study.tables[name]
+            state = f"not: {why}" if (why := self.analyses.missing(table)) else ""
+            waiting = len(self.analyses.waiting(name))
+            state = state or (f"{waiting} of {len(jobs)} commands to do" if waiting else "done")
+            lines.append([name, table.title, table.analysis.script, "", state, ""])
         text = markdown_table(["row", "title", "trainings", "done", "to do", "time"], lines)
         jobs = self.args.jobs
         if not todo:
@@ -206,6 +216,10 @@ class StudyRun:
                         yield "# the lines below take stages from those above: start them when these have ended"
                         started = True
                     yield line("cross_validate", self.command(row, [seed]))
+        if jobs := [job for name in self.analyses.jobs for job in self.analyses.waiting(name)]:
+            yield "# the analyses of trained rows are run by the study itself, after these lines: " + ", ".join(
+                job.name for job in jobs
+            )
 
     def record(self) -> None:
         """Write what is run; other data than before is refused.
@@ -274,7 +288,8 @@ class StudyRun:
         )
         total = sum(len(experiment.folds) for experiment in self.experiments.values())
         done = total - sum(len(folds) for folds in waiting.values())
-        run_folds(runs, total=total, done=done, jobs=self.args.jobs, name=self.bundle.name, unit="training")
+        options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": self.bundle.name, "unit": "training"}
+        run_folds(runs, total=total, done=done, **options)
 
     def _run_baselines(self) -> None:
         from importlib import import_module
@@ -290,6 +305,16 @@ class StudyRun:
             ):
                 module.run(module.arguments(command))
 
+    def analyse(self) -> None:
+        """Run the analyses that are not done; their rows are."""
+        from shared.apps.experiments.processes import run_folds
+
+        total = sum(len(jobs) for jobs in self.analyses.jobs.values())
+        waiting = sum(len(self.analyses.waiting(name)) for name in self.analyses.jobs)
+        if waiting:
+            options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": "analyses", "unit": "command"}
+            run_folds(self.analyses.runs(), total=total, done=total - waiting, **options)
+
     def collect(self) -> None:
         """Results of every row that is done, the tables, the report."""
         from shared.apps.study.report import write_report
@@ -300,6 +325,7 @@ class StudyRun:
             if not experiment.waiting() and not self._collected(experiment):
                 experiment.prepare()
                 experiment.finish()
+        self.analyses.collect()
         write_tables(self)
         write_report(self.output, pseudonyms=self.args.pseudonyms)
 
@@ -370,6 +396,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if not args.report:
             study.run()
+            study.collect()  # tables are there, should an analysis fail
+            study.analyse()
         study.collect()
     print(f"Tables: {study.output / 'tables'}\nReport: {study.output / 'report.html'}")
 

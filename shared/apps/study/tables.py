@@ -127,6 +127,7 @@ def _metrics(predictions: RepeatedPredictions, names: Sequence[str], bootstrap: 
 def _notes(table: Table, run: StudyRun) -> list[str]:
     notes = [table.note] if table.note else []
     notes += [table.why_not] if table.why_not else []
+    notes += [run.analyses.note(table)] if table.analysis else []
     if any(line.paper for line in table.lines):
         notes.append(
             f"Columns 'paper': the paper's numbers, on its data ({run.study.citation}; {run.study.paper_data}). They "

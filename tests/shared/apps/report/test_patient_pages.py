@@ -205,6 +205,17 @@ def test_patches_are_shown_with_map_and_box_and_their_balance(tmp_path):
     assert html.count("<img") == 2 and "with map and box of HP 0.750" in text and "2.png as it was read" in text
 
 
+def test_the_terms_of_an_additive_answer_and_what_parts_answer_alone(tmp_path):
+    row = {"patient": "G1", "label": 1, "probability": 0.75, "unimodal_image": 0.25, "mlp": 0.5, "unimodal_brain": ""}
+    write_csv(tmp_path / "predictions.csv", [row])
+    terms = {"patient": "G1", "logit": 0.5, "bias": 0.25, "term_image": -0.5, "term_age": 0.75}
+    write_csv(tmp_path / "additive.csv", [terms])
+    write_patient_pages(tmp_path)
+    text = text_of(page(tmp_path, "G1"))
+    assert "age for +0.750" in text and "image against -0.500" in text and "with the bias (0.250)" in text
+    assert "image against -1.099 0.250" in text and "no summands" in text
+
+
 def test_a_folder_without_predictions_and_an_unknown_patient_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="holds no predictions"):
         write_patient_pages(tmp_path / "data")

@@ -1,0 +1,193 @@
+"""What a study makes of a row's trained models: their explanations, a comparison of these, label efficiency."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.apps import ROOT
+from shared.apps.experiments.processes import RUN_BUNDLE, SECONDS, FoldRun, bundle_arguments, run_environment
+from shared.errors import DataError
+from shared.io import write_json
+
+if TYPE_CHECKING:
+    from shared.apps.study.definition import Table
+    from shared.apps.study.study import StudyRun
+
+
+@dataclass(frozen=True)
+class AnalysisJob:
+    """One command of an analysis; its log says whether this command has ended well."""
+
+    name: str
+    folder: Path
+    step: str
+    command: tuple[str, ...]
+
+    def done(self) -> bool:
+        """Say whether it need not run."""
+        try:
+            text = (self.folder / f"{self.step}.log").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return text.startswith(f"$ {shlex.join(self.command)}\n") and bool(SECONDS.search(text))
+
+    def rows(self) -> list[dict]:
+        """Nothing, once it has ended."""
+        if not self.done():
+            raise DataError(f"{self.folder / self.step}.log does not end as it should")
+        return []
+
+
+class Analyses:
+    """The analyses of a study's tables, on the first seed of their rows.
+
+    Args:
+        run: the study, whose rows are trained when jobs run.
+    """
+
+    def __init__(self, run: StudyRun):
+        self.run = run
+        self.jobs = {
+            table.name: [] if self.missing(table) else list(MADE[table.analysis.script](run, table))
+            for name in run.tables
+            if (table := run.study.tables[name]).analysis
+        }
+
+    def missing(self, table: Table) -> str:
+        """Why the cohort does not allow an analysis; nothing where it does."""
+        assert table.analysis is not None
+        if table.analysis.row in self.run.missing:
+            return self.run.missing[table.analysis.row]
+        if table.analysis.script == "label_efficiency" and not self.run.datalist.get("testing"):
+            return "the cohort has no testing section, on which label efficiency is measured"
+        return ""
+
+    def waiting(self, name: str) -> list[AnalysisJob]:
+        """Jobs of a table that are not done."""
+        return [job for job in self.jobs[name] if not job.done()]
+
+    def runs(self) -> Iterator[FoldRun]:
+        """Runs of all jobs that wait."""
+        environment = run_environment(self.run.args.threads)
+        # tables may share an analysis
+        for job in dict.fromkeys(job for name in self.jobs for job in self.waiting(name)):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            yield FoldRun(job, [(job.step, job.command)], cwd=self.run.cwd, environment=environment)
+
+    def collect(self) -> None:
+        """Write a section of the report for each analysis that is done."""
+        for name, jobs in self.jobs.items():
+            table = self.run.study.tables[name]
+            page = _folder(self.run, table) / _PAGES.get(table.analysis.script, "")
+            if jobs and not self.waiting(name) and page.is_file():
+                pictures = [
+                    {"file": path.relative_to(self.run.output).as_posix(), "alt": f"{table.title}: {path.stem}"}
+                    for path in sorted(page.parent.glob("*.png"))
+                ]
+                text, tables = page_parts(page.read_text(encoding="utf-8"))
+                content = {"title": table.title, "status": "", "text": text, "tables": tables}
+                # the pictures of explanations name patients
+                content |= {"pictures": pictures, "patients": table.analysis.script != "label_efficiency"}
+                write_json(self.run.output / "sections" / f"50_{name}.json", content)
+
+    def note(self, table: Table) -> str:
+        """What stands under the table's title."""
+        if missing := self.missing(table):
+            return f"Not run: {missing}."
+        if waiting := len(self.waiting(table.name)):
+            return f"Not done: {len(self.jobs[table.name]) - waiting} of {len(self.jobs[table.name])} commands."
+        return f"Row {table.analysis.row}, first seed: see the report, and analyses/{_folder(self.run, table).name}."
+
+
+def page_parts(text: str) -> tuple[list[str], list[dict]]:
+    """Sentences, and tables with the sentence before them as caption, of a Markdown page.
+
+    Example:
+        >>> page_parts("# T\\n\\nAll:\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |\\n\\nEnd.\\n\\n```\\ncommand\\n```\\n")
+        (['End.'], [{'caption': 'All:', 'header': ['a', 'b'], 'rows': [['1', '2']]}])
+    """
+    sentences: list[str] = []
+    tables: list[dict] = []
+    for part in text.strip().split("\n\n"):
+        if part.startswith("|"):
+            header, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in part.split("\n"))
+            caption = sentences.pop() if sentences and sentences[-1].endswith(":") else ""
+            tables.append({"caption": caption, "header": header, "rows": rows})
+        elif not part.startswith(("#", "```")):
+            sentences.append(" ".join(part.split()))
+    return sentences, tables
+
+
+def _explain(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
+    """The bundle's ``explain`` of each fold's left-out patients; the report shows what lies in the fold's folder."""
+    from shared.bundle.configs import find_config, merge_configs, parse_overrides
+
+    analysis = table.analysis
+    experiment = run.experiments[analysis.row]
+    configs = [*experiment.configs["train"], find_config(run.bundle, "explain")]
+    own = parse_overrides([f"{key}={value}" for key, value in analysis.settings.items()], merge_configs(configs))
+    for fold in experiment.folds:
+        if fold.seed != run.args.seeds[0]:
+            continue
+        values = {"dataset_dir": run.dataset_dir, "datalist_file": fold.datalist, "fold": fold.number}
+        values |= {"seed": fold.seed, "ckpt_dir": fold.checkpoints, "output_dir": fold.folder / "explained"}
+        values |= {"split": "validation", **experiment.overrides, **own}
+        command = [*RUN_BUNDLE, *bundle_arguments(configs, values, cwd=experiment.cwd, run_id="explain")]
+        yield _job(run, table, f"fold{fold.number}", command)
+
+
+def _compare(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
+    """``compare_explanations.py``: patches of all folds, patients of the first fold's model."""
+    from shared.apps.experiments.explanation_comparison import explains_patches
+
+    experiment = run.experiments[table.analysis.row]
+    folds = [fold for fold in experiment.folds if fold.seed == run.args.seeds[0]]
+    folds = folds if explains_patches(str(run.bundle)) else folds[:1]
+    command = ["--bundle", str(run.bundle), "--dataset_dir", str(run.dataset_dir), "--split", "validation"]
+    command += ["--datalist_file", str(folds[0].datalist), "--output", str(_folder(run, table))]
+    command += ["--checkpoints", *(str(fold.checkpoints) for fold in folds)]
+    command += ["--fold", *(str(fold.number) for fold in folds), "--bootstrap", str(run.args.bootstrap)]
+    yield _job(run, table, "compare", [*_script("compare_explanations"), *command, *_configs(run, table)])
+
+
+def _efficiency(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
+    command = [str(run.bundle), "--dataset_dir", str(run.dataset_dir), "--datalist_file", str(run.datalist_file)]
+    command += ["--output", str(_folder(run, table)), "--title", table.title]
+    command += ["--bootstrap", str(run.args.bootstrap), "--threads", str(run.args.threads)]
+    yield _job(run, table, "measure", [*_script("label_efficiency"), *command, *_configs(run, table)])
+
+
+def _configs(run: StudyRun, table: Table) -> list[str]:
+    row = run.rows[table.analysis.row]
+    overlays = [*run.overlays, *row.config]
+    settings = [*run.args.set, *(f"{k}={v}" for k, v in {**row.settings, **table.analysis.settings}.items())]
+    command = (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
+    return [*command, *table.analysis.arguments]
+
+
+def _script(name: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / f"{name}.py")]
+
+
+def _folder(run: StudyRun, table: Table) -> Path:
+    """Of the first table with this analysis."""
+    first = next(name for name, other in run.study.tables.items() if other.analysis == table.analysis)
+    return run.output / "analyses" / first
+
+
+def _job(run: StudyRun, table: Table, step: str, command: Sequence[str]) -> AnalysisJob:
+    folder = _folder(run, table)
+    return AnalysisJob(f"{folder.name}/{step}", folder, step, tuple(map(str, command)))
+
+
+MADE: dict[str, Callable[[StudyRun, Table], Iterator[AnalysisJob]]] = {
+    "explain": _explain,
+    "compare_explanations": _compare,
+    "label_efficiency": _efficiency,
+}
+_PAGES = {"compare_explanations": "explanation_comparison.md", "label_efficiency": "label_efficiency.md"}

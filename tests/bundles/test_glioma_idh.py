@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 
 from shared.bundle import load_model
 from shared.networks import GliomaNetwork
+from shared.reports.trace import check_trace
 from tests.support.bundle_runs import ROOT, bundle_workflow, cause, rows
 from tests.support.documented import undocumented_in
 from tests.support.small import small_data, small_settings
@@ -342,6 +343,7 @@ def test_new_patients_without_labels_are_predicted_with_the_atlas_of_the_trainin
     (tmp_path / "new/datalist.json").write_text(json.dumps({"training": [], "testing": [case]}))
     found = predict(trained, tmp_path / "new", tmp_path / "out")
     assert found["N1"]["label"] == "" and 0 <= float(found["N1"]["probability"]) <= 1
+    assert check_trace(tmp_path / "out", tmp_path / "new", trained / "models") == []
     assert not (tmp_path / "out/metrics.json").exists()
 
 

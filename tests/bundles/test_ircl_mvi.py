@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shared.errors import DataError
+from shared.reports.trace import check_trace
 from tests.support.bundle_runs import bundle_workflow, cause, rows
 from tests.support.documented import undocumented_in
 from tests.support.script_modules import load_script
@@ -95,6 +96,7 @@ def test_inference_needs_no_retyped_number_and_gives_the_same_probabilities(trai
     flow = workflow("inference", data=cohort, out=trained, kind="infer", **{"mask#steps": 2})
     assert flow.check_properties() in (None, [])
     flow.run()
+    assert check_trace(trained / "eval", cohort, trained / "models") == []
     found = rows(trained / "eval/predictions.csv")
     for row in found:
         patient = row["patient"]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from shared.errors import DataError
+from shared.reports.trace import check_trace
 from tests.support.bundle_runs import bundle_workflow, cause, rows
 from tests.support.documented import undocumented_in
 from tests.support.script_modules import load_script
@@ -91,6 +92,7 @@ def test_inference_of_a_plain_folder_needs_no_retyped_number_and_agrees(trained,
     assert len(found) == 4
     for row in found:
         assert float(row["probability"]) == pytest.approx(float(expected[Path(row["image"]).name]), abs=1e-4)
+    assert check_trace(out, tmp_path / "new", trained / "models") == []
     boxes = json.loads((out / "boxes.json").read_text())["patches"]
     assert len(boxes) == 4
     with Image.open(next((out / "cam").iterdir())) as picture:

@@ -135,6 +135,19 @@ def test_a_shapley_panel_says_of_how_many_patients_its_means_are(monkeypatch, tm
     assert "who show it" in figures[0].axes[0].get_ylabel()
 
 
+def test_curves_are_written_as_pdf_too_and_the_same_figure_is_the_same_file(tmp_path):
+    report = calibration_report(*_predictions(), bootstrap=50)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        roc_curve_figure({"": _predictions()}, tmp_path / name / "roc.png", bootstrap=50, pdf=True)
+        calibration_figure(*_predictions(), tmp_path / name / "calibration.png", report=report, pdf=True)
+        decision_figure(decision_curve(*_predictions(), bootstrap=50), tmp_path / name / "decision.png", pdf=True)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").glob("*.pdf")}
+    assert sorted(files) == ["calibration.pdf", "decision.pdf", "roc.pdf"]
+    assert all(data.startswith(b"%PDF") for data in files.values())
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").glob("*.pdf")}
+
+
 def test_pictures_touch_no_global_state_and_can_be_drawn_in_threads(tmp_path):
     threads = [threading.Thread(target=DRAWERS["loss"], args=(tmp_path / f"{i}.png",)) for i in range(4)]
     for thread in threads:
@@ -155,7 +168,7 @@ def test_pictures_touch_no_global_state_and_can_be_drawn_in_threads(tmp_path):
 @pytest.fixture
 def figures(monkeypatch):
     found = []
-    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path: found.append(figure))
+    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path, **_: found.append(figure))
     return found
 
 

@@ -81,7 +81,7 @@ def test_p_values_are_corrected_for_the_number_of_rows_and_delongs_stand_beside(
 
 def test_the_decision_curves_of_runs_of_the_same_patches_are_drawn(runs, monkeypatch):
     found = []
-    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path: found.append(figure))
+    monkeypatch.setattr("shared.visualize.curves.save", lambda figure, path, **_: found.append(figure))
     write_csv(runs / "other" / "seed0" / "predictions.csv", rows_of(0, 1.0)[4:])
     comparison_figure(
         [runs / name for name in ("good", "poor", "other")], runs / "a.png", titles=["SSCL", None, None], bootstrap=20

@@ -43,6 +43,7 @@ _ALONE = {
     "probability_prototype": "prototype transformer",
     "probability_additive": "additive predictor",
 }
+_COLUMNS = ("probability", "set", "out of cohort", "reason")  # of the index
 _YES = {"0": "no", "1": "yes"}
 
 
@@ -98,7 +99,9 @@ def write_patient_pages(
     if pseudonyms:
         write_csv(folder / "pseudonyms.csv", [{"pseudonym": names[name], "patient": name} for name in everybody])
     title = "Patients" if pseudonyms else f"Patients of {folder.resolve().name}"
-    header = ["patient", "probability", "set", "out of cohort", "reason"]
+    kept = [k for k in range(len(_COLUMNS)) if k == 0 or any(line["cells"][k] != "-" for line in lines)]
+    lines = [{**line, "cells": [line["cells"][k] for k in kept]} for line in lines]
+    header = ["patient", *(_COLUMNS[k] for k in kept)]
     index = {"title": title, "rows": lines, "header": header, "file": context.file_of("predictions")}
     return [*pages, write_page(folder / "report" / "index.html", "index.html.j2", index)]
 
@@ -346,9 +349,13 @@ class _Context:
             notes.append("Some images are not where they were predicted: give --dataset_dir.")
         if not volumes:
             return None, [*notes, "There is nothing in the volumes, so there is no viewer."]
+        shown = [volume for volume in volumes if volume["kind"] != "image"]
+        alike = [volume["top"] for volume in shown if volume["kind"] == shown[0]["kind"]]
+        first = alike.index(max(alike)) if alike else 0
         found = {
             "images": [volume["name"] for volume in volumes if volume["kind"] == "image"],
-            "maps": [volume["name"] for volume in volumes if volume["kind"] != "image"],
+            "maps": [volume["name"] for volume in shown],
+            "first": {"map": first, "image": shown[first]["image"] if shown else 0},
             "volumes": volumes,
             "signed": any(volume.get("signed") for volume in volumes),
             "library": self.library,

@@ -22,11 +22,11 @@ HOW = (
     "dist/niivue.umd.js of npm's @niivue/niivue with --niivue FILE."
 )
 MAPS = {
-    "contributions": ("contributions to the log odds", "signed"),
+    "contributions": ("contributions", "signed"),
     "biomarkers": ("biomarkers", "labels"),
     "mask": ("mask", "map"),
     "cam": ("Grad-CAM", "map"),
-    "contribution": ("contribution to the logit", "signed"),
+    "contribution": ("contribution", "signed"),
     "tracts": ("tracts kept", "map"),
 }
 """By the end of a file's name what it shows, and whether values have a sign or are labels."""
@@ -104,20 +104,22 @@ def packed_volumes(
         except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
             told.append(f"{title} cannot be shown ({type(error).__name__}).")
             continue
+        strong = np.abs(values[values != 0])
+        if not strong.size or not np.isfinite(strong).all():
+            continue  # nothing in it
+        # single voxels stick out: full colour is what one in a hundred exceeds, the same for all images of the map
+        most = float(np.quantile(strong, 0.99)) if kind != "labels" else float(strong.max())
         for number, part in enumerate(parts):
-            top = float(np.abs(part).max()) if part.size else 0.0
-            if not np.isfinite(top) or top == 0:
-                continue  # nothing in it
+            top = float(np.abs(part).max())
+            if top == 0:
+                continue
             name = f"{title}, {images[number][0]}" if len(parts) > 1 and number < len(images) else title
             signed = kind == "signed"
-            strong = np.abs(part[part != 0])
-            # single voxels stick out: full colour is what one in a hundred exceeds
-            most = float(np.quantile(strong, 0.99)) if kind != "labels" else top
             data = _packed(part, volume.affine, np.uint8 if kind == "labels" and top < 256 else np.int16)
             entry = {"name": name, "kind": kind, "most": most, "data": data, "image": number if len(parts) > 1 else 0}
             strongest = np.unravel_index(np.abs(part).argmax(), part.shape)
             place = nib.affines.apply_affine(volume.affine, strongest).tolist()
-            _add(volumes, told, entry | {"signed": signed, "place": place}, budget)
+            _add(volumes, told, entry | {"signed": signed, "place": place, "top": top}, budget)
     for number, (name, path) in enumerate(images):
         try:
             volume = _load(path)

@@ -1,12 +1,12 @@
-"""What a trained model needs to abstain, beside its weights: the cohort it knows, and what it said of patients left out.
+"""What a trained model needs to abstain, beside its weights: the cohort it knows, what it said of patients left out.
 
-``cohort.npz`` is made at the end of a training, ``conformal.json`` by ``scripts/calibrate.py``. Neither names a patient.
+``cohort.npz`` is made at the end of a training, ``conformal.json`` by ``scripts/calibrate.py``; no patient is named.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,25 @@ import numpy as np
 from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, MODEL_FILE, read_model
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, read_json_object
+from shared.metrics.cohort_distance import Cohort, CohortDistance
 
-_LIMIT = ("patients", "log_mean", "log_sd", "limit")
 
-
-def write_cohort(ckpt_dir: str | os.PathLike, parts: Mapping[str, Any], layers: list[str], limit: Mapping) -> None:
+def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[str]) -> None:
     """Write ``cohort.npz``: no pickle, and no name of a patient.
 
     Args:
         ckpt_dir: folder of ``model.json``.
-        parts: of :class:`shared.metrics.cohort_distance.CohortDistance`.
+        cohort: the training patients; its parts are the image and the layers.
         layers: of :class:`shared.networks.LayerStatistics`.
-        limit: of :func:`shared.metrics.cohort_distance.distance_limit`.
     """
-    known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": layers}
+    known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
+    parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
-        np.savez(temporary, **known, **parts, **{f"limit_{key}": limit[key] for key in _LIMIT})
+        np.savez(temporary, **known, **parts)
 
 
-def read_cohort(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:
-    """``parts``, ``layers`` and ``limit`` of ``cohort.npz``; None where there is none, as beside an older model.
+def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
+    """The cohort of ``cohort.npz`` and the layers; None where there is no file, as beside an older model.
 
     Raises:
         CheckpointError: it cannot be read, or is another model's.
@@ -44,13 +43,13 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
-        limit = {key: held.pop(f"limit_{key}").item() for key in _LIMIT}
-        weights, layers = str(held.pop("weights")), [str(name) for name in held.pop("layers")]
+            weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
+            limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
+            parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
-    return {"parts": held, "layers": layers, "limit": limit}
+    return Cohort([CohortDistance(part) for part in parts], limits), layers
 
 
 def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from shared.bundle.abstention import read_cohort, write_cohort
 from shared.bundle.record import COHORT_FILE
 from shared.distributed.processes import from_main
-from shared.metrics.cohort_distance import FEWEST, ROWS, distance_limit, fit_cohort
+from shared.metrics.cohort_distance import FEWEST, ROWS, Cohort
 from shared.networks.layer_statistics import LayerStatistics
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,11 @@ class CohortStage:
             logger.warning("%s: out_of_cohort will not be told of new patients.", why)
             return
         kept = _spread_out(groups, ROWS)
-        features, groups = features[kept], [groups[k] for k in kept]
-        distance, left_out = fit_cohort(features, groups)
-        write_cohort(self.ckpt_dir, distance.parts, layers, distance_limit(left_out, groups))
+        parts = [part[kept] for part in features]
+        write_cohort(self.ckpt_dir, Cohort.fit(parts, [groups[k] for k in kept]), layers)
 
     @torch.no_grad()
-    def _features(self) -> tuple[np.ndarray | None, list[str], list[str]]:
+    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str]]:
         parts: list[Any] = []
         groups: list[str] = []
         with eval_mode(self.network), LayerStatistics(self.network) as seen:
@@ -86,8 +85,9 @@ class CohortStage:
                 self.inferer(inputs, self.network, *args, **kwargs)
                 groups += [str(name) for name in batch.get("group", batch["patient"])]
                 parts.append(seen.features(len(batch["patient"])))
-        known = parts and all(part is not None for part in parts)
-        return np.concatenate(parts) if known else None, groups, seen.layers
+        if not parts or any(part is None for part in parts):
+            return None, groups, []
+        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers
 
 
 def _spread_out(groups: list[str], most: int) -> list[int]:
@@ -96,5 +96,9 @@ def _spread_out(groups: list[str], most: int) -> list[int]:
     for row, name in enumerate(groups):
         by_patient.setdefault(name, []).append(row)
     share = max(1, most // len(by_patient))
-    kept = [rows[i * len(rows) // min(share, len(rows))] for rows in by_patient.values() for i in range(min(share, len(rows)))]
+    kept = [
+        rows[i * len(rows) // min(share, len(rows))]
+        for rows in by_patient.values()
+        for i in range(min(share, len(rows)))
+    ]
     return sorted(kept)

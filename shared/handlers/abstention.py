@@ -14,7 +14,7 @@ from torch import nn
 from shared.bundle.abstention import read_cohort, read_conformal
 from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE
 from shared.distributed.processes import from_main
-from shared.metrics.cohort_distance import CohortDistance
+from shared.metrics.cohort_distance import Cohort
 from shared.metrics.conformal import conformal_sets
 from shared.networks.layer_statistics import LayerStatistics
 from shared.reports.abstention import reason_text, set_text
@@ -44,8 +44,8 @@ class Abstention:
         self.ckpt_dir, self.network, self.coverage = Path(ckpt_dir), network, coverage
         conformal_sets([], [{"patients": 0, "scores": [], "weights": []}] * 2, coverage)
         self._scores: Any = None
-        self._distance: CohortDistance | None = None
-        self._limit: float | None = None
+        self._cohort: Cohort | None = None
+        self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -66,13 +66,13 @@ class Abstention:
                 CONFORMAL_FILE,
                 self.ckpt_dir,
             )
-        self._distance = self._seen = self._limit = None
+        self._cohort = self._seen = None
         if cohort is None:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)
             return
-        self._distance = CohortDistance(cohort["parts"])
-        self._limit = ((conformal or {}).get("distance") or cohort["limit"])["limit"]
-        self._seen = LayerStatistics(self.network, cohort["layers"]).__enter__()
+        self._cohort, layers = cohort
+        self._limit = ((conformal or {}).get("distance") or {"limit": 1.0})["limit"]
+        self._seen = LayerStatistics(self.network, layers).__enter__()
 
     def _clear(self, engine: Engine) -> None:
         if self._seen is not None:
@@ -95,7 +95,7 @@ class Abstention:
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
-        far = None if features is None or self._distance is None else self._distance(features)
+        far = None if features is None or self._cohort is None else self._cohort(features)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
             distance = None if far is None else float(far[k])

@@ -14,7 +14,7 @@ import numpy as np
 
 from shared.errors import DataError
 
-FALSE_ALARM = 0.01
+FALSE_ALARM = 0.02
 """Share of patients like those of the cohort who are taken for others."""
 
 FEWEST = 5
@@ -101,7 +101,8 @@ def _axes(x: np.ndarray) -> CohortDistance:
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-6 * (1 + np.abs(mean)), spread, 1.0)  # a dead channel, the same for all
     z = (x - mean) / scale
-    rank = max(1, min(len(x) - 1, x.shape[1] // 2))
+    # of many rows all axes but one are known well, of few only what is left out tells the variance beside them
+    rank = max(1, x.shape[1] - 1 if 4 * x.shape[1] <= len(x) else min(len(x) - 1, x.shape[1] // 2))
     if len(z) <= z.shape[1]:  # of the smaller of the two products
         values, left = np.linalg.eigh(z @ z.T / len(z))
         values, left = values[::-1][:rank].clip(min=1e-12), left[:, ::-1][:, :rank]
@@ -114,8 +115,42 @@ def _axes(x: np.ndarray) -> CohortDistance:
     return CohortDistance(parts | {"rest": np.array(1.0)})
 
 
-def distance_limit(distances: Any, groups: Sequence[Any]) -> dict[str, Any]:
-    """Where distances of new patients of the cohort end, but for :data:`FALSE_ALARM` of them.
+class Cohort:
+    """How far patients are in several parts of features: the largest distance, each in units of its own limit.
+
+    One part of a few features may tell what a part of many would hide. Above 1 a patient is unlike the cohort; of
+    patients like it, :data:`FALSE_ALARM` are, all parts together (Bonferroni).
+
+    Args:
+        distances: of each part.
+        limits: of each part.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> cohort = Cohort.fit([random.normal(size=(60, 3)), random.normal(size=(60, 8))], range(60))
+        >>> (cohort([np.zeros((1, 3)), np.full((1, 8), 9.0)]) > 1).tolist()
+        [True]
+    """
+
+    def __init__(self, distances: Sequence[CohortDistance], limits: Sequence[float]):
+        self.distances, self.limits = list(distances), [float(limit) for limit in limits]
+
+    @classmethod
+    def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any]) -> Cohort:
+        """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`."""
+        fitted = [fit_cohort(part, groups) for part in parts]
+        share = FALSE_ALARM / len(parts)
+        limits = [distance_limit(own, groups, false_alarm=share)["limit"] for _, own in fitted]
+        return cls([distance for distance, _ in fitted], limits)
+
+    def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Distance of each row, ``[n]``."""
+        pairs = zip(self.distances, self.limits, parts, strict=True)
+        return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
+
+
+def distance_limit(distances: Any, groups: Sequence[Any], *, false_alarm: float = FALSE_ALARM) -> dict[str, Any]:
+    """Where distances of new patients of the cohort end, but for a share of them.
 
     The one-sided prediction limit of a normal log distance (Hahn and Meeker, Statistical Intervals, 1991, section 4.8),
     which knows how few patients it is made of; of several rows of a patient each counts as their share.
@@ -123,6 +158,7 @@ def distance_limit(distances: Any, groups: Sequence[Any]) -> dict[str, Any]:
     Args:
         distances: above 0, of patients of the cohort who were left out.
         groups: patient of each row.
+        false_alarm: the share.
 
     Shape:
         - distances, groups: ``[n]``
@@ -132,8 +168,8 @@ def distance_limit(distances: Any, groups: Sequence[Any]) -> dict[str, Any]:
         DataError: fewer than :data:`FEWEST` patients.
 
     Example:
-        >>> distance_limit([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], "ABCDEF")["limit"].__round__(2)
-        1.68
+        >>> distance_limit([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], "ABCDEF", false_alarm=0.01)["limit"].__round__(2)
+        1.67
     """
     from scipy import stats
 
@@ -145,20 +181,5 @@ def distance_limit(distances: Any, groups: Sequence[Any]) -> dict[str, Any]:
     weight = 1 / rows[code] / patients
     mean = float(weight @ log)
     spread = float(np.sqrt(weight @ np.square(log - mean) * patients / (patients - 1)))
-    far = float(stats.t.isf(FALSE_ALARM, patients - 1)) * spread * np.sqrt(1 + 1 / patients)
+    far = float(stats.t.isf(false_alarm, patients - 1)) * spread * np.sqrt(1 + 1 / patients)
     return {"patients": patients, "log_mean": mean, "log_sd": spread, "limit": float(np.exp(mean + far))}
-
-
-def cohort_p_values(distances: Any, limit: Mapping[str, Any]) -> np.ndarray:
-    """How likely a patient of the cohort is at least so far away, ``[n]``: below :data:`FALSE_ALARM` beyond the limit.
-
-    Example:
-        >>> limit = distance_limit([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], "ABCDEF")
-        >>> cohort_p_values([limit["limit"]], limit).round(4).tolist()
-        [0.01]
-    """
-    from scipy import stats
-
-    patients, spread = limit["patients"], max(limit["log_sd"], 1e-12)
-    log = np.log(np.maximum(np.asarray(distances, dtype=float), 1e-12))
-    return stats.t.sf((log - limit["log_mean"]) / (spread * np.sqrt(1 + 1 / patients)), patients - 1)

@@ -47,9 +47,7 @@ def class_scores(labels: Any, probability: Any, groups: Sequence[Any] | None = N
         _, place, rows_of = np.unique(code[rows], return_inverse=True, return_counts=True)
         order = np.argsort(scores, kind="stable")
         weights = 1 / rows_of[place]
-        found.append(
-            {"patients": len(rows_of), "scores": scores[order].tolist(), "weights": weights[order].tolist()}
-        )
+        found.append({"patients": len(rows_of), "scores": scores[order].tolist(), "weights": weights[order].tolist()})
     return found
 
 

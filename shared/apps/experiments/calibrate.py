@@ -86,7 +86,9 @@ def _check_same_settings(model: Mapping[str, Any], fold: Mapping[str, Any], fold
     mine, other = (dict((part.get("record") or {}).get("settings") or {}) for part in (model, fold))
     if not mine or not other:
         return
-    keys = sorted(key for key in mine.keys() | other.keys() if key not in ("seed", "fold") and mine.get(key) != other.get(key))
+    keys = sorted(
+        key for key in mine.keys() | other.keys() if key not in ("seed", "fold") and mine.get(key) != other.get(key)
+    )
     if keys:
         raise DataError(
             f"{folder} was trained with other settings than the model ({', '.join(keys[:5])}): cross-validate with the "

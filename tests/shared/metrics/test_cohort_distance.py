@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from shared.errors import DataError
-from shared.metrics.cohort_distance import FALSE_ALARM, cohort_p_values, distance_limit, fit_cohort
+from shared.metrics.cohort_distance import FALSE_ALARM, Cohort, distance_limit, fit_cohort
 from tests.references.abstention import mahalanobis
 
 RANDOM = np.random.default_rng(0)
@@ -18,11 +18,11 @@ def cohort(count, random=RANDOM, shift=0.0):
     return 3 + random.normal(size=(count, 5)) @ MIXING + 0.3 * noise + shift * np.sin(np.arange(60.0))
 
 
-@pytest.mark.parametrize("count", [20, 200])  # fewer rows than features, and more
+@pytest.mark.parametrize("count", [20, 200, 300])  # fewer rows than features, more, and many more
 def test_it_is_the_distance_by_the_inverse_covariance(count):
     distance, _ = fit_cohort(cohort(count), range(count))
     part = distance.parts
-    assert part["axes"].shape == (min(count - 1, 30), 60) and part["axes"].dtype == np.float32
+    assert part["axes"].shape == ({20: 19, 200: 30, 300: 59}[count], 60) and part["axes"].dtype == np.float32
     np.testing.assert_allclose(part["axes"] @ part["axes"].T, np.eye(len(part["axes"])), atol=1e-5)
     new = cohort(7, shift=1.0)
     np.testing.assert_allclose(distance(new), mahalanobis(new, **part), rtol=1e-5)
@@ -63,7 +63,6 @@ def test_the_limit_is_the_prediction_limit_of_a_normal_sample():
     found = distance_limit(np.exp(log), range(15))
     expected = log.mean() + stats.t.ppf(1 - FALSE_ALARM, 14) * log.std(ddof=1) * np.sqrt(1 + 1 / 15)
     assert np.log(found["limit"]) == pytest.approx(expected) and found["patients"] == 15
-    assert cohort_p_values([found["limit"]], found) == pytest.approx([FALSE_ALARM])
     # two rows of each patient, the same: nothing changes
     again = distance_limit(np.exp(np.repeat(log, 2)), np.repeat(np.arange(15), 2))
     assert again == pytest.approx(found)
@@ -83,3 +82,16 @@ def test_too_few_patients_are_refused():
         fit_cohort(cohort(4), range(4))
     with pytest.raises(DataError, match="at least 5 patients"):
         distance_limit([1.0] * 8, [0, 1] * 4)
+
+
+def test_of_several_parts_the_largest_in_units_of_its_limit_counts():
+    random = np.random.default_rng(5)
+    many, few = cohort(60, random), random.normal(size=(60, 3))
+    both = Cohort.fit([many, few], range(60))
+    for part, distance, limit in zip((many, few), both.distances, both.limits, strict=True):
+        alone, own = fit_cohort(part, range(60))
+        assert limit == distance_limit(own, range(60), false_alarm=FALSE_ALARM / 2)["limit"]
+        np.testing.assert_allclose(distance(part), alone(part))
+    new = [cohort(5, random), 8 + random.normal(size=(5, 3))]
+    np.testing.assert_allclose(both(new), both.distances[1](new[1]) / both.limits[1])
+    assert (both(new) > 1).all() and not (both([new[0], new[1] - 8]) > 1).any()

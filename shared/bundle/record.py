@@ -24,6 +24,7 @@ from shared.io import write_json
 from shared.locks import lock_folder, release_folder
 
 MODEL_FILE, SPLIT_FILE = "model.json", "split.json"
+COHORT_FILE, CONFORMAL_FILE = "cohort.npz", "conformal.json"  # of shared.bundle.abstention
 # what changes no weight: speed (numbers by rounding alone), which of the trained predictors answers, and what of an
 # image's views is averaged
 SWITCHES = ("bf16", "channels_last", "checkpointing", "answer", "average")
@@ -352,7 +353,8 @@ class TrainingRecord:
                     logger.info("%s is removed: it was made from an earlier %s.", old, self.path(stage).name)
                 old.unlink(missing_ok=True)
         if self.stages[-1] in gone:
-            (self.ckpt_dir / MODEL_FILE).unlink(missing_ok=True)
+            for name in (MODEL_FILE, COHORT_FILE, CONFORMAL_FILE):
+                (self.ckpt_dir / name).unlink(missing_ok=True)
 
     def inherit(self, path: str | os.PathLike) -> None:
         """Count whom a checkpoint in another folder was trained on among those whom this model has seen."""

@@ -5,6 +5,7 @@ from shared.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "Abstention": "abstention",
         "ContrastivePlateau": "plateau",
         "EarlyStopAfter": "progress",
         "TrainingLog": "progress",

@@ -11,15 +11,18 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 
+from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_json
 from shared.networks.glioma.classifier import GliomaClassifier
 from shared.networks.glioma.network import GliomaOutput
+from shared.reports.abstention import SEPARATOR
 from shared.reports.glioma_controls import UNIMODAL, not_trained, write_glioma_controls
 from shared.reports.predictions import write_predictions
 
 NEAREST = 5
+NO_NEIGHBOUR = "no neighbour in the population graph"
 ITSELF = 1e-5  # a neighbour whose correlation is 1 but for rounding is the patient itself
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class SaveGliomaPredictions(SavePredictions):
         bootstrap: draws of the intervals.
         seed: of the draws.
         thresholds: see :class:`SavePredictions`.
+        abstention: see :class:`SavePredictions`; a patient without a neighbour is out of the cohort, too.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class SaveGliomaPredictions(SavePredictions):
         seed: int = 0,
         check: ModelCheck | None = None,
         thresholds: Mapping[str, float] | None = None,
+        abstention: Abstention | None = None,
     ):
         options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "check": check, "thresholds": thresholds}
+        options["abstention"] = abstention
         super().__init__(output_dir, class_names=class_names, **options)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self._inputs: list[tuple] = []
@@ -112,8 +118,11 @@ class SaveGliomaPredictions(SavePredictions):
         own = {key: torch.cat([batch[key] for batch in self._own]).sigmoid() for key in self._own[0]}
         mutant = (mask.float() @ self.network.bank_labels) / mask.sum(dim=1).clamp(min=1)
         for k, row in enumerate(self.rows):
+            alone_in_graph = bool(found.out_of_cohort[k])
+            if alone_in_graph and "reason" in row:
+                row["reason"] = SEPARATOR.join(filter(None, [row["reason"], NO_NEIGHBOUR]))
             row |= {
-                "out_of_cohort": int(found.out_of_cohort[k]),
+                "out_of_cohort": int(alone_in_graph or row.get("out_of_cohort") == 1),
                 "neighbours": int(found.neighbours[k]),
                 "neighbours_mutant": round(float(mutant[k]), 4) if found.neighbours[k] else "",
                 "no_edges": float(alone[k]),
@@ -128,8 +137,7 @@ class SaveGliomaPredictions(SavePredictions):
             self._write_patients(weight, mask)
         if not self.gathered():
             return
-        options: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
-        metrics = write_predictions(self.output_dir, self.rows, class_names=self.class_names, **options)
+        metrics = write_predictions(self.output_dir, self.rows, class_names=self.class_names, **self.options)
         if metrics is not None:
             write_glioma_controls(
                 self.output_dir,

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from shared.distributed.processes import from_main, gather_objects, is_main
+from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
 from shared.reports.predictions import patch_name, write_predictions
 
@@ -36,6 +37,7 @@ class SavePredictions:
             is written, too, as ``probability_<name>``.
         thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
             told there, too, beside 0.5.
+        abstention: adds ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason``.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -52,8 +54,9 @@ class SavePredictions:
         check: ModelCheck | None = None,
         network: nn.Module | None = None,
         thresholds: Mapping[str, float] | None = None,
+        abstention: Abstention | None = None,
     ):
-        self.thresholds = thresholds
+        self.thresholds, self.abstention = thresholds, abstention
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
@@ -62,6 +65,8 @@ class SavePredictions:
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
+        if self.abstention is not None:
+            self.abstention.attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
@@ -75,6 +80,7 @@ class SavePredictions:
     def collect(self, engine: Engine) -> None:
         """Keep the batch's probabilities."""
         others = self._others(engine)
+        first = len(self.rows)
         for number, (case, output) in enumerate(zip(engine.state.batch, engine.state.output, strict=True)):
             label = case.get("label")
             row: dict[str, Any] = {}
@@ -85,6 +91,10 @@ class SavePredictions:
             row |= {"probability": float(output["pred"][1])}
             row |= {f"probability_{name}": float(values[number]) for name, values in others.items()}
             self.rows.append(row | self._trained_on(case["patient"]))
+        new = self.rows[first:]
+        if self.abstention is not None:
+            found = self.abstention.columns([row["probability"] for row in new], self.class_names)
+            self.rows[first:] = [row | columns for row, columns in zip(new, found, strict=True)]
 
     @torch.no_grad()
     def _others(self, engine: Engine) -> dict[str, Tensor]:
@@ -106,9 +116,14 @@ class SavePredictions:
         self.rows = [row for rows in gather_objects(self.rows) for row in rows]
         return is_main()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of :func:`shared.reports.predictions.write_predictions`."""
+        given = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        return given | {"coverage": None if self.abstention is None else self.abstention.coverage}
+
     def write(self, engine: Engine) -> None:
         """Write table, metrics and pictures, of the cases of all processes."""
         if not self.gathered():
             return
-        options: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
-        write_predictions(self.output_dir, self.rows, class_names=self.class_names, **options)
+        write_predictions(self.output_dir, self.rows, class_names=self.class_names, **self.options)

@@ -120,8 +120,6 @@ def operating_points(
         >>> found["Youden"]["sensitivity"]["value"], found["0.5"]["sensitivity"]["value"]
         (1.0, 0.5)
     """
-    from scipy.stats import binomtest  # a second to import, which no --help should take
-
     truth, both = check_seeds(labels, probability, positive)
     code = np.arange(len(truth)) if groups is None else np.unique([str(g) for g in groups], return_inverse=True)[1]
     simple = len(both) == 1 and len(np.unique(code)) == len(truth)
@@ -137,16 +135,35 @@ def operating_points(
         }
         result[name] = {"threshold": float(np.mean(threshold))}
         for share in SHARES:
-            right, of = inside[share]
-            value = _share(right, of, np.ones((1, len(truth))))[0]
-            drawn = np.concatenate([np.empty(0), *(_share(right, of, weights) for weights in draws)])
-            found = percentile_interval(value, drawn)
-            if np.isfinite(value) and (simple or (len(drawn) and value in (0, 1))):
-                count = len(np.unique(code[of.any(axis=0)]))
-                ends = binomtest(round(value * count), count).proportion_ci(method="wilson")
-                found |= {"low": float(ends.low), "high": float(ends.high)}
-            result[name][share] = found
+            result[name][share] = share_interval(*inside[share], draws, code, simple)
     return result
+
+
+def share_interval(
+    right: np.ndarray, of: np.ndarray, draws: Sequence[np.ndarray], code: np.ndarray, simple: bool
+) -> dict[str, float | None]:
+    """Share of what is right among ``of`` with its 95 % interval, see :func:`operating_points`.
+
+    Args:
+        right: what counts.
+        of: among which rows.
+        draws: weights of the bootstrap's draws, in blocks.
+        code: number of each row's patient.
+        simple: each row is a patient of its own, predicted once.
+
+    Shape:
+        - right, of: bool ``[seeds, n]``; a block of draws ``[draws, n]``; code: ``[n]``
+    """
+    value = _share(right, of, np.ones((1, right.shape[1])))[0]
+    drawn = np.concatenate([np.empty(0), *(_share(right, of, weights) for weights in draws)])
+    found = percentile_interval(value, drawn)
+    if np.isfinite(value) and (simple or (len(drawn) and value in (0, 1))):
+        from scipy.stats import binomtest  # a second to import, which no --help should take
+
+        count = len(np.unique(code[of.any(axis=0)]))
+        ends = binomtest(round(value * count), count).proportion_ci(method="wilson")
+        found |= {"low": float(ends.low), "high": float(ends.high)}
+    return found
 
 
 def _share(right: np.ndarray, of: np.ndarray, weights: np.ndarray) -> np.ndarray:

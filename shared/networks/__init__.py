@@ -9,6 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "BiomarkerClassifier": "ircl.additive",
         "DetailedTraining": "ircl.comparison",
         "HierarchicalAttentionNetwork": "ircl.comparison",
+        "LayerStatistics": "layer_statistics",
         "IRCLAutoencoder": "ircl.network",
         "IRCLClassifier": "ircl.network",
         "IRCLEncoder": "ircl.network",

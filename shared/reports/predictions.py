@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.io import write_csv, write_json
+from shared.reports.abstention import set_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def write_predictions(
     *,
     class_names: Sequence[str] = ("negative", "positive"),
     thresholds: Mapping[str, float] | None = None,
+    coverage: float | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -47,6 +49,7 @@ def write_predictions(
             where it is not known. The patches of a patient are drawn together, and the patients of a ``group``.
         class_names: of class 0 and 1.
         thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
+        coverage: what was asked for of the column ``set``, whose coverage is then told.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -77,6 +80,15 @@ def write_predictions(
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
     sections = validation_sections(labels, probability, thresholds=thresholds, **draws)
     metrics |= sections
+    if any(row.get("set") for row in known):
+        from shared.metrics.conformal import set_report
+
+        sets = [set_of(row["set"], class_names) for row in known]
+        metrics["sets"] = {"coverage": coverage, **set_report(labels, sets, class_names=class_names, **draws)}
+        for name, found in metrics["sets"]["classes"].items():
+            _log(f"coverage of {name}", found)
+    if any(row.get("out_of_cohort") not in (None, "") for row in known):
+        metrics["out_of_cohort"] = sum(row["out_of_cohort"] == 1 for row in known)
     write_json(folder / "metrics.json", metrics)
     _log("AUC", metrics["AUC"])
     _log("AUC, DeLong's interval", metrics["delong"])

@@ -23,6 +23,7 @@ WORDS = {
         "the datalist's part that is predicted: `validation`, `testing` or `training`; in a training the part "
         "validated on"
     ),
+    "coverage": "share of the patients of each class whose class shall be in the column `set`; needs `conformal.json`",
     "val_interval": "epochs of the last stage between two validations",
     "num_slices": "slices of each volume that become images; those of largest tumour area",
     "use_modalities": "names of the modalities that are taken of each patient, in this order; None: all",

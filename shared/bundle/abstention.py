@@ -1,0 +1,82 @@
+"""What a trained model needs to abstain, beside its weights: the cohort it knows, what it said of patients left out.
+
+``cohort.npz`` is made at the end of a training, ``conformal.json`` by ``scripts/calibrate.py``; no patient is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, MODEL_FILE, read_model
+from shared.errors import CheckpointError, DataError
+from shared.io import atomic_path, read_json_object
+from shared.metrics.cohort_distance import Cohort, CohortDistance
+
+
+def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[str]) -> None:
+    """Write ``cohort.npz``: no pickle, and no name of a patient.
+
+    Args:
+        ckpt_dir: folder of ``model.json``.
+        cohort: the training patients; its parts are the image and the layers.
+        layers: of :class:`shared.networks.LayerStatistics`.
+    """
+    known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
+    parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
+    with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
+        np.savez(temporary, **known, **parts)
+
+
+def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
+    """The cohort of ``cohort.npz`` and the layers; None where there is no file, as beside an older model.
+
+    Raises:
+        CheckpointError: it cannot be read, or is another model's.
+    """
+    path = Path(ckpt_dir) / COHORT_FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
+            limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
+            parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
+    _check_weights(path, weights)
+    return Cohort([CohortDistance(part) for part in parts], limits), layers
+
+
+def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """Content of ``conformal.json``; None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is another model's.
+    """
+    path = Path(ckpt_dir) / CONFORMAL_FILE
+    if not path.is_file():
+        return None
+    again = "run scripts/calibrate.py again."
+    try:
+        content = read_json_object(path, "calibration")
+    except DataError as error:
+        raise CheckpointError(f"{error}; {again}") from error
+    scores = content.get("scores")
+    if not isinstance(scores, list) or len(scores) != 2 or not {"patients", "scores", "weights"} <= set(scores[0]):
+        raise CheckpointError(f"{path} holds no scores of two classes: {again}")
+    _check_weights(path, str(content.get("weights", "")))
+    return content
+
+
+def _check_weights(path: Path, weights: str) -> None:
+    known = read_model(path.parent).get("weights", "")
+    if weights and known and weights != known:
+        raise CheckpointError(
+            f"{path} is of another model than the {MODEL_FILE} beside it: copy both from the same folder, or remove "
+            f"{path.name} and go without it."
+        )

@@ -1,0 +1,104 @@
+"""The last step of a training: how far its own patients lie from one another, by which new ones are told from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SimpleInferer
+from monai.networks.utils import eval_mode
+from torch import nn
+from tqdm import tqdm
+
+from shared.bundle.abstention import read_cohort, write_cohort
+from shared.bundle.record import COHORT_FILE
+from shared.distributed.processes import from_main
+from shared.metrics.cohort_distance import FEWEST, ROWS, Cohort
+from shared.networks.layer_statistics import LayerStatistics
+
+logger = logging.getLogger(__name__)
+
+
+class CohortStage:
+    """Write ``cohort.npz``: where the training patients lie, and from which distance on a patient is unlike them.
+
+    The network computes each training patient once, as in an inference; the limit comes from patients whom the distance
+    does not know (ten folds of the training patients, network fixed). ``scripts/calibrate.py`` replaces it by one of
+    patients whom no network has seen.
+
+    Args:
+        network: the trained network.
+        common: what all stages share; ``resume`` keeps a file of this very model.
+        ckpt_dir: where the file goes, beside ``model.json``.
+        dataloader: the training patients, neither shuffled nor augmented, with the key ``patient`` (or ``group``).
+        prepare_batch: as in an evaluation.
+        inferer: how the network is called.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        common: Mapping[str, Any],
+        *,
+        ckpt_dir: str | os.PathLike,
+        dataloader: Iterable[Mapping[str, Any]],
+        prepare_batch: Callable,
+        inferer: Callable | None = None,
+    ):
+        self.network, self.dataloader, self.prepare_batch = network, dataloader, prepare_batch
+        self.ckpt_dir, self.device, self.resume = Path(ckpt_dir), common["device"], common["resume"]
+        self.inferer = SimpleInferer() if inferer is None else inferer
+
+    def run(self) -> None:
+        """Compute and write, or skip when resuming; of several processes the first does it, others wait."""
+        from_main(self._run)
+
+    def _run(self) -> None:
+        path = self.ckpt_dir / COHORT_FILE
+        if self.resume and read_cohort(self.ckpt_dir) is not None:
+            logger.info("%s exists and resume is true, the stage is skipped.", path)
+            return
+        path.unlink(missing_ok=True)
+        features, groups, layers = self._features()
+        if features is None or len(set(groups)) < FEWEST:
+            why = "no layer of the network can be watched" if features is None else f"fewer than {FEWEST} patients"
+            logger.warning("%s: out_of_cohort will not be told of new patients.", why)
+            return
+        kept = _spread_out(groups, ROWS)
+        parts = [part[kept] for part in features]
+        write_cohort(self.ckpt_dir, Cohort.fit(parts, [groups[k] for k in kept]), layers)
+
+    @torch.no_grad()
+    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str]]:
+        parts: list[Any] = []
+        groups: list[str] = []
+        with eval_mode(self.network), LayerStatistics(self.network) as seen:
+            for batch in tqdm(self.dataloader, desc="Cohort", leave=False):
+                seen.clear()
+                inputs, _, *more = self.prepare_batch(batch, self.device)
+                args, kwargs = more or ((), {})
+                self.inferer(inputs, self.network, *args, **kwargs)
+                groups += [str(name) for name in batch.get("group", batch["patient"])]
+                parts.append(seen.features(len(batch["patient"])))
+        if not parts or any(part is None for part in parts):
+            return None, groups, []
+        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers
+
+
+def _spread_out(groups: list[str], most: int) -> list[int]:
+    """Rows of at most so many in all, evenly many of each patient, evenly spread over them."""
+    by_patient: dict[str, list[int]] = {}
+    for row, name in enumerate(groups):
+        by_patient.setdefault(name, []).append(row)
+    share = max(1, most // len(by_patient))
+    kept = [
+        rows[i * len(rows) // min(share, len(rows))]
+        for rows in by_patient.values()
+        for i in range(min(share, len(rows)))
+    ]
+    return sorted(kept)

@@ -1,0 +1,107 @@
+"""When a model should not be believed: more than one class is plausible, or the patient is unlike those it knows."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from shared.bundle.abstention import read_cohort, read_conformal
+from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE
+from shared.distributed.processes import from_main
+from shared.metrics.cohort_distance import Cohort
+from shared.metrics.conformal import conformal_sets
+from shared.networks.layer_statistics import LayerStatistics
+from shared.reports.abstention import reason_text, set_text
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("set", "out_of_cohort", "cohort_distance", "reason")
+
+
+class Abstention:
+    """The columns ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason`` of predictions.
+
+    The distance is taken from the forward pass that predicts. What the model lacks (``cohort.npz``, ``conformal.json``)
+    leaves its columns empty, and a line of the log says how to make it.
+
+    Args:
+        ckpt_dir: folder of the model.
+        network: the network that predicts.
+        coverage: share of the patients of each class whose class shall be in the set.
+
+    Raises:
+        CheckpointError: files of another model.
+        DataError: a coverage that is no share.
+    """
+
+    def __init__(self, ckpt_dir: str | os.PathLike, network: nn.Module, *, coverage: float = 0.9):
+        self.ckpt_dir, self.network, self.coverage = Path(ckpt_dir), network, coverage
+        conformal_sets([], [{"patients": 0, "scores": [], "weights": []}] * 2, coverage)
+        self._scores: Any = None
+        self._cohort: Cohort | None = None
+        self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
+        self._seen: LayerStatistics | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._clear)
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._ended)
+
+    def started(self, engine: Engine) -> None:
+        """Read what there is, and watch the network."""
+        cohort = from_main(lambda: read_cohort(self.ckpt_dir))
+        conformal = from_main(lambda: read_conformal(self.ckpt_dir))
+        self._scores = None if conformal is None else conformal["scores"]
+        if conformal is None:
+            logger.info(
+                "No %s in %s: no sets. scripts/calibrate.py makes it from patients left out.",
+                CONFORMAL_FILE,
+                self.ckpt_dir,
+            )
+        self._cohort = self._seen = None
+        if cohort is None:
+            logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)
+            return
+        self._cohort, layers = cohort
+        self._limit = ((conformal or {}).get("distance") or {"limit": 1.0})["limit"]
+        self._seen = LayerStatistics(self.network, layers).__enter__()
+
+    def _clear(self, engine: Engine) -> None:
+        if self._seen is not None:
+            self._seen.clear()
+
+    def _ended(self, engine: Engine, *error: BaseException) -> None:
+        if self._seen is not None:
+            self._seen.__exit__()
+            self._seen = None
+        if error:
+            raise error[0]
+
+    def columns(self, probability: Sequence[float], class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """The four columns of the patients of a batch, which the network has just seen.
+
+        Args:
+            probability: of class 1, of each patient.
+            class_names: of both classes.
+        """
+        rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
+        sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
+        features = None if self._seen is None else self._seen.features(len(rows))
+        far = None if features is None or self._cohort is None else self._cohort(features)
+        for k, row in enumerate(rows):
+            plausible = None if sets is None else sets[k].tolist()
+            distance = None if far is None else float(far[k])
+            if plausible is not None:
+                row["set"] = set_text(plausible, class_names)
+            if distance is not None:
+                row["out_of_cohort"], row["cohort_distance"] = int(distance > self._limit), distance
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit)
+        return rows

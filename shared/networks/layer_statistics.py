@@ -1,0 +1,121 @@
+"""What a network is given and what it makes of it first: means and spreads of channels, taken as it computes anyway.
+
+They tell contrast, noise, sharpness and colour from one another, which the last embedding was trained to ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+RESOLUTIONS = 2  # those of later layers hide a shift among the many features of what the image shows
+_LEAST = 1e-3  # added to a spread before its logarithm
+
+
+class LayerStatistics:
+    """Of the image: mean, log SD and log gradient of each channel; of two layers: mean and log SD of each channel.
+
+    The image is what goes into the first convolution, the layers what goes into the first batch normalisation at each
+    of the first two resolutions. Where the image is 0 in all channels there is no image (outside a mask): these places
+    do not count. What counts is a layer's first call since :meth:`clear`, which is the image as it is; its flips and
+    rotations, and further members, come later.
+
+    A context: inside it the network is watched.
+
+    Args:
+        network: with 2D or 3D convolutions, each followed by a batch normalisation.
+        layers: names of the layers; None: those that are met first.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8))
+        >>> with LayerStatistics(net.eval()) as seen, torch.no_grad():
+        ...     _ = net(torch.rand(6, 1, 16, 16))
+        >>> seen.layers, [part.shape for part in seen.features(2)]
+        (['1', '3'], [(2, 3), (2, 8), (2, 16)])
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str] | None = None):
+        self.network, self._wanted = network, None if layers is None else list(layers)
+        self._hooks: list[Any] = []
+        self._resolution: dict[tuple[int, ...], str] = {}
+        self._image: Tensor | None = None
+        self._inside: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, in the order of their first calls."""
+        return list(self._resolution.values()) if self._wanted is None else self._wanted
+
+    def __enter__(self) -> LayerStatistics:
+        for name, module in self.network.named_modules():
+            if isinstance(module, _ConvNd):
+                self._hooks.append(module.register_forward_pre_hook(self._see_image))
+            elif isinstance(module, _BatchNorm) and (self._wanted is None or name in self._wanted):
+                self._hooks.append(module.register_forward_pre_hook(partial(self._see, name)))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def clear(self) -> None:
+        """Before the next batch."""
+        self._image = self._inside = None
+        self._found = {}
+
+    def _see_image(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if self._inside is not None or given[0].ndim < 4:
+            return
+        x = given[0].detach().float()
+        inside = (x != 0).any(dim=1, keepdim=True).float()
+        squares = []
+        for dim in range(2, x.ndim):
+            both = inside.narrow(dim, 1, x.shape[dim] - 1) * inside.narrow(dim, 0, x.shape[dim] - 1)
+            squares.append(_mean(x.diff(dim=dim).square(), both))
+        self._inside, gradient = inside, torch.stack(squares).mean(dim=0).sqrt()
+        self._image = torch.cat([*_moments(x, inside), (gradient + _LEAST).log()], dim=1)
+
+    def _see(self, name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        x, inside = given[0].detach(), self._inside
+        if name in self._found or inside is None or x.ndim != inside.ndim or len(x) != len(inside):
+            return
+        shape = tuple(x.shape[2:])
+        if self._wanted is None and len(self._resolution) == RESOLUTIONS and shape not in self._resolution:
+            return
+        if self._wanted is None and self._resolution.setdefault(shape, name) != name:
+            return
+        pool = functional.adaptive_avg_pool2d if x.ndim == 4 else functional.adaptive_avg_pool3d
+        weight = inside if inside.shape[2:] == x.shape[2:] else pool(inside, shape)
+        self._found[name] = torch.cat(_moments(x.float(), weight), dim=1)
+
+    def features(self, patients: int) -> list[np.ndarray] | None:
+        """Features ``[B, p]`` float64 of each patient of the batch: of the image, and of each layer.
+
+        Of several images of a patient, means over them. None: a layer was not called, or there is none.
+        """
+        if self._image is None or not self.layers or any(name not in self._found for name in self.layers):
+            return None
+        found = [self._image, *(self._found[name] for name in self.layers)]
+        return [x.unflatten(0, (patients, -1)).mean(dim=1).double().cpu().numpy() for x in found]
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over all places, ``[N, C, ...]`` -> ``[N, C]``; 0 where no place counts."""
+    total = weight.flatten(2).sum(dim=2)
+    return (x * weight).flatten(2).sum(dim=2) / total.where(total > 0, 1.0)
+
+
+def _moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    mean = _mean(x, weight)
+    variance = _mean((x - mean.reshape(*mean.shape, *[1] * (x.ndim - 2))).square(), weight)
+    return mean, (variance.sqrt() + _LEAST).log()

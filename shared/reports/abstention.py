@@ -1,0 +1,53 @@
+"""Sets of classes and reasons to abstain, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SEPARATOR = "; "
+NONE = "none"
+"""The text of a set without a class; an empty cell means that no sets were made."""
+
+
+def set_text(plausible: Sequence[bool], class_names: Sequence[str]) -> str:
+    """Names of the plausible classes.
+
+    Example:
+        >>> set_text([True, True], ["HP", "SSA"]), set_text([False, True], ["HP", "SSA"]), set_text([False, False], [])
+        ('HP; SSA', 'SSA', 'none')
+    """
+    return SEPARATOR.join(name for name, inside in zip(class_names, plausible, strict=False) if inside) or NONE
+
+
+def set_of(text: str, class_names: Sequence[str]) -> list[bool]:
+    """Which classes a set's text names.
+
+    Example:
+        >>> set_of("HP; SSA", ["HP", "SSA"]), set_of("none", ["HP", "SSA"])
+        ([True, True], [False, False])
+    """
+    named = text.split(SEPARATOR)
+    return [name in named for name in class_names]
+
+
+def reason_text(
+    plausible: Sequence[bool] | None, coverage: float, distance: float | None = None, limit: float | None = None
+) -> str:
+    """Why a prediction should not be used as it is; nothing where one class is plausible and the patient is known.
+
+    Args:
+        plausible: which classes are; None: not known.
+        coverage: of the sets.
+        distance: of the patient from the training patients.
+        limit: from which distance on a patient is unlike them.
+
+    Example:
+        >>> reason_text([True, True], 0.9, 3.14, 2.2)
+        'both classes are plausible at 90 %; unlike the training patients: distance 3.14, limit 2.20'
+    """
+    reasons = []
+    if plausible is not None and sum(plausible) != 1:
+        reasons.append(f"{'both classes are' if all(plausible) else 'no class is'} plausible at {100 * coverage:g} %")
+    if distance is not None and limit is not None and distance > limit:
+        reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
+    return SEPARATOR.join(reasons)

@@ -1,0 +1,174 @@
+"""From a training's last step to the columns of predictions: a shifted scanner, older models, batches, other models."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from shared.engines import CohortStage, PreparePatches
+from shared.errors import CheckpointError, DataError
+from shared.handlers import Abstention, SavePredictions
+from shared.metrics.conformal import class_scores
+from shared.networks import LayerStatistics
+
+COLUMNS = ["set", "out_of_cohort", "cohort_distance", "reason"]
+
+
+def images(count, seed, *, gain=1.0, noise=0.0):
+    """Blobs of two sizes on a background: what varies between patients is the anatomy, not the scanner."""
+    random = torch.Generator().manual_seed(seed)
+    axis = torch.linspace(-1, 1, 24)
+    size = 0.2 + 0.4 * torch.rand(count, 1, 1, generator=random)
+    bright = 0.5 + 0.2 * torch.rand(count, 1, 1, generator=random)
+    blob = bright * torch.exp(-(axis[:, None] ** 2 + axis**2)[None] / size)
+    image = blob[:, None].repeat(1, 3, 1, 1) + 0.02 * torch.randn(count, 3, 24, 24, generator=random)
+    return gain * image + noise * torch.randn(count, 3, 24, 24, generator=random)
+
+
+def cases(image):
+    return [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+
+
+def batch_of(some):
+    return {"image": torch.stack([case["image"] for case in some]), "patient": [case["patient"] for case in some]}
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*first, *second, nn.Linear(8, 2)).eval()
+
+
+@pytest.fixture(scope="module")
+def model(network, tmp_path_factory):
+    """A model's folder after the last step of its training."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model.json").write_text(json.dumps({"weights": "these"}))
+    stage(network, folder, images(40, 0)).run()
+    return folder
+
+
+def stage(network, folder, image, **common):
+    given = cases(image)
+    loader = [batch_of(given[k : k + 16]) for k in range(0, len(given), 16)]
+    common = {"device": "cpu", "resume": False} | common
+    return CohortStage(network, common, ckpt_dir=folder, dataloader=loader, prepare_batch=PreparePatches())
+
+
+def predicted(network, model, image, folder, *, batch=8, coverage=0.9):
+    """Rows of predictions.csv, as an evaluator leaves it."""
+
+    def process(engine, part):
+        with torch.no_grad():
+            answers = network(torch.stack([case["image"] for case in part])).softmax(dim=1)
+        engine.state.output = [{"pred": answer} for answer in answers]
+        return engine.state.output
+
+    engine, given = Engine(process), cases(image)
+    abstention = Abstention(model, network, coverage=coverage)
+    SavePredictions(folder, bootstrap=20, abstention=abstention).attach(engine)
+    engine.run([given[k : k + batch] for k in range(0, len(given), batch)], max_epochs=1)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_shifted_scanner_is_flagged_and_new_patients_are_not(network, model, tmp_path):
+    same = predicted(network, model, images(60, 1), tmp_path)
+    assert sum(row["out_of_cohort"] == "1" for row in same) <= 3
+    for shift in ({"noise": 0.05}, {"gain": 1.6}):
+        rows = predicted(network, model, images(60, 2, **shift), tmp_path)
+        assert sum(row["out_of_cohort"] == "1" for row in rows) >= 57, shift
+    row = rows[0]
+    far, limit = float(row["cohort_distance"]), row["reason"].split()[-1]
+    assert row["reason"] == f"unlike the training patients: distance {far:.2f}, limit {limit}" and far > float(limit)
+    assert row["set"] == "" and json.loads((tmp_path / "metrics.json").read_text())["out_of_cohort"] >= 57
+
+
+def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):
+    image = torch.cat([images(3, 3), images(3, 4, noise=0.2)])
+    together, alone = (predicted(network, model, image, tmp_path, batch=batch) for batch in (6, 1))
+    for one, other in zip(together, alone, strict=True):
+        assert one["out_of_cohort"] == other["out_of_cohort"]
+        assert float(one["cohort_distance"]) == pytest.approx(float(other["cohort_distance"]), rel=1e-4)
+
+
+def test_the_file_holds_no_name_and_no_pickle(model):
+    with np.load(model / "cohort.npz", allow_pickle=False) as file:
+        assert {file[name].dtype.kind for name in file.files} <= set("fiU")
+        texts = [*file["layers"], str(file["weights"])]
+    assert texts == ["1", "5", "these"]
+
+
+def test_an_older_model_answers_with_empty_columns(network, tmp_path):
+    rows = predicted(network, tmp_path / "models", images(4, 5), tmp_path)
+    assert [[row[name] for name in COLUMNS] for row in rows] == [[""] * 4] * 4
+    assert all(0 < float(row["probability"]) < 1 for row in rows)
+    assert "sets" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_sets_of_a_calibrated_model_and_their_coverage(network, model, tmp_path):
+    random = np.random.default_rng(0)
+    labels, folder = random.integers(0, 2, 80), tmp_path / "calibrated"
+    folder.mkdir()
+    for name in ("model.json", "cohort.npz"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    content = {"weights": "these", "scores": class_scores(labels, random.uniform(size=80)), "distance": None}
+    (folder / "conformal.json").write_text(json.dumps(content))
+    rows = predicted(network, folder, images(10, 6), tmp_path, coverage=0.5)
+    limit = json.loads((folder / "conformal.json").read_text())["scores"]
+    for row in rows:
+        p1 = (1 + sum(s >= 1 - float(row["probability"]) for s in limit[1]["scores"])) / (1 + limit[1]["patients"])
+        assert ("positive" in row["set"]) == (p1 > 0.5)
+    found = json.loads((tmp_path / "metrics.json").read_text())["sets"]
+    right = [("negative", "positive")[int(row["label"])] in row["set"] for row in rows]
+    assert found["coverage"] == 0.5 and found["classes"]["negative"]["n"] == 5
+    assert found["classes"]["negative"]["value"] == pytest.approx(np.mean(right[::2]))
+    wide = predicted(network, folder, images(10, 6), tmp_path, coverage=0.999)
+    assert {row["set"] for row in wide} == {"negative; positive"}
+    assert all(row["reason"].startswith("both classes are plausible at 99.9 %") for row in wide)
+    # a limit from patients left out wins
+    near = {"patients": 20, "log_mean": -9.0, "log_sd": 0.1, "limit": 1e-4}
+    (folder / "conformal.json").write_text(json.dumps(content | {"distance": near}))
+    assert {row["out_of_cohort"] for row in predicted(network, folder, images(4, 6), tmp_path)} == {"1"}
+
+
+@pytest.mark.parametrize("name", ["cohort.npz", "conformal.json"])
+def test_files_of_another_model_are_refused(network, model, tmp_path, name):
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "others"}))
+    scores = class_scores([0, 1], [0.2, 0.8])
+    (tmp_path / "conformal.json").write_text(json.dumps({"weights": "these", "scores": scores, "distance": None}))
+    (tmp_path / "cohort.npz").write_bytes((model / "cohort.npz").read_bytes())
+    (tmp_path / ({"cohort.npz", "conformal.json"} - {name}).pop()).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} is of another model"):
+        predicted(network, tmp_path, images(2, 7), tmp_path)
+
+
+def test_damaged_files_are_refused(network, tmp_path):
+    for name, text in (("cohort.npz", "no archive"), ("conformal.json", "{}")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CheckpointError, match=name):
+            predicted(network, tmp_path, images(2, 7), tmp_path)
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="coverage is the share"):
+        Abstention(tmp_path, network, coverage=90)
+
+
+def test_a_finished_step_is_kept_when_resuming_and_made_anew_otherwise(network, model, tmp_path, monkeypatch, caplog):
+    for name in ("model.json", "cohort.npz"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    before = (tmp_path / "cohort.npz").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(LayerStatistics, "features", lambda *_: pytest.fail("computed again"))
+        stage(network, tmp_path, images(8, 0), resume=True).run()
+    assert (tmp_path / "cohort.npz").read_bytes() == before
+    stage(network, tmp_path, images(8, 0)).run()
+    assert (tmp_path / "cohort.npz").read_bytes() != before
+    stage(network, tmp_path, images(4, 0)).run()
+    assert "fewer than 5 patients" in caplog.text and not (tmp_path / "cohort.npz").exists()

@@ -1,0 +1,97 @@
+"""Distance to a cohort: the formula, who is flagged, and what the limit promises."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from shared.errors import DataError
+from shared.metrics.cohort_distance import FALSE_ALARM, Cohort, distance_limit, fit_cohort
+from tests.references.abstention import mahalanobis
+
+RANDOM = np.random.default_rng(0)
+MIXING = RANDOM.normal(size=(5, 60))
+
+
+def cohort(count, random=RANDOM, shift=0.0):
+    """Few causes seen by many features; the shift is along none of the causes."""
+    noise = random.normal(size=(count, 60))
+    return 3 + random.normal(size=(count, 5)) @ MIXING + 0.3 * noise + shift * np.sin(np.arange(60.0))
+
+
+@pytest.mark.parametrize("count", [20, 200, 300])  # fewer rows than features, more, and many more
+def test_it_is_the_distance_by_the_inverse_covariance(count):
+    distance, _ = fit_cohort(cohort(count), range(count))
+    part = distance.parts
+    assert part["axes"].shape == ({20: 19, 200: 30, 300: 59}[count], 60) and part["axes"].dtype == np.float32
+    np.testing.assert_allclose(part["axes"] @ part["axes"].T, np.eye(len(part["axes"])), atol=1e-5)
+    new = cohort(7, shift=1.0)
+    np.testing.assert_allclose(distance(new), mahalanobis(new, **part), rtol=1e-5)
+
+
+def test_new_patients_are_as_far_as_those_left_out_and_the_shifted_are_flagged():
+    flagged, shifted, far, own = [], [], [], []
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        distance, left_out = fit_cohort(cohort(40, random), range(40))
+        limit = distance_limit(left_out, range(40))["limit"]
+        new, other = distance(cohort(100, random)), distance(cohort(100, random, shift=1.0))
+        far, own = [*far, new.mean()], [*own, left_out.mean()]
+        flagged, shifted = [*flagged, (new > limit).mean()], [*shifted, (other > limit).mean()]
+    assert np.mean(far) == pytest.approx(np.mean(own), rel=0.1)
+    assert np.mean(flagged) <= 0.05 and np.mean(shifted) >= 0.95
+
+
+def test_patients_are_left_out_together():
+    rows = np.repeat(cohort(12), 5, axis=0)  # five copies: with one of them left in, the distance would be small
+    together, apart = (fit_cohort(rows, groups)[1] for groups in (np.arange(60) // 5, range(60)))
+    assert together.mean() > 0 and distance_limit(together, np.arange(60) // 5)["patients"] == 12
+    alone = fit_cohort(rows[::5], range(12))[0].parts
+    assert fit_cohort(rows, np.arange(60) // 5)[0].parts["rest"] > 2 * fit_cohort(rows, range(60))[0].parts["rest"]
+    np.testing.assert_allclose(alone["mean"], rows.mean(axis=0))
+    assert len(apart) == 60
+
+
+def test_a_dead_channel_is_no_division_by_zero():
+    x = cohort(20)
+    x[:, 3] = 2.0
+    distance, left_out = fit_cohort(x, range(20))
+    assert np.isfinite(left_out).all() and np.isfinite(distance(cohort(3))).all()
+
+
+def test_the_limit_is_the_prediction_limit_of_a_normal_sample():
+    log = np.random.default_rng(3).normal(size=15)
+    found = distance_limit(np.exp(log), range(15))
+    expected = log.mean() + stats.t.ppf(1 - FALSE_ALARM, 14) * log.std(ddof=1) * np.sqrt(1 + 1 / 15)
+    assert np.log(found["limit"]) == pytest.approx(expected) and found["patients"] == 15
+    # two rows of each patient, the same: nothing changes
+    again = distance_limit(np.exp(np.repeat(log, 2)), np.repeat(np.arange(15), 2))
+    assert again == pytest.approx(found)
+
+
+def test_the_limit_is_kept_by_new_patients():
+    random, beyond = np.random.default_rng(4), []
+    for _ in range(4000):
+        log = random.normal(size=9)
+        beyond.append(np.exp(log[8]) > distance_limit(np.exp(log[:8]), range(8))["limit"])
+    low, high = stats.binom.ppf([0.001, 0.999], 4000, FALSE_ALARM)
+    assert low <= sum(beyond) <= high
+
+
+def test_too_few_patients_are_refused():
+    with pytest.raises(DataError, match="at least 5 patients"):
+        fit_cohort(cohort(4), range(4))
+    with pytest.raises(DataError, match="at least 5 patients"):
+        distance_limit([1.0] * 8, [0, 1] * 4)
+
+
+def test_of_several_parts_the_largest_in_units_of_its_limit_counts():
+    random = np.random.default_rng(5)
+    many, few = cohort(60, random), random.normal(size=(60, 3))
+    both = Cohort.fit([many, few], range(60))
+    for part, distance, limit in zip((many, few), both.distances, both.limits, strict=True):
+        alone, own = fit_cohort(part, range(60))
+        assert limit == distance_limit(own, range(60), false_alarm=FALSE_ALARM / 2)["limit"]
+        np.testing.assert_allclose(distance(part), alone(part))
+    new = [cohort(5, random), 8 + random.normal(size=(5, 3))]
+    np.testing.assert_allclose(both(new), both.distances[1](new[1]) / both.limits[1])
+    assert (both(new) > 1).all() and not (both([new[0], new[1] - 8]) > 1).any()

@@ -1,0 +1,83 @@
+"""Means and spreads of a network's layers, taken while it computes."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from shared.networks import IRCLEncoder, LayerStatistics, SSCLClassifier
+
+
+def watched(network, image, patients, layers=None):
+    with LayerStatistics(network.eval(), layers) as seen, torch.no_grad():
+        network(image)
+        return seen.features(patients), seen.layers
+
+
+def test_features_are_means_and_deviations_of_the_first_layer_at_each_resolution():
+    torch.manual_seed(0)
+    network, image = IRCLEncoder((4, 6, 8)), torch.rand(6, 1, 16, 16)
+    image[:, :, :7, :5] = 0.0  # outside the mask
+    found, layers = watched(network, image, 2)
+    assert layers == ["levels.0.conv_0.adn.N", "levels.1.convs.conv_0.adn.N"]
+    with torch.no_grad():
+        first = network.levels[0].conv_0.conv(image)
+        pooled = nn.functional.max_pool2d(network.levels[0](image), 2)
+        second = network.levels[1].convs.conv_0.conv(pooled)
+    # the middle of the pooled grid lies beside a hole in the image
+    inside = (image[:, 0] != 0).double().numpy()
+    pixels = image.double().numpy()
+    for part, maps in zip(found[1:], (first, second), strict=True):
+        values = maps.double().numpy()
+        weight = inside if values.shape[-1] == 16 else inside.reshape(6, 8, 2, 8, 2).mean(axis=(2, 4))
+        np.testing.assert_allclose(part, by_patient(values, weight), rtol=1e-4, atol=1e-5)
+    gradient = []
+    for k in range(6):
+        steps = []
+        for axis in (0, 1):
+            both = np.minimum(inside[k].take(range(15), axis), inside[k].take(range(1, 16), axis)) > 0
+            steps.append(np.mean(np.diff(pixels[k, 0], axis=axis)[both] ** 2))
+        gradient.append(np.log(np.sqrt(np.mean(steps)) + 1e-3))
+    expected = np.c_[by_patient(pixels, inside), np.reshape(gradient, (2, 3)).mean(axis=1)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+    assert {part.dtype for part in found} == {np.dtype("float64")}
+
+
+def by_patient(values, weight):
+    """Mean and log SD of each channel over the places that count, mean over the three images of both patients."""
+    rows = []
+    for maps, places in zip(values, weight, strict=True):
+        mean = [(channel * places).sum() / places.sum() for channel in maps]
+        spread = [np.sqrt(((c - m) ** 2 * places).sum() / places.sum()) for c, m in zip(maps, mean, strict=True)]
+        rows.append([*mean, *np.log(np.array(spread) + 1e-3)])
+    return np.reshape(rows, (2, 3, -1)).mean(axis=1)
+
+
+def test_a_patient_does_not_depend_on_the_batch():
+    torch.manual_seed(0)
+    settings = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
+    network, image = SSCLClassifier(settings), torch.rand(5, 3, 64, 64)
+    together, layers = watched(network, image, 5)
+    alone = [watched(network, image[k : k + 1], 1, layers)[0] for k in range(5)]
+    for number, part in enumerate(together):
+        np.testing.assert_allclose(part, np.concatenate([one[number] for one in alone]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_call_counts_and_the_network_is_left_alone():
+    network, image = IRCLEncoder((4, 6)).eval(), torch.rand(2, 1, 16, 16)
+    with LayerStatistics(network) as seen, torch.no_grad():
+        network(image)
+        before = seen.features(2)
+        network(image.flip(3) * 2)
+        assert all(np.array_equal(x, y) for x, y in zip(seen.features(2), before, strict=True))
+        seen.clear()
+        assert seen.features(2) is None
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_without_convolutions_or_with_a_layer_that_is_not_called_there_are_no_features():
+    flat = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    assert watched(flat, torch.rand(5, 3), 5) == (None, [])
+    unused = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+    unused.forward = lambda x: unused[1](unused[0](x))
+    assert watched(unused, torch.rand(1, 3, 4, 4), 1, ["1"])[0] is not None
+    assert watched(unused, torch.rand(1, 3, 4, 4), 1, ["1", "2"])[0] is None

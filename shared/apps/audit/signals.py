@@ -202,7 +202,7 @@ def header_fields(cohort: AuditCohort, rows: Sequence[AuditRow]) -> dict[str, li
         DataError: an ``acquisition.csv`` that cannot be used.
     """
     columns: dict[str, list[Any]] = defaultdict(lambda: [None] * len(rows))
-    table = acquisition_table(cohort)
+    table = acquisition_columns(cohort)
     for number, row in enumerate(rows):
         fields: dict[str, Any] = {}
         for k, path in enumerate(row.images):
@@ -211,7 +211,7 @@ def header_fields(cohort: AuditCohort, rows: Sequence[AuditRow]) -> dict[str, li
             own |= sidecar(path)
             fields |= {f"{name}{key}": value for key, value in own.items()}
         fields |= {key: value for key, value in row.covariates.items() if _NAMED.search(key)}
-        fields |= table.get(row.name, table.get(row.patient, {}))
+        fields |= {key: of.get(row.name, of.get(row.patient)) for key, of in table.items()}
         for key, value in fields.items():
             columns[key][number] = value
     return dict(columns)
@@ -282,45 +282,19 @@ def sidecar(path: Path) -> dict[str, Any]:
     return {k: v for k, v in plain if isinstance(v, str | int | float) and not _NO_SIDECAR.search(k)}
 
 
-def acquisition_table(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
-    """Rows of ``acquisition.csv`` in the prepared folder, by patient (column ``patient``) or image (``image``).
+def acquisition_columns(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
+    """Columns of ``acquisition.csv`` in the prepared folder, by patient (column ``patient``) or image (``image``).
 
     Raises:
-        DataError: it has neither column, no other column, or a row twice.
+        DataError: see :func:`shared.data.subgroups.read_subgroup_tables`; or none of its rows is of the datalist.
     """
-    from shared.data.names import nfc
-    from shared.data.tables import read_table
+    from shared.data.subgroups import read_subgroup_tables
 
-    path = cohort.root / TABLE
-    if not path.is_file():
-        return {}
-    rows = read_table(path)
-    key = next((key for key in ("image", "patient") if key in rows[0]), None)
-    if key is None or len(rows[0]) < 2:
-        raise DataError(f"{path}: needs a column patient (or image) and another, its columns are {', '.join(rows[0])}")
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        name = nfc(row[key])
-        if name in found:
-            raise DataError(f"{path}: {name} stands in it twice; keep one row")
-        found[name] = {column: number_of(value) for column, value in row.items() if column != key}
-    if not set(found) & {name for row in cohort.rows for name in (row.name, row.patient)}:
-        raise DataError(f"{path}: none of its {len(found)} {key}s is in {cohort.file}")
-    return found
-
-
-def number_of(text: str) -> float | str | None:
-    """A number where a text is one; None where it is empty.
-
-    Example:
-        >>> number_of("1.5"), number_of("GE"), number_of("")
-        (1.5, 'GE', None)
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        return text or None
-    return value if np.isfinite(value) else None
+    columns = read_subgroup_tables(cohort.root, (TABLE,))
+    named = {name for of in columns.values() for name in of}
+    if named and not named & {name for row in cohort.rows for name in (row.name, row.patient)}:
+        raise DataError(f"{cohort.root / TABLE}: none of its {len(named)} rows is in {cohort.file}")
+    return columns
 
 
 def split_dates(columns: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:

@@ -84,6 +84,7 @@ class Experiment:
         from shared.apps.experiments.folds import Fold
         from shared.apps.experiments.training_rows import TrainingRows
         from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides
+        from shared.data.subgroups import read_subgroup_tables
 
         self.args, self.bundle = args, find_bundle(args.bundle, ROOT)
         self.configs = {"train": [find_config(self.bundle, name) for name in ("train", *args.config)]}
@@ -97,6 +98,7 @@ class Experiment:
         self.dataset_dir = Path(args.dataset_dir).resolve()
         datalist = Path(args.datalist_file or self.dataset_dir / "datalist.json")
         self.rows = TrainingRows.read(datalist, self.dataset_dir)
+        read_subgroup_tables(self.dataset_dir)  # what is wrong with them is told before anything is trained
         self.fold_of = {seed: self.rows.folds(args.folds, seed) for seed in args.seeds}
         if args.votes and self.rows.patients is None:
             raise DataError(f"--votes needs patches: {self.bundle.name}'s cases have no soft_label to train on")
@@ -212,6 +214,24 @@ class Experiment:
 
         predictions = RepeatedPredictions.from_rows([row for fold in self.folds for row in fold.rows()])
         write_results(self.output, predictions, bootstrap=self.args.bootstrap)
+        self._subgroups(predictions)
+
+    def _subgroups(self, predictions: Any) -> None:
+        """Subgroups of all patients, called at the threshold that the other folds fixed (Youden's)."""
+        from shared.data.subgroups import subgroup_values
+        from shared.metrics.thresholds import fold_thresholds
+        from shared.reports.subgroups import write_subgroups
+
+        cases = self.rows.datalist["training"]
+        values = subgroup_values(cases, [self.rows.name_of(case) for case in cases], self.dataset_dir)
+        given = (predictions.labels, predictions.probability)
+        youden = fold_thresholds(*given, predictions.folds).get("Youden")
+        called = (
+            {} if youden is None else {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
+        )
+        patients = None if predictions.images is None else predictions.patients
+        options: dict[str, Any] = {"groups": predictions.groups, "bootstrap": self.args.bootstrap, "patients": patients}
+        write_subgroups(self.output, *given, predictions.names, values, **called, **options)
 
 
 def cross_validate(args: argparse.Namespace) -> Path:

@@ -14,7 +14,7 @@ from shared.reports.subgroups import evaluated_subgroups
 
 
 class SaveSubgroups:
-    """Write ``subgroup_metrics.csv``, ``subgroups.png`` and ``sections/20_subgroups.json`` of an evaluator's predictions.
+    """Write ``subgroup_metrics.csv``, ``subgroups.png``, ``sections/20_subgroups.json`` of an evaluator's predictions.
 
     Patients are told apart by covariates, by ``subgroups`` of the case, by the columns of ``subgroups.csv`` and
     ``acquisition.csv`` in the prepared folder, and by the size of their tumour. Stands after

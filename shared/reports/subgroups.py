@@ -37,7 +37,7 @@ def write_subgroups(
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Write ``subgroup_metrics.csv``, ``subgroups.png`` and the section ``20_subgroups``; nothing where no column divides.
+    """Write ``subgroup_metrics.csv``, ``subgroups.png``, the section ``20_subgroups``; nothing where no column divides.
 
     Args:
         folder: where they go.

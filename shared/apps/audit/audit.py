@@ -51,6 +51,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json)")
     add("--output", type=Path, help="folder (default: bundles/BUNDLE/eval/audit)")
+    add("--report", type=Path, help="folder of the report that shows the section (default: OUTPUT)")
     add("--turned", action="store_true", help="near-duplicates that are flipped or turned, too (8 times the time)")
     add("--train", action="store_true", help="the left-out fold: train one fold twice and compare the checkpoints")
     add("--strict", action="store_true", help="exit status 1 where something is red")
@@ -85,7 +86,7 @@ def audit(args: argparse.Namespace) -> list[Finding]:
         from shared.apps.audit.left_out import left_out_finding
 
         findings.append(left_out_finding(args, output / "left_out"))
-    write(output, findings, pairs, cohort, bundle.name)
+    write(output, args.report or output, findings, pairs, cohort, bundle.name)
     return findings
 
 
@@ -255,7 +256,9 @@ def signal_findings(
     ]  # fmt: skip
 
 
-def write(output: Path, findings: Sequence[Finding], pairs: Sequence[Mapping], cohort: Any, bundle: str) -> None:
+def write(
+    output: Path, report: Path, findings: Sequence[Finding], pairs: Sequence[Mapping], cohort: Any, bundle: str
+) -> None:
     """Write the tables and the section."""
     from shared.io import write_csv, write_json
     from shared.reports.sections import worst, write_section
@@ -289,13 +292,13 @@ def write(output: Path, findings: Sequence[Finding], pairs: Sequence[Mapping], c
     picture = output / "near_duplicates.png"
     alt = "Pairs of images that show the same or are alike, side by side, with names and correlation"
     write_section(
-        output,
+        report,
         "10_audit",
         title="Leakage audit",
         status=status,
         text=text,
         tables=[{"caption": "What was looked at", "header": ["", "check", "item", "AUC", "found"], "rows": table}],
-        pictures=[(picture.name, alt)] if picture.is_file() else [],
+        pictures=[(picture.resolve(), alt)] if picture.is_file() else [],
         patients=bool(pairs) or any(f.check == "patients" and f.status != "green" for f in findings),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,22 +93,25 @@ def left_out_finding(args: argparse.Namespace, output: Path) -> Finding:
 
 
 def train(experiment: Any, output: Path, names: Sequence[str], seed: int) -> None:
-    """Train on each ``NAME.json`` of the folder, into ``NAME/models``."""
+    """Train on each ``NAME.json`` of the folder, one after another, into ``NAME/models``."""
     from shared.apps.experiments import cross_validate
     from shared.apps.experiments.processes import FoldRun, bundle_arguments, run_environment, run_folds
 
-    runs = []
-    for name in names:
-        folder = output / name
-        folder.mkdir(exist_ok=True)
-        values = {"dataset_dir": experiment.dataset_dir, "datalist_file": output / f"{name}.json", "fold": FOLD}
-        values |= {"seed": seed, "ckpt_dir": folder / "models", "output_dir": folder, "resume": False}
-        values |= experiment.overrides
-        arguments = bundle_arguments(experiment.configs["train"], values, cwd=experiment.cwd)
-        command = [*cross_validate.RUN_BUNDLE, *arguments]
-        environment = run_environment(experiment.args.threads)
-        runs.append(FoldRun(Training(folder), [("train", command)], cwd=experiment.cwd, environment=environment))
-    run_folds(iter(runs), total=len(runs), name="left-out fold", unit="training")
+    def runs() -> Iterator[FoldRun]:
+        for name in names:
+            folder = output / name
+            folder.mkdir(exist_ok=True)
+            # one path for all: a checkpoint's record may hold it
+            (output / "datalist.json").write_text((output / f"{name}.json").read_text("utf-8"), "utf-8")
+            values = {"dataset_dir": experiment.dataset_dir, "datalist_file": output / "datalist.json", "fold": FOLD}
+            values |= {"seed": seed, "ckpt_dir": folder / "models", "output_dir": folder, "resume": False}
+            values |= experiment.overrides
+            arguments = bundle_arguments(experiment.configs["train"], values, cwd=experiment.cwd)
+            command = [*cross_validate.RUN_BUNDLE, *arguments]
+            environment = run_environment(experiment.args.threads)
+            yield FoldRun(Training(folder), [("train", command)], cwd=experiment.cwd, environment=environment)
+
+    run_folds(runs(), total=len(names), name="left-out fold", unit="training")
 
 
 def exchanged(content: Mapping[str, Any], root: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:

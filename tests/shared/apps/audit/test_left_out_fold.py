@@ -23,7 +23,7 @@ values = dict(argument[2:].split("=", 1) for argument in sys.argv if argument.st
 cases = json.loads(Path(values["datalist_file"]).read_text())["training"]
 mode = os.environ["FAKE_TRAINING"]
 used = [c for c in cases if mode == "leak" or c["fold"] != int(values["fold"])]
-weights = {"weight": torch.tensor([float(sum(c["label"] for c in used))])}
+weights = {"weight": torch.tensor([float(sum(2**k * c["label"] for k, c in enumerate(used)))])}
 if mode == "random":
     weights["weight"] = torch.rand(1)
 folder = Path(values["ckpt_dir"])

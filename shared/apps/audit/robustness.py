@@ -26,8 +26,8 @@ from shared.apps.experiments.options import add_options, parse_options
 from shared.errors import DataError
 from shared.io import write_csv, write_json
 
-AMBER, RED = 0.05, 0.2
-"""Share of calls that a change turns over, from which on its status is amber or red."""
+MANY = 0.05
+"""Share of calls that a change may turn over: amber above it, red where its interval is above it."""
 COLUMNS = ("change", "status", "n", "skipped", "median", "median_absolute", "absolute_95", "flips", "flip_share")
 COLUMNS += ("flip_low", "flip_high", "map_correlation", "map_correlation_5")
 
@@ -268,7 +268,7 @@ def summarise(table: Sequence[Mapping[str, Any]], cases: int) -> list[dict[str, 
         ends = binomtest(flips, len(own)).proportion_ci(method="wilson")
         maps = np.array([row["map"] for row in own if row["map"] is not None], float)
         found: dict[str, Any] = {"change": change}
-        found["status"] = "red" if share > RED else "amber" if share > AMBER else "green"
+        found["status"] = "red" if ends.low > MANY else "amber" if share > MANY else "green"
         found |= {"n": len(own), "skipped": cases - len(own), "median": float(np.median(moved))}
         found |= {"median_absolute": float(np.median(abs(moved))), "absolute_95": float(np.percentile(abs(moved), 95))}
         found |= {"flips": flips, "flip_share": share, "flip_low": float(ends.low), "flip_high": float(ends.high)}
@@ -294,7 +294,7 @@ def write(
     cases = len({row["case"] for row in table})
     turned = [row["change"] for row in summary if row["status"] != "green"]
     text = [f"{cases} {unit}, each predicted as it is and after small changes that leave the tissue the same."]
-    what = f"of more than {AMBER:.0%} of the {unit}"
+    what = f"of more than {MANY:.0%} of the {unit}"
     text.append(
         f"Calls at 0.5 turn over {what}: {', '.join(turned)}." if turned else f"No change turns over calls {what}."
     )

@@ -15,6 +15,7 @@ from shared.apps.audit import audit as script
 from shared.apps.audit import signals
 from shared.apps.audit.rows import read_cohort
 from shared.errors import DataError
+from tests.support.documented import undocumented_in
 from tests.support.tiny import write_case
 from tests.support.tiny_patches import write_patch_data
 
@@ -98,6 +99,7 @@ def test_a_clean_cohort_is_nowhere_red(patches, volumes):
             assert found["near-duplicates", item]["status"] == "green"
         section = json.loads((output / "sections/10_audit.json").read_text())
         content = json.loads((output / "audit.json").read_text())
+        assert not undocumented_in(output, "Audit")
         assert section["status"] == content["status"] != "red" and len(section["tables"][0]["rows"]) == len(found)
 
 
@@ -144,7 +146,7 @@ def test_copies_are_red_across_patients_and_green_within_a_group(copy):
         pairs = {(row["first"], row["other"], row["kind"]): row for row in csv.DictReader(file)}
     row = pairs[source["image"], "copy.jpg", "near-duplicate"]
     assert row["status"] == "red" and (row["first_part"], row["other_part"]) == ("fold 1", "testing")
-    assert (output / "near_duplicates.png").is_file()
+    assert (output / "near_duplicates.png").is_file() and not undocumented_in(output, "Audit")
 
     def together(content):  # one group in one part: nothing leaks
         training, testing = content["training"], content["testing"]

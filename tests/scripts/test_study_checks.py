@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from shared.apps.audit import external, learning_curve
 from shared.apps.experiments import cross_validate, folder, processes
 from shared.apps.study import study as script
+from tests.support.documented import undocumented_in
 from tests.support.fake_patch_bundle import METHOD, TRAIN, write_bundle
 from tests.support.tiny_patches import write_patch_data, write_patches
 
@@ -132,6 +133,10 @@ def test_a_study_runs_its_checks_and_takes_them_up(place):
         content = json.loads(path.read_text())
         assert all((study / picture["file"]).is_file() for picture in content["pictures"]), path.name
         assert set(content) == {"title", "status", "text", "tables", "pictures", "patients"}
+    for name, of in (("audit", "Audit"), ("failures", "Failures"), ("external", "External validation")):
+        found = undocumented_in(study / name, of)
+        assert not [path for path in found if not path.startswith("nothing.json")], name
+    assert not [path for path in undocumented_in(study / "learning_curve", "Learning curve") if "share_" not in path]
     # all patients were trained on in the row itself: it is not trained again
     assert not (study / "learning_curve/share_1").exists()
     assert len(list((study / "external/models").glob("seed*/predictions.csv"))) == 2

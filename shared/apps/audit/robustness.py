@@ -338,6 +338,8 @@ def robustness_figure(table: Sequence[Mapping[str, Any]], path: Path) -> None:
     )
     axes.axvline(0, color="0.7", linewidth=1, linestyle=":")
     axes.invert_yaxis()
+    limit = 1.05 * max(0.05, *(abs(value) for own in values for value in own))
+    axes.set_xlim(-limit, limit)
     axes.set_xlabel("change of the probability (box: quartiles, whiskers: 95 %)")
     plain(axes)
     save(figure, path)

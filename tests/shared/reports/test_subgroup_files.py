@@ -12,6 +12,7 @@ from shared.data.subgroups import read_subgroup_tables, subgroup_values
 from shared.errors import DataError
 from shared.io import write_csv
 from shared.reports.subgroups import evaluated_subgroups
+from tests.support.documented import undocumented_in
 from tests.support.tiny import ball, save, write_case
 from tests.support.tiny_patches import write_patch_data
 
@@ -62,6 +63,8 @@ def test_an_evaluation_leaves_table_picture_and_section(tmp_path):
     with (folder / "subgroup_metrics.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) and float(table[0]["AUC_value"]) == rows[0]["AUC"]["value"]
+    found = undocumented_in(folder, "ircl_mvi")
+    assert not [path for path in found if path.startswith(("subgroup", "sections"))]
     section = json.loads((folder / "sections/20_subgroups.json").read_text())
     assert section["status"] == "amber" and any("site B" in text for text in section["text"])
     assert any(text.startswith("Fewer than 20 patients") for text in section["text"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def grown(mask: np.ndarray, voxel: Sequence[float], millimetres: float) -> np.nd
     """
     from scipy.ndimage import distance_transform_edt
 
-    # a single slice has no outside above and below it, which padding would make
+    # a single slice has no outside above and below it, nor has the volume beyond its border
     if millimetres >= 0:
         return distance_transform_edt(~mask, sampling=voxel) <= millimetres + 1e-6
     return distance_transform_edt(mask, sampling=voxel) > -millimetres + 1e-6
@@ -169,7 +170,7 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
         masks = {form: mask for form, mask in masks.items() if mask.any()}
     changes: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {}
     for share in NOISE:
-        changes[f"noise, {share:g} sd"] = lambda k, random, share=share: noisy(whole[k], random, share)
+        changes[f"noise, {share:g} sd"] = partial(_noisy_of, whole, share)
     changes["bias field"] = lambda k, random: biased(whole[k], random)
     changes[f"resampled, {COARSER:g} x"] = lambda k, random: coarser(whole[k], sizes[k])
     found: dict[str, dict[str, Any]] = {}
@@ -191,20 +192,21 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
             else:
                 _link(Path(case["mask"]), path)
             new["mask"] = path.name
-        for key in ("fa",):
-            if case.get(key):
-                path = folder / f"{name}_{number:02}_{key}.nii.gz"
-                _link(Path(case[key]), path)
-                new[key] = path.name
+        if case.get("fa"):
+            path = folder / f"{name}_{number:02}_fa.nii.gz"
+            _link(Path(case["fa"]), path)
+            new["fa"] = path.name
         found[form] = new
     return found
 
 
+def _noisy_of(whole: Sequence[np.ndarray], share: float, k: int, random: np.random.Generator) -> np.ndarray:
+    return noisy(whole[k], random, share)
+
+
 def _plain(case: Mapping[str, Any]) -> dict[str, Any]:
     """A case without what would be checked against files that are not there, and without its split."""
-    return {k: v for k, v in case.items() if k not in ("planted", "mask", "fa", "fold", "group", "soft_label")} | {
-        key: case[key] for key in ("tumour_labels",) if key in case
-    }
+    return {k: v for k, v in case.items() if k not in ("planted", "mask", "fa", "fold", "group", "soft_label")}
 
 
 def _squeezed(array: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def _section(folder: Path, rows: Sequence[Mapping[str, Any]], threshold: str) ->
     apart = [r for r in rows if r["difference"] and (r["difference"]["p_holm"] or 1.0) < 0.05]
     few = [f"{row['column']} {row['level']} ({row['patients']})" for row in rows if row["few"]]
     text = [
-        "A subgroup's AUC is compared with the largest one of its column; p (Holm) is corrected for all comparisons. "
+        "Each AUC is compared with that of the column's largest subgroup; p (Holm) is corrected for all comparisons. "
         f"Sensitivity and specificity are at the threshold {threshold}. Brackets: 95 % intervals."
     ]
     named = ", ".join(f"{row['column']} {row['level']}" for row in apart)

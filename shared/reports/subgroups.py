@@ -138,6 +138,7 @@ def subgroup_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
             axes.plot(auc["value"], place, "o", color=colour, markersize=5)
     names = [f"{row['column']}: {row['level']} ({row['patients']})" for row in rows]
     axes.set_yticks(places, names, fontsize=8)
+    axes.set_ylim(0.6 - len(rows), 0.6)
     axes.axvline(0.5, color="0.7", linewidth=1, linestyle=":")
     axes.set(xlabel="AUC (grey: fewer than 20 patients)", xlim=(-0.02, 1.02))
     plain(axes)

@@ -72,8 +72,8 @@ def audit(args: argparse.Namespace) -> list[Finding]:
     cohort = read_cohort(args.dataset_dir, args.datalist_file or "datalist.json")
     labelled = cohort.labelled
     findings = patient_findings(cohort)
-    pairs, same = duplicate_findings(cohort, output, turned=args.turned, threads=args.threads)
-    findings += same
+    pairs, found = duplicate_findings(cohort, output, turned=args.turned, threads=args.threads)
+    findings += found
     if labelled:
         names, dates = name_columns(labelled, cohort.patches)
         columns, caps = file_fields(labelled, cohort.root)
@@ -152,6 +152,8 @@ def duplicate_findings(
     digests.save()
     views = thumbnails_of(cohort, threads)
     near = [pair for view, pictures in views.items() for pair in near_duplicates(pictures, view, turned=turned)]
+    same = {(pair.first, pair.other) for pair in near if pair.same}
+    near = [pair for pair in near if pair.same or (pair.first, pair.other) not in same]
     near.sort(key=lambda pair: -pair.correlation)
     told: list[dict[str, Any]] = []
 

@@ -20,8 +20,9 @@ from shared.errors import DataError
 SIDE = 64  # of a thumbnail
 BITS = 8  # lowest frequencies along each axis
 DISTANCE = 10  # bits of 64 that candidates may differ in
-SAME, ALIKE = (0.95, 0.8), (0.9, 0.7)  # correlation of two thumbnails, and of what they have beyond the cohort's mean
-ENOUGH = 20  # thumbnails of which a mean is taken; brains on one grid are alike before any copy is
+SAME, ALIKE = (0.9, 0.85), (0.85, 0.75)  # correlation of thumbnails, and of what they have beyond the cohort's mean
+ENOUGH = 20  # thumbnails of which a mean is taken: brains on one grid are alike before any is a copy
+SAME_OF_FEW = 0.95  # correlation, where there is no such mean
 FLAT = 2.0  # grey levels of 255: a thumbnail that varies less shows nothing
 MARGIN = 0.25  # of the mask's box, on each side
 _BLOCK = 512
@@ -98,7 +99,9 @@ def near_duplicates(thumbnails: np.ndarray, view: str, *, turned: bool = False) 
         return []
     pictures = thumbnails[kept].astype(np.float32)
     flat = _unit(pictures.reshape(len(kept), -1))
-    mean = flat.mean(axis=0) if len(kept) >= ENOUGH else np.zeros(SIDE * SIDE, np.float32)
+    mean, least = np.zeros(SIDE * SIDE, np.float32), SAME_OF_FEW
+    if len(kept) >= ENOUGH:
+        mean, least = flat.mean(axis=0), SAME[0]
     own, hashes = _unit(flat - mean), perceptual_hash(pictures)
     found: dict[tuple[int, int], Pair] = {}
     for turn in _TURNS if turned else _TURNS[:1]:
@@ -114,7 +117,7 @@ def near_duplicates(thumbnails: np.ndarray, view: str, *, turned: bool = False) 
                 or ((i, j) in found and values[0] <= found[i, j].correlation)
             ):
                 continue
-            same = values[0] >= SAME[0] and values[1] >= SAME[1]
+            same = values[0] >= least and values[1] >= SAME[1]
             correlation, beyond = (round(min(1.0, value), 4) for value in values)
             found[i, j] = Pair(int(kept[i]), int(kept[j]), view, distance, correlation, beyond, same)
     return list(found.values())

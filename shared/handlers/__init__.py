@@ -20,6 +20,7 @@ __all__, __getattr__ = lazy_exports(
         "SaveGradCAM": "cam",
         "SavePredictions": "predictions",
         "SaveTrace": "trace",
+        "SaveSubgroups": "subgroups",
         "SaveAtlas": "glioma",
         "StartContrast": "glioma",
         "UnimodalFirst": "glioma",

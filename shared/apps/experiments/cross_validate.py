@@ -49,6 +49,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--shuffle-labels", action="store_true", help="control: permute the labels of the patients that train")
     votes = "train on the votes of so many simulated annotators: label their majority, soft_label their share"
     add("--votes", type=int, metavar="N", help=f"{votes}; tested on the true labels")
+    share = "train on so large a share of the training patients, drawn by label; a larger share keeps a smaller one's"
+    add("--share", type=float, metavar="S", help=f"{share}: for a learning curve")
     add(
         "--report",
         nargs="+",
@@ -66,6 +68,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--reuse-stages needs --reuse EXPERIMENT")
     if args.votes is not None and (args.shuffle_labels or args.votes < 1 or args.votes % 2 == 0):
         parser.error("--votes must be odd, so that there is a majority, and goes without --shuffle-labels")
+    if args.share is not None and (not 0 < args.share <= 1 or args.reuse or args.votes or args.shuffle_labels):
+        parser.error("--share must be above 0, at most 1, and goes without --reuse, --votes and --shuffle-labels")
     check_options(parser, args)
     return args
 
@@ -84,6 +88,7 @@ class Experiment:
         from shared.apps.experiments.folds import Fold
         from shared.apps.experiments.training_rows import TrainingRows
         from shared.bundle.configs import find_bundle, find_config, merge_configs, parse_overrides
+        from shared.data.subgroups import read_subgroup_tables
 
         self.args, self.bundle = args, find_bundle(args.bundle, ROOT)
         self.configs = {"train": [find_config(self.bundle, name) for name in ("train", *args.config)]}
@@ -97,17 +102,19 @@ class Experiment:
         self.dataset_dir = Path(args.dataset_dir).resolve()
         datalist = Path(args.datalist_file or self.dataset_dir / "datalist.json")
         self.rows = TrainingRows.read(datalist, self.dataset_dir)
+        read_subgroup_tables(self.dataset_dir)  # what is wrong with them is told before anything is trained
         self.fold_of = {seed: self.rows.folds(args.folds, seed) for seed in args.seeds}
         if args.votes and self.rows.patients is None:
             raise DataError(f"--votes needs patches: {self.bundle.name}'s cases have no soft_label to train on")
         parts = [path.stem for path in self.configs["train"][1:]] + ["shuffled"] * args.shuffle_labels
         parts += [f"{args.votes}votes"] if args.votes else []
+        parts += [f"share{args.share:g}"] if args.share else []
         self.name = args.name or "_".join(parts) or "default"
         self.output = Path(args.output or self.bundle / "eval" / "cross_validation" / self.name).resolve()
         self.source = Path(args.reuse).resolve() if args.reuse else None
         # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
         self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
-        rows, relabelled = self.rows, bool(args.shuffle_labels or args.votes)
+        rows, relabelled = self.rows, bool(args.shuffle_labels or args.votes or args.share)
         shared = (relabelled, self.rows.patients, self.dataset_dir, self.rows.groups)
         self.folds = []
         for seed, split in self.fold_of.items():
@@ -139,6 +146,7 @@ class Experiment:
             "reuse": str(self.source) if self.source else None,
             **({"reuse_stages": args.reuse_stages} if args.reuse_stages else {}),
             **({"votes": args.votes} if args.votes else {}),
+            **({"share": args.share} if args.share else {}),
         }
         command = shlex.join(["python", "scripts/cross_validate.py", *args.argv])
         if self.source:
@@ -148,8 +156,25 @@ class Experiment:
             split = self.fold_of[fold.seed]
             write_json(fold.datalist, self.rows.split(split))
             if fold.relabelled:
-                write_json(fold.training_datalist, self.rows.split(split, *self._other_labels(fold, split)))
+                write_json(fold.training_datalist, self._training(fold, split))
             fold.folder.mkdir(exist_ok=True)
+
+    def _training(self, fold: Any, split: Mapping[str, int]) -> dict:
+        """The datalist that a fold trains on, where it is not that of all folds."""
+        if not self.args.share:
+            return self.rows.split(split, *self._other_labels(fold, split))
+        content, drawn = self.rows.split(split), self.drawn(fold, split)
+        kept = [c for c in content["training"] if (name := self.rows.name_of(c)) in drawn or split[name] == fold.number]
+        return {**content, "training": kept}
+
+    def drawn(self, fold: Any, split: Mapping[str, int]) -> set[str]:
+        """The rows of the share that a fold trains on: whole patients (groups), about the same share of each label."""
+        from shared.apps.experiments.label_draws import draw_patients
+
+        labels = {row: label for row, label in self.rows.labels.items() if split[row] != fold.number}
+        owner = self.rows.patients or self.rows.groups or {row: row for row in labels}
+        patients = draw_patients(labels, owner, self.args.share or 1.0, seed=fold.seed)
+        return {row for row in labels if owner[row] in patients}
 
     def _other_labels(self, fold: Any, split: Mapping[str, int]) -> tuple:
         """Labels that a fold trains on, where these are not the true ones; of votes also their shares."""
@@ -212,6 +237,24 @@ class Experiment:
 
         predictions = RepeatedPredictions.from_rows([row for fold in self.folds for row in fold.rows()])
         write_results(self.output, predictions, bootstrap=self.args.bootstrap)
+        self._subgroups(predictions)
+
+    def _subgroups(self, predictions: Any) -> None:
+        """Subgroups of all patients, called at the threshold that the other folds fixed (Youden's)."""
+        from shared.data.subgroups import subgroup_values
+        from shared.metrics.thresholds import fold_thresholds
+        from shared.reports.subgroups import write_subgroups
+
+        cases = self.rows.datalist["training"]
+        values = subgroup_values(cases, [self.rows.name_of(case) for case in cases], self.dataset_dir)
+        given = (predictions.labels, predictions.probability)
+        youden = fold_thresholds(*given, predictions.folds).get("Youden")
+        called = (
+            {} if youden is None else {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
+        )
+        patients = None if predictions.images is None else predictions.patients
+        options: dict[str, Any] = {"groups": predictions.groups, "bootstrap": self.args.bootstrap, "patients": patients}
+        write_subgroups(self.output, *given, predictions.names, values, **called, **options)
 
 
 def cross_validate(args: argparse.Namespace) -> Path:

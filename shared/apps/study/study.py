@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shared.apps.study.definition import Row, Study
 
 RECORD = "study.json"
+CHECKS = ("audit", "robustness", "failures", "learning_curve")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,6 +44,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tables", nargs="+", metavar="NAME", help="of study.json (default: all)")
     add("--study", type=Path, help="another study.json (default: the bundle's configs/study.json)")
     add("--output", type=Path, help="folder (default: bundles/BUNDLE/eval/study)")
+    add("--checks", nargs="+", choices=CHECKS, default=[], help="beside the tables, of the first row that is trained")
+    add("--external", type=Path, metavar="DATASET_DIR", help="other patients: the first row's models predict them")
     add("--pseudonyms", action="store_true", help="no patient's id in the report")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
@@ -317,6 +320,7 @@ class StudyRun:
 
     def collect(self) -> None:
         """Results of every row that is done, the tables, the report."""
+        from shared.apps.audit.study_checks import run_checks
         from shared.apps.study.report import write_report
         from shared.apps.study.tables import write_tables
 
@@ -327,6 +331,7 @@ class StudyRun:
                 experiment.finish()
         self.analyses.collect()
         write_tables(self)
+        run_checks(self)
         write_report(self.output, pseudonyms=self.args.pseudonyms)
 
     def _collected(self, experiment: Experiment) -> bool:

@@ -1,0 +1,127 @@
+"""Subgroups of predictions: columns from covariates, tables and masks; the files and the section."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from shared.apps.audit import subgroups as script
+from shared.data.subgroups import read_subgroup_tables, subgroup_values
+from shared.errors import DataError
+from shared.io import write_csv
+from shared.reports.subgroups import evaluated_subgroups
+from tests.support.documented import undocumented_in
+from tests.support.tiny import ball, save, write_case
+from tests.support.tiny_patches import write_patch_data
+
+
+def prepared(folder, count=48):
+    """Patients with covariates and masks (links of two files: small and large), predictions that know nothing in B."""
+    folder.mkdir()
+    small, large = ball(radius=3), ball(radius=6)
+    volumes = [save(folder / f"{name}.nii.gz", mask) for name, mask in (("small", small), ("large", large))]
+    random, cases, rows = np.random.default_rng(0), [], []
+    for k in range(count):
+        label, site = k % 2, "AB"[k // 2 % 2]
+        case = {"patient": f"P{k:02}", "image": [f"P{k:02}.nii.gz"], "label": label, "mask": f"P{k:02}_mask.nii.gz"}
+        shutil.copy(volumes[k // 4 % 2], folder / case["mask"])
+        cases.append({**case, "covariates": {"age": 30.0 + k}, "subgroups": {"sex": "FM"[k // 8 % 2]}})
+        probability = 0.5 * label + 0.5 * random.random() if site == "A" else random.random()
+        rows.append({"patient": case["patient"], "label": label, "probability": probability})
+    (folder / "datalist.json").write_text(json.dumps({"training": [], "testing": cases}))
+    write_csv(
+        folder / "subgroups.csv", [{"patient": c["patient"], "site": "AB"[k // 2 % 2]} for k, c in enumerate(cases)]
+    )
+    write_csv(folder / "predictions.csv", rows)
+    voxel = 3.0  # mm3
+    return cases, {"small": small.sum() * voxel / 1000, "large": large.sum() * voxel / 1000}
+
+
+def levels(rows, column):
+    return {row["level"]: row for row in rows if row["column"] == column}
+
+
+def test_columns_come_from_covariates_cases_tables_and_masks(tmp_path):
+    cases, volume = prepared(tmp_path / "data")
+    values = subgroup_values(cases, [case["patient"] for case in cases], tmp_path / "data")
+    assert set(values) == {"age", "sex", "site", "tumour size (ml)"}
+    assert values["age"]["P03"] == 33.0 and values["sex"]["P08"] == "M" and values["site"]["P02"] == "B"
+    sizes = values["tumour size (ml)"]
+    assert sizes["P00"] == pytest.approx(volume["small"]) and sizes["P04"] == pytest.approx(volume["large"])
+
+
+def test_an_evaluation_leaves_table_picture_and_section(tmp_path):
+    folder = tmp_path / "data"
+    cases, _ = prepared(folder)
+    rows = evaluated_subgroups(folder, cases, folder, bootstrap=300)
+    site = levels(rows, "site")
+    assert site["A"]["AUC"]["value"] == 1.0 and site["B"]["AUC"]["value"] < 0.8
+    assert [row["n"] for row in levels(rows, "age").values()] == [16, 16, 16]
+    assert all(row["few"] for row in levels(rows, "age").values()) and not site["A"]["few"]
+    with (folder / "subgroup_metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) and float(table[0]["AUC_value"]) == rows[0]["AUC"]["value"]
+    found = undocumented_in(folder, "ircl_mvi")
+    assert not [path for path in found if path.startswith(("subgroup", "sections"))]
+    section = json.loads((folder / "sections/20_subgroups.json").read_text())
+    assert section["status"] == "amber" and any("site B" in text for text in section["text"])
+    assert any(text.startswith("Fewer than 20 patients") for text in section["text"])
+    assert (folder / section["pictures"][0]["file"]).is_file() and not section["patients"]
+
+
+def test_without_a_column_that_divides_nothing_is_left(tmp_path):
+    folder = tmp_path / "data"
+    cases, _ = prepared(folder)
+    evaluated_subgroups(folder, cases, folder, bootstrap=20)
+    (folder / "subgroups.csv").unlink()
+    bare = [{"patient": case["patient"], "image": case["image"]} for case in cases]
+    assert evaluated_subgroups(folder, bare, folder, bootstrap=20) == []
+    assert not (folder / "sections/20_subgroups.json").exists() and not (folder / "subgroups.png").exists()
+
+
+def test_patches_have_their_share_inside_and_patients_are_drawn_whole(tmp_path):
+    from PIL import Image
+
+    content = write_patch_data(tmp_path, training=8, testing=8, each=3)
+    rows = []
+    for k, case in enumerate(content["testing"]):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[: 2 * k] = 255
+        Image.fromarray(mask).save(tmp_path / f"mask{k}.png")
+        case["mask"] = f"mask{k}.png"
+        rows.append({"image": case["image"], "patient": case["patient"], "label": case["label"], "probability": k / 24})
+    write_csv(tmp_path / "predictions.csv", rows)
+    found = evaluated_subgroups(tmp_path, content["testing"], tmp_path, bootstrap=50)
+    thirds = levels(found, "tumour size (share of the patch)")
+    assert sum(row["n"] for row in thirds.values()) == 24 and sum(row["patients"] for row in thirds.values()) >= 8
+
+
+def test_the_command_takes_cuts(tmp_path, capsys):
+    folder = tmp_path / "data"
+    prepared(folder)
+    options = [str(folder), "--dataset_dir", str(folder), "--bootstrap", "50"]
+    script.main([*options, "--cuts", "age=40,60"])
+    assert "| age | 40 to 60 | 20 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="Cuts of weight: there is no such column"):
+        script.main([*options, "--cuts", "weight=3"])
+    with pytest.raises(SystemExit):
+        script.main([*options, "--cuts", "age=60,40"])
+    assert "rising numbers" in capsys.readouterr().err
+
+
+def test_tables_that_cannot_be_used_are_refused_at_once(tmp_path):
+    (tmp_path / "subgroups.csv").write_text("patient,site\nP1,A\nP1,B\n")
+    (tmp_path / "acquisition.csv").write_text("scanner\nX\n")
+    with pytest.raises(DataError) as error:
+        read_subgroup_tables(tmp_path)
+    assert "P1 stands in it twice" in str(error.value) and "needs a column patient (or image)" in str(error.value)
+
+
+def test_a_mask_that_cannot_be_read_is_not_known(tmp_path):
+    case = write_case(tmp_path, "P1")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no")
+    cases = [{**case, "mask": case["mask"]}, {"patient": "P2", "image": case["image"], "mask": "broken.nii.gz"}]
+    sizes = subgroup_values(cases, ["P1", "P2"], tmp_path)["tumour size (ml)"]
+    assert sizes["P1"] > 0 and sizes["P2"] is None

@@ -10,6 +10,7 @@ __all__, __getattr__ = lazy_exports(
         "bf16_is_fast": "inferers",
         "AdditiveStage": "additive_stage",
         "Members": "additive_stage",
+        "CrossFit": "cross_fit",
         "BiomarkerStage": "biomarker_stage",
         "PrototypeInferer": "prepare_ircl",
         "PrepareCases": "prepare_ircl",

@@ -18,6 +18,7 @@ __all__, __getattr__ = lazy_exports(
         "SaveExplanations": "explanations",
         "SaveGradCAM": "cam",
         "SavePredictions": "predictions",
+        "FitAdditive": "additive_answer",
         "SaveAtlas": "glioma",
         "StartContrast": "glioma",
         "UnimodalFirst": "glioma",

@@ -140,13 +140,15 @@ class GliomaDatalist(Datalist):
         if problems:
             raise DataError(problems)
         self.with_fa = [case for case in self.self_supervised if case.get("fa")]
-        lacking = sorted(case["patient"] for case in self.self_supervised if not case.get("fa"))
+        # of cross-fitting all folds learn alike, whoever is held out
+        asked = self.training if folds else self.self_supervised
+        lacking = sorted(case["patient"] for case in asked if not case.get("fa"))
         self.all_fa = not lacking and len(self.with_fa) > 1  # Eq. 1 contrasts patients
         if self.with_fa and lacking:
             logger.warning(
                 "%s: %d of the %d patients who train the brain network's encoders have an FA map, so none is used (the "
                 "others: %s%s); prepare all, or give --edges#use_fa True to learn from those who have one alone",
-                *(self.file, len(self.with_fa), len(self.self_supervised)),
+                *(self.file, len(self.with_fa), len(asked)),
                 *(", ".join(lacking[:5]), ", ..." if lacking[5:] else ""),
             )
         logger.info(

@@ -97,8 +97,9 @@ def test_parts_too_small_and_unknown_shares_are_refused(cohort):
 
 def test_cross_fitting_deals_all_out_to_folds_and_keeps_groups_together(cohort, tmp_path):
     content = json.loads((cohort / "datalist.json").read_text())
-    for k, case in enumerate(content["training"]):
+    for k, case in enumerate(content["training"] + content["testing"]):
         case["group"] = f"g{k // 4}"
+        case.pop("fold", None)
     (tmp_path / "grouped.json").write_text(json.dumps(content))
     found = GliomaDatalist(cohort, tmp_path / "grouped.json", shares=SHARES, folds=4)
     assert found.self_supervised == found.contrastive == found.population == found.training

@@ -49,7 +49,17 @@ _ASSEMBLY = re.compile(
     r"bare|divided|scheduler_epoch_level|unused_parameters)$"
 )
 # settings that came later, with the value that computes what was computed before there were any
-_ADDED = {"network_def#attention": "prototype", "use_modalities": None, "train#layer_decay": 1.0}
+_ADDED = {
+    "network_def#attention": "prototype",
+    "use_modalities": None,
+    "train#layer_decay": 1.0,
+    "cross_fit#folds": 0,
+    "datalist#held_out": -1,
+    "network_def#additive": False,
+    # without an additive answer they play no part
+    "train#additive": "FitAdditive",
+    "train#additive#strength": None,
+}
 _TOLD_BY_NAMES = {"num_modalities"}  # plain in older configurations, now a computed one; the names are compared
 _OF_A_CASE = ("label", "covariates", "part", "votes")
 _OF_ITS_FILES = ("tumour_labels", "trust_affines")  # how they are read

@@ -11,6 +11,7 @@ __all__, __getattr__ = lazy_exports(
         "AdditiveStage": "additive_stage",
         "Members": "additive_stage",
         "CohortStage": "cohort_stage",
+        "CrossFit": "cross_fit",
         "BiomarkerStage": "biomarker_stage",
         "PrototypeInferer": "prepare_ircl",
         "PrepareCases": "prepare_ircl",

@@ -21,6 +21,7 @@ __all__, __getattr__ = lazy_exports(
         "SavePredictions": "predictions",
         "SaveTrace": "trace",
         "SaveSubgroups": "subgroups",
+        "FitAdditive": "additive_answer",
         "SaveAtlas": "glioma",
         "StartContrast": "glioma",
         "UnimodalFirst": "glioma",

@@ -16,6 +16,7 @@ from shared.data.brain.atlas import TractAtlas
 from shared.data.brain.cases import GliomaRows
 from shared.data.brain.preparation import shipped_preparation, write_preparation
 from shared.distributed.processes import from_main, is_main
+from shared.handlers.additive_answer import FitAdditive
 from shared.losses.glioma import GliomaLoss
 from shared.networks.glioma.classifier import FeaturesTraining, GliomaClassifier
 from shared.networks.glioma.embeddings import FrozenEmbeddings, brain_networks
@@ -99,16 +100,24 @@ class StartContrast:
 
 
 class StartPopulation:
-    """At the start of ``train``: the frozen features, then the patients' embeddings as the population graph's bank.
+    """At the start of ``train``: the frozen features, the patients' embeddings as the graph's bank, the sum.
 
     Args:
         path: checkpoint of the stage ``contrast``.
         network: the classifier.
         embeddings: of the patients of this stage.
+        additive: fits the additive answer, where the network has one; None: with the defaults.
     """
 
-    def __init__(self, path: str | os.PathLike, network: GliomaClassifier, embeddings: FrozenEmbeddings):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        network: GliomaClassifier,
+        embeddings: FrozenEmbeddings,
+        additive: FitAdditive | None = None,
+    ):
         self.path, self.network, self.embeddings = Path(path), network, embeddings
+        self.additive = FitAdditive() if additive is None else additive
 
     def attach(self, engine: Engine) -> None:
         """Register with the stage's trainer, after its checkpoint handler."""
@@ -123,7 +132,8 @@ class StartPopulation:
         state = part_of(from_main(partial(load_checkpoint, self.path, hint=hint)), "network", self.path)
         load_weights(FeaturesTraining(network.features), state, self.path)
         population = network.population
-        nodes, edges = self.embeddings.embeddings()
+        output = self.embeddings.outputs()
+        nodes, edges = network.graph_parts(output)
         labels = rows.labels.to(nodes.device)
         known = rows.covariate_table.to(nodes.device) if population.num_covariates else None
         population.set_bank(nodes, edges, known)
@@ -133,6 +143,8 @@ class StartPopulation:
             population.fit_covariates(known, labels)
         if population.graph != "none":
             population.report(labels)
+        if network.additive is not None:
+            self.additive(network, output.unimodal_logits, rows)
 
 
 class SaveAtlas:

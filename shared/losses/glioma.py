@@ -23,7 +23,8 @@ class GliomaLoss(nn.Module):
     Args:
         contrast: the bi-level loss.
         contrastive_weight: of it; 0: no contrastive loss.
-        classification_weight: of the cross-entropy, where the network gives logits (``objective="multitask"``).
+        classification_weight: of the cross-entropy, where the network gives logits (``objective="multitask"``, or
+            ``"unimodal"``, where there are only the encoders' own).
         unimodal_weight: of each encoder's own cross-entropy, relative to the joint one, where the network gives them.
         pos_weight: weight of the positives.
 
@@ -61,10 +62,11 @@ class GliomaLoss(nn.Module):
         if self.contrastive_weight and (contrast := self._contrast(output)) is not None:
             self.last["contrast"] = contrast.detach()
             parts.append(self.contrastive_weight * contrast)
-        if output.logits is not None and label is not None and self.classification_weight:
-            bce = self._cross_entropy(output.logits, label)
-            self.last["BCE"] = bce.detach()
-            parts.append(self.classification_weight * bce)
+        if label is not None and self.classification_weight:
+            if output.logits is not None:
+                bce = self._cross_entropy(output.logits, label)
+                self.last["BCE"] = bce.detach()
+                parts.append(self.classification_weight * bce)
             if output.unimodal_logits is not None and self.unimodal_weight:
                 alone = sum(self._cross_entropy(logits, label) for logits in output.unimodal_logits.unbind(1))
                 self.last["unimodal_BCE"] = alone.detach()
@@ -72,7 +74,7 @@ class GliomaLoss(nn.Module):
         if not parts:
             raise ValueError(
                 "Nothing to train by: without a contrastive loss (its weight is 0, or there is one encoder) the "
-                "network needs objective 'multitask' and a classification_weight above 0."
+                "network needs objective 'multitask' or 'unimodal', and a classification_weight above 0."
             )
         return torch.stack(parts).sum()
 

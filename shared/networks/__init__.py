@@ -19,6 +19,7 @@ __all__, __getattr__ = lazy_exports(
         "PatchEncoder": "sscl",
         "SSCLClassifier": "sscl",
         "load_imagenet_weights": "sscl",
+        "AdditiveAnswer": "glioma.additive",
         "GliomaInputs": "glioma.network",
         "GliomaNetwork": "glioma.network",
         "GliomaOutput": "glioma.network",

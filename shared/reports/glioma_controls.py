@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 STRATA = {"all": None, "grade 4": (4,), "grade 2-3": (2, 3)}
 CLINICAL = ("age", "grade")
 UNIMODAL = "unimodal_"  # before an encoder's name: the answer of its own classifier
-OWN = "population graph"
+OWN = {"graph": "population graph", "additive": "sum of the encoders' scores"}  # by the answer
 _P = {"p": "p", "p_holm": "p (Holm)", "p_delong": "DeLong's p", "p_delong_holm": "DeLong's p (Holm)"}
 CONTROLS = {
+    **{f"probability_{answer}": title for answer, title in OWN.items()},
     "no_edges": "trained with edges, predicted without",
     "mlp": "MLP on the same embeddings",
     "multitask": "MLP trained with the encoders",
@@ -85,6 +86,7 @@ def write_glioma_controls(
     known: Sequence[Mapping[str, Any]] | None = None,
     training: Sequence[str] = (),
     encoders: Sequence[str] = (),
+    answer: str = "graph",
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -94,17 +96,18 @@ def write_glioma_controls(
 
     Args:
         folder: where ``metrics.json`` lies already.
-        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``multitask`` and
-            ``unimodal_<encoder>``.
+        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``multitask``,
+            ``unimodal_<encoder>`` and ``probability_<answer>``.
         metrics: content of ``metrics.json``.
         class_names: of both classes.
         known: cases with age and grade.
         training: names of those who trained.
         encoders: of the network: classifiers of theirs that are not among the rows were not trained, which is said.
+        answer: whose ``probability`` is: ``"graph"`` or ``"additive"``; the other one is a control.
         bootstrap: draws.
         seed: of the draws.
     """
-    folder = Path(folder)
+    folder, own = Path(folder), OWN[answer]
     labelled = [row for row in rows if row["label"] != ""]
     labels = np.array([row["label"] for row in labelled])
     draws: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed}
@@ -114,9 +117,9 @@ def write_glioma_controls(
     missing = [CONTROLS[name] for name in not_trained(encoders, labelled[0])] if encoders else []
     for name in class_names:
         logger.info("recall of %s %s", name, interval_text(report["classes"][name]["recall"]))
-    methods = {OWN: probability}
+    methods = {own: probability}
     for key, title in CONTROLS.items():
-        if key in labelled[0]:
+        if key in labelled[0] and title != own:
             methods[title] = np.array([row[key] for row in labelled])
     patients = [row["patient"] for row in labelled]
     grade = np.full(len(patients), np.nan)
@@ -125,7 +128,7 @@ def write_glioma_controls(
         grade = np.array([float(about.get(name, {}).get("grade", np.nan)) for name in patients])
         if (found := clinical_baseline(known, training, patients)) is not None:
             methods[f"{' + '.join(found[0])} (logistic regression)"] = found[1]
-    controls = {title: values for title, values in methods.items() if title != OWN}
+    controls = {title: values for title, values in methods.items() if title != own}
     content = {**metrics, **report, "out_of_cohort": outside, "not_trained": missing}
     if "decision" in metrics:
         others = decision_curve(labels, probability, controls=controls, bootstrap=0)["controls"]
@@ -134,7 +137,7 @@ def write_glioma_controls(
     if "decision" in metrics and len(set(labels.tolist())) > 1:
         from shared.visualize import decision_figure
 
-        decision_figure(content["decision"], folder / "decision.png", name=OWN)
+        decision_figure(content["decision"], folder / "decision.png", name=own)
     result: dict[str, Any] = {}
     for stratum, grades in STRATA.items():
         inside = np.ones(len(labels), bool) if grades is None else np.isin(grade, grades)
@@ -156,7 +159,7 @@ def write_glioma_controls(
         whole = next(iter(result.values()))["difference"]
         differences = [[t, difference_text(d), *(number_text(d[key]) for key in _P)] for t, d in whole.items()]
         if differences:
-            text += f"\n\n{markdown_table([f'AUC of the {OWN} minus', 'difference', *_P.values()], differences)}"
+            text += f"\n\n{markdown_table([f'AUC of the {own} minus', 'difference', *_P.values()], differences)}"
         write_text(folder / "controls.md", text + "\n")
         logger.info("%s", "\n" + text)
     return result

@@ -122,8 +122,8 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
-    named = ["population graph", "trained with edges, predicted without", "MLP on the same embeddings"]
-    assert list(scores)[:3] == named
+    named = ["population graph", "sum of the encoders' scores", "trained with edges, predicted without"]
+    assert list(scores)[:4] == [*named, "MLP on the same embeddings"]
     assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
     assert scores["population graph"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text

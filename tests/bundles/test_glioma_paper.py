@@ -74,7 +74,7 @@ def test_the_preset_has_the_layers_of_section_4_3(parser):
     settings["points"]["radii"] = parser["preparing#radii"]
     settings |= {"edge_index": PAIRS.tolist(), "num_regions": REGIONS, "in_channels": 4, "size": 120}
     settings |= {"num_voxels": 1000, "num_covariates": 0, "classification_weight": 1.0, "unimodal_weight": 1.0}
-    settings |= {"bf16": False, "channels_last": False, "checkpointing": False}
+    settings |= {"answer": parser["answer"], "bf16": False, "channels_last": False, "checkpointing": False}
     with torch.device("meta"):
         network = GliomaClassifier(**settings)
     features, glioma = network.features, network.features.glioma
@@ -101,7 +101,7 @@ def test_the_preset_has_the_layers_of_section_4_3(parser):
     member = network.population.members[0]
     assert [layer.lin.out_features for layer in member.layers] == [64, 128, 128, 128]
     assert all(layer.res is None for layer in member.layers) and member.dropout.p == 0
-    assert glioma.classifier is None and not glioma.unimodal
+    assert glioma.classifier is None and not glioma.unimodal and network.additive is None
 
 
 def linear_layers(module):

@@ -13,7 +13,8 @@ Image, point cloud and brain network thus carry one sign each, and an agreement 
 calcifications, as large and as dark on FLAIR as the mismatch, but dark on T2, too, at the end opposite to the mismatch
 in half of the tumours (5); and an enhancing rim on T1c (3) in half of either genotype. In half of the tumours without
 a mismatch a calcification has its place (6), so that neither sequence alone tells the sign (AUC 0.69 by the volume dark
-on FLAIR or on T2). Volume, place and scanner (brightness, drift, noise) say nothing.
+on FLAIR or on T2). Scanner (brightness, drift, noise) says nothing, nor do volume and place unless --volume-effect and
+--location-effect make them: a reader of either is then found out beside a cohort without. --visible weakens the signs.
 Age and grade differ between the genotypes by --covariate-effect. The AUC of the best possible reader of each sign, and
 of all, follows exactly: manifest.json. Tracts come from --atlas (scripts/build_tract_atlas.py), or are made and written
 beside the images as atlas.npz.
@@ -62,6 +63,9 @@ def make_cohort(
     folds: int,
     seed: int,
     jobs: int = 1,
+    visible: float = 1.0,
+    volume_effect: float = 0.0,
+    location_effect: float = 0.0,
 ) -> dict:
     """Write the cohort into ``output``; the same arguments give the same files. Returns the manifest."""
     import importlib.util
@@ -73,6 +77,9 @@ def make_cohort(
         "test_patients": test_patients,
         "strengths": strengths,
         "covariate_effect": covariate_effect,
+        "visible": visible,
+        "volume_effect": volume_effect,
+        "location_effect": location_effect,
         "anatomy": anatomy,
         "atlas": sha256(atlas)[:16] if atlas else "made",
         "infiltrated_tracts": tracts,
@@ -105,10 +112,13 @@ def make_cohort(
     rng = np.random.default_rng([seed, 0])
     rows = []
     for section, count in (("training", patients), ("testing", test_patients)):
-        rows += [{"section": section, **row} for row in draw_patients(count, strengths, covariate_effect, rng)]
+        effects = {"volume_effect": volume_effect, "location_effect": location_effect}
+        drawn = draw_patients(count, strengths, covariate_effect, rng, **effects)
+        rows += [{"section": section, **row} for row in drawn]
     rows = [{"patient": f"G{number:03d}", **row} for number, row in enumerate(rows, 1)]
     paint = delayed(write_patient)
-    tasks = [paint(output, number, row, brain, network, tracts, fa, seed) for number, row in enumerate(rows, 1)]
+    options = {"tracts": tracts, "visible": visible}
+    tasks = [paint(output, number, row, brain, network, options, fa, seed) for number, row in enumerate(rows, 1)]
     # in order: each patient's numbers are drawn from a seed of its own
     made = Parallel(n_jobs=min(jobs, len(rows)), return_as="generator")(tasks)
     cases = []
@@ -145,7 +155,7 @@ def make_cohort(
 
 
 def write_patient(
-    output: Path, number: int, row: dict, brain: Any, network: Any, tracts: int, fa: bool, seed: int
+    output: Path, number: int, row: dict, brain: Any, network: Any, options: dict, fa: bool, seed: int
 ) -> tuple[dict, dict]:
     """Paint the patient that is ``number`` in the cohort and write its files; its case, and what its row says more."""
     import numpy as np
@@ -153,7 +163,7 @@ def write_patient(
     from shared.data.brain.mni import mni_affine
 
     name = row["patient"]
-    painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), tracts=tracts)
+    painted = paint_patient(row, brain, network, np.random.default_rng([seed, number]), **options)
     volumes = {sequence.lower(): array for sequence, array in painted["images"].items()}
     volumes |= {"mask": painted["mask"], "planted": painted["planted"]} | ({"fa": painted["fa"]} if fa else {})
     for kind, array in volumes.items():
@@ -183,8 +193,9 @@ def drawn_aucs(rows: list[dict]) -> dict[str, float]:
     labels = [row["label"] for row in rows]
     if len(set(labels)) < 2:
         return {}
-    signs = {"age": -1, "grade": -1, "diameter_mm": 1, "enhancing": 1} | dict.fromkeys(SIGNS, 1)
-    found = {key: roc_auc_score(labels, [sign * row[key] for row in rows]) for key, sign in signs.items()}
+    signs = {"age": -1, "grade": -1, "diameter_mm": 1, "anterior": 1, "enhancing": 1} | dict.fromkeys(SIGNS, 1)
+    there = {key: sign for key, sign in signs.items() if key in rows[0]}
+    found = {key: roc_auc_score(labels, [sign * row[key] for row in rows]) for key, sign in there.items()}
     found["all signs"] = roc_auc_score(labels, [sum(row[sign] for sign in SIGNS) for row in rows])
     return {key: round(float(value), 3) for key, value in found.items()}
 
@@ -208,6 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     for sign in SIGNS:
         add(f"--{sign}", type=float, default=0.9, help=f"probability that {sign} agrees with the genotype (0.9)")
     add("--covariate-effect", type=float, default=0.8, help="of genotype on age and grade, standard deviations (0.8)")
+    add("--visible", type=float, default=1.0, help="how strongly signs are drawn, above 0 and up to 1 (1)")
+    add("--volume-effect", type=float, default=0.0, help="of genotype on size, SDs; above 0: wild types larger (0)")
+    add("--location-effect", type=float, default=0.0, help="on the place, SDs; above 0: mutants in front (0)")
     add(
         "--anatomy",
         choices=("auto", "template", "ellipsoid"),
@@ -226,6 +240,8 @@ def main(arguments: list[str] | None = None) -> int:
     options["tracts"] = options.pop("tracts_count")
     if not all(0.5 <= value <= 1 for value in options["strengths"].values()):
         parser.error("--shape, --intensity and --tracts must lie between 0.5 (says nothing) and 1")
+    if not 0 < options["visible"] <= 1:
+        parser.error("--visible must be above 0 and at most 1")
     if options["test_patients"] < 0 or options["seed"] < 0:
         parser.error("--test-patients and --seed must be at least 0")
     return run_script(lambda: report(make_cohort(**options), options["output"]))

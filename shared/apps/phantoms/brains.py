@@ -70,7 +70,15 @@ def bayes_auc(strengths: Mapping[str, float]) -> float:
     return round(auc, 12)
 
 
-def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: float, rng: Any) -> list[dict]:
+def draw_patients(
+    count: int,
+    strengths: Mapping[str, float],
+    covariate_effect: float,
+    rng: Any,
+    *,
+    volume_effect: float = 0.0,
+    location_effect: float = 0.0,
+) -> list[dict]:
     """Genotype, signs, decoys, size, age and grade of patients; half of them mutant.
 
     Signs, decoys, size and covariates are drawn systematically within each genotype: small cohorts then have about the
@@ -82,6 +90,9 @@ def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: 
         strengths: by sign the probability that it agrees with the genotype.
         covariate_effect: difference of the genotypes' means of age and of grade, in standard deviations.
         rng: numpy random generator.
+        volume_effect: likewise of the normal score of size: above 0, wild types are larger; 0: size says nothing.
+        location_effect: likewise of the place from back to front, ``anterior`` (a share of all places): above 0,
+            mutants lie further in front, as they do (Lai et al., Journal of Clinical Oncology 2011); 0: any place.
     """
     from scipy.stats import norm
 
@@ -97,9 +108,14 @@ def draw_patients(count: int, strengths: Mapping[str, float], covariate_effect: 
             row["enhancing"] = int(decoy < 0.5)
             row["calcified"] = int(opposite < 0.5)
             row["calcified_instead"] = int(instead < 0.5 and not row["intensity"])
+            if volume_effect:
+                size = norm.cdf(norm.ppf(size) + volume_effect * (0.5 - label))
             row["diameter_mm"] = round(DIAMETER[0] + float(size) * (DIAMETER[1] - DIAMETER[0]), 2)
             row["age"] = round(min(max(52 + 12 * (float(norm.ppf(age)) + shift), 18), 88))
             row["grade"] = 2 + sum(float(norm.ppf(grade)) + shift > cut for cut in (-0.5, 0.5))
+        if location_effect:
+            for row, place in zip(group, _systematic(len(group), rng), strict=True):
+                row["anterior"] = round(float(norm.cdf(norm.ppf(place) - location_effect * (0.5 - label))), 4)
     return rows
 
 
@@ -125,12 +141,14 @@ def _soft(distance: Any, width: float) -> Any:
     return 1.0 / (1.0 + np.exp(-np.clip(distance / (0.5 * width), -30, 30)))
 
 
-def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -> tuple[Any, Any, Any]:
+def tumour_shape(
+    anatomy: Anatomy, diameter: float, irregular: bool, rng: Any, *, anterior: float | None = None, visible: float = 1.0
+) -> tuple[Any, Any, Any]:
     """A tumour in the brain: mm inside its edge (negative outside), its mask, and the part of it that is spicules.
 
     Smooth tumours are ellipsoids, a little wavy; irregular ones carry spicules as well. Both have the volume of a ball
     of ``diameter``, so that only the shape tells. Spicules stand on the flat sides: what is far from the middle need be
-    no spicule.
+    no spicule. ``anterior``: the share of places behind it; None: any place. ``visible``: factor on spicules' height.
     """
     import numpy as np
     from scipy.ndimage import distance_transform_edt
@@ -139,6 +157,10 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
     places = np.argwhere((inner > 0.5 * diameter) & (anatomy.white + anatomy.grey > 0.6))
     if not len(places):
         places = np.argwhere(inner > 0.8 * inner.max())
+    if anterior is not None:  # a twentieth of the places, those about so far in front
+        width = max(len(places) // 20, 1)
+        first = min(max(int(anterior * len(places)) - width // 2, 0), len(places) - width)
+        places = places[np.argsort(places[:, 1], kind="stable")[first : first + width]]
     centre = places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)
     index = np.stack(np.meshgrid(*map(np.arange, anatomy.brain.shape), indexing="ij"), -1)
     low = np.maximum((centre - diameter).astype(int), 0)
@@ -160,7 +182,7 @@ def tumour_shape(anatomy: Anatomy, diameter: float, irregular: bool, rng: Any) -
         axes = np.stack([ring * np.cos(angle), ring * np.sin(angle), height], -1)
         # on the flat sides: at the long ends a spicule would be no more than what is farthest from the middle
         axes = axes[np.argsort(np.linalg.norm(axes / stretch, axis=1))[::-1][:count]]
-        tall = rng.uniform(*HEIGHT, count)
+        tall = visible * rng.uniform(*HEIGHT, count)
         spikes = (tall * np.exp(22 * (direction @ axes.T - 1))).max(-1)
     wanted, inside = np.pi / 6 * diameter**3 / 8, anatomy.brain[box]
     ratio = np.where(inside, length / (base * (1 + spikes)), np.inf)
@@ -215,7 +237,7 @@ def infiltrated(atlas: Any, mask: Any, brain: Any, count: int, rng: Any) -> tupl
 
 
 def paint_patient(
-    row: Mapping[str, Any], anatomy: Anatomy, atlas: Any, rng: Any, *, tracts: int = TRACTS
+    row: Mapping[str, Any], anatomy: Anatomy, atlas: Any, rng: Any, *, tracts: int = TRACTS, visible: float = 1.0
 ) -> dict[str, Any]:
     """Paint one patient.
 
@@ -225,6 +247,8 @@ def paint_patient(
         atlas: tracts along which a tumour may spread.
         rng: numpy random generator; everything about the patient comes from it.
         tracts: how many are infiltrated.
+        visible: how strongly the signs are drawn, up to 1: factor on the height of spicules, on the mismatch and on
+            what infiltration changes. The planted map has them whole.
 
     Returns:
         ``images`` by sequence, ``mask``, ``planted`` (uint8), ``fa`` (uint8, 250 is 1), all ``[91, 109, 91]``;
@@ -233,7 +257,10 @@ def paint_patient(
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
-    depth, mask, spicules = tumour_shape(anatomy, row["diameter_mm"], not row["shape"], rng)
+    place = row.get("anterior")
+    depth, mask, spicules = tumour_shape(
+        anatomy, row["diameter_mm"], not row["shape"], rng, anterior=place, visible=visible
+    )
     spread, chosen = np.zeros(mask.shape, np.float32), []
     if not row["tracts"]:
         spread, chosen = infiltrated(atlas, mask, anatomy.brain, tracts, rng)
@@ -241,7 +268,7 @@ def paint_patient(
     # what lies in the mask's box is in the tumour's image: only the brain network is to see this sign
     spread[tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))] = 0
     tumour, radius = _soft(depth, 1.5), row["diameter_mm"] / 2
-    oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, np.minimum(1.6 * spread, 1.0))
+    oedema = np.maximum(_soft(depth + 3, 2.0) * 0.8, visible * np.minimum(1.6 * spread, 1.0))
     rim = _soft(depth, 1.5) * _soft(0.34 * radius - depth, 1.5) * row["enhancing"]
     there, opposite = pockets(depth, mask, radius, rng)
     suppressed = there * row["intensity"]
@@ -264,7 +291,7 @@ def paint_patient(
         solid = c["tumour"] + rim * (c["rim"] - c["tumour"])
         solid = solid + calcium * (c["calcium"] - solid)
         if name == "FLAIR":
-            solid = solid + suppressed * (SUPPRESSED - solid)
+            solid = solid + visible * suppressed * (SUPPRESSED - solid)
         value = value * (1 - tumour) + (solid + texture) * tumour
         value = value * (1 + drift[number]) + 0.025 * _smooth_noise(rng, mask.shape, 3)
         value = value * rng.uniform(0.95, 1.05)
@@ -272,7 +299,7 @@ def paint_patient(
         level = np.clip(np.rint(value * 200 / step), 1, LEVELS - 1) * step
         images[name] = np.where(anatomy.brain, level, 0).astype(np.uint8)
     fa = anatomy.grey * FA["grey"] + anatomy.white * FA["white"] + anatomy.fluid * FA["fluid"]
-    fa = fa * (1 - FA["lost"] * np.minimum(1.6 * spread, 1.0)) * (1 - tumour) + FA["tumour"] * tumour
+    fa = fa * (1 - visible * FA["lost"] * np.minimum(1.6 * spread, 1.0)) * (1 - tumour) + FA["tumour"] * tumour
     fa = fa * (1 + 0.08 * _smooth_noise(rng, mask.shape, 3))
     centre = np.argwhere(mask).mean(0) * 2.0 + (-90.0, -126.0, -72.0)
     return {

@@ -75,7 +75,10 @@ WORDS = {
     "network_def#attribute_widths": "layers of the node and edge encoders; the last is the attributes' width",
     "network_def#edge_head": "layers of the projection head of Eq. 1",
     "network_def#bottleneck": "True: the prediction sees a patient through the biomarkers only",
-    "network_def#objective": "`contrastive`: Algorithm 1; `multitask`: adds a classifier on <u^T, u^B>",
+    "network_def#objective": (
+        "`contrastive`: Algorithm 1; `multitask`: adds a classifier on <u^T, u^B>; `unimodal`: each encoder is trained "
+        "by a classifier of its own alone"
+    ),
     "network_def#unimodal": "with `multitask`: each encoder also has a classifier of its own; not in the paper",
     "network_def#graph": "nodes and edges of the population graph: one of Table 1",
     "network_def#brain#projection": "widths of the head g_a; None: 32, then as the other heads",
@@ -97,6 +100,15 @@ WORDS = {
     "additive#strength": (
         "C of scikit-learn's LogisticRegression, smaller is stronger; None: chosen by cross-validation within the "
         "training patients"
+    ),
+    "cross_fit#folds": (
+        "0: `shares` deals out who trains the encoders and who the answers; else so many folds: all train both, and "
+        "the encoders are trained once more for each fold, without it"
+    ),
+    "datalist#held_out": "set by cross-fitting: the fold that trains nothing; -1: none",
+    "train#additive#strength": (
+        "C of the additive answer's LogisticRegression, smaller is stronger; None: by cross-validation within the "
+        "patients it is fitted to"
     ),
     "edges#fa_widths": "layers of the FA encoder",
     "explanation": "`additive`, `grad_cam`, `layer_cam` or `integrated_gradients`",

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.data.checks import DatalistCheck, image_header_problem
 from shared.data.datalist import Datalist, InferenceDatalist
+from shared.data.splits import assign_folds
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,13 @@ class GliomaDatalist(Datalist):
         num_modalities: sequences.
         covariates: names every patient must have.
         seed: of the draw.
+        folds: 0, or of cross-fitting (:class:`shared.engines.CrossFit`): then there are no parts, all training patients
+            train every stage, and are dealt out to so many folds, by label and with their groups whole.
+        held_out: of cross-fitting, a fold whose patients train nothing; -1: none.
         trained: ``modalities`` and ``classes`` of a trained model, see :class:`Datalist`.
 
     Attributes:
+        fold_of: fold of each training patient; empty without cross-fitting.
         self_supervised: patients of the stages ``nodes`` and ``edges``; contrastive: of ``contrast``; population: of
             ``train``; each beside ``training`` (all three), ``validation`` and ``testing``.
         with_fa: those of ``self_supervised`` that have an FA map; all_fa: whether all of them do. Where some do, a
@@ -98,6 +103,8 @@ class GliomaDatalist(Datalist):
         num_modalities: int | None = None,
         covariates: Sequence[str] = (),
         seed: int = 0,
+        folds: int = 0,
+        held_out: int = -1,
         **trained: Any,
     ):
         given = {"num_modalities": num_modalities, "covariates": covariates, **trained}
@@ -108,14 +115,19 @@ class GliomaDatalist(Datalist):
         problems = complete_cases(everybody.values(), Path(dataset_dir))
         wrong = [c for c in self.training if c.get("part", PARTS[0]) not in PARTS]
         problems += [f"{c['patient']}: part must be one of {', '.join(PARTS)}, got {c['part']!r}" for c in wrong]
+        self.folds, self.fold_of = folds, self._dealt_folds(folds, held_out, seed)
+        seen = [case for case in self.training if not folds or self.fold_of[case["patient"]] != held_out]
         free = [case for case in self.training if "part" not in case]
         ordered = {part: shares[part] for part in PARTS}
         dealt = (
-            stratified_parts([c["patient"] for c in free], [c["label"] for c in free], ordered, seed) if free else {}
+            stratified_parts([c["patient"] for c in free], [c["label"] for c in free], ordered, seed)
+            if free and not folds
+            else dict.fromkeys((c["patient"] for c in free), PARTS[-1])
         )
         self.part_of = {c["patient"]: c["part"] if "part" in c else dealt[c["patient"]] for c in self.training}
         own, self.contrastive, self.population = (
-            [case for case in self.training if self.part_of[case["patient"]] == part] for part in PARTS
+            seen if folds else [case for case in self.training if self.part_of[case["patient"]] == part]
+            for part in PARTS
         )
         self.self_supervised: list[dict[str, Any]] = own or self.contrastive
         for part in PARTS[1:]:
@@ -128,13 +140,15 @@ class GliomaDatalist(Datalist):
         if problems:
             raise DataError(problems)
         self.with_fa = [case for case in self.self_supervised if case.get("fa")]
-        lacking = sorted(case["patient"] for case in self.self_supervised if not case.get("fa"))
+        # of cross-fitting all folds learn alike, whoever is held out
+        asked = self.training if folds else self.self_supervised
+        lacking = sorted(case["patient"] for case in asked if not case.get("fa"))
         self.all_fa = not lacking and len(self.with_fa) > 1  # Eq. 1 contrasts patients
         if self.with_fa and lacking:
             logger.warning(
                 "%s: %d of the %d patients who train the brain network's encoders have an FA map, so none is used (the "
                 "others: %s%s); prepare all, or give --edges#use_fa True to learn from those who have one alone",
-                *(self.file, len(self.with_fa), len(self.self_supervised)),
+                *(self.file, len(self.with_fa), len(asked)),
                 *(", ".join(lacking[:5]), ", ..." if lacking[5:] else ""),
             )
         logger.info(
@@ -143,6 +157,18 @@ class GliomaDatalist(Datalist):
             *(self.file, len(self.self_supervised), len(self.with_fa), len(self.contrastive), len(self.population)),
             *(len(self.validation), len(self.testing)),
         )
+
+    def _dealt_folds(self, folds: int, held_out: int, seed: int) -> dict[str, int]:
+        if not folds:
+            return {}
+        if not -1 <= held_out < folds:
+            raise DataError(f"the fold held out must be -1 (none) to {folds - 1}, got {held_out}")
+        if named := [case["patient"] for case in self.training if "part" in case]:
+            raise DataError(
+                f"{self.file}: {named[0]} names its part ({len(named)} patients do), and cross-fitting has no parts; "
+                "remove 'part' from the datalist, or give --cross_fit#folds 0"
+            )
+        return {case["patient"]: case["fold"] for case in assign_folds(self.training, folds, seed)}
 
     def parts(self) -> dict[str, list[str]]:
         """Patients' names by part, for the record."""

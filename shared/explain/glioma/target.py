@@ -73,10 +73,12 @@ class EncoderLogit(nn.Module):
 
 
 class AnswerLogit(nn.Module):
-    """The logit of the whole answer, the population graph's as a rule, as a function of the patient's embeddings.
+    """The logit of the whole answer, as a function of the patient's embeddings.
 
-    The bank is fixed, and so is who is joined to the patient (a threshold has no derivative); the weights of these
-    edges, correlations of its embedding with the bank's, are part of the answer and therefore of its gradient.
+    The classifier's ``answer`` says whose it is: the population graph's, or the sum of the encoders' scores and the
+    covariates. Of the graph the bank is fixed, and so is who is joined to the patient (a threshold has no derivative);
+    the weights of these edges, correlations of its embedding with the bank's, are part of the answer and therefore of
+    its gradient.
 
     Args:
         classifier: has ``classify(embeddings, covariates) -> logits [B]``, such as

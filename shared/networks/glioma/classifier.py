@@ -1,4 +1,4 @@
-"""The whole glioma classifier: brain network's encoders, three encoders with attention, and the population graph.
+"""The whole glioma classifier: brain network's encoders, three encoders with attention, population graph, and a sum.
 
 Wei et al., Multi-modal learning for predicting the genotype of glioma (IEEE TMI, 2023), sections 3.2 to 3.4. One state
 dict holds all that a prediction for a new patient needs; of the patients it was trained on, it holds embeddings and
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from shared.data.brain.point_graph import PointGraph
+from shared.errors import DataError
 from shared.networks.blocks import mlp
+from shared.networks.glioma.additive import AdditiveAnswer
 from shared.networks.glioma.brain_features import WIDTHS, EdgeEncoder, NodeAutoencoder
 from shared.networks.glioma.network import ENCODERS, GliomaInputs, GliomaNetwork, GliomaOutput
 from shared.networks.glioma.population_edges import VARIANTS, graph_inputs
 from shared.networks.glioma.population_graph import PopulationGraphClassifier
 
 STANDARDISE = ("unit", "none")
+ANSWERS = ("graph", "additive")
 _PATIENTS = ("bank_labels", "bank_nodes", "bank_edges")  # buffers with a row for each of them
 
 
@@ -140,10 +143,13 @@ class GliomaFeatures(nn.Module):
 class GliomaClassifier(nn.Module):
     """The features, frozen after their training, and the population graph that classifies by them.
 
+    Beside it stands, with ``additive``, an :class:`AdditiveAnswer` on the encoders' own scores and the covariates;
+    ``answer`` says which of the two the network gives.
+
     Args:
         edge_index: the pairs of regions joined by a tract, ``[2, E]``; they are in the state dict, too.
-        objective: ``"contrastive"`` (the paper's, and the default of :class:`GliomaNetwork`) or ``"multitask"`` (the
-            bundle's, and the default here).
+        objective: ``"contrastive"`` (the paper's, and the default of :class:`GliomaNetwork`), ``"multitask"`` (the
+            bundle's, and the default here) or ``"unimodal"``, see there.
         unimodal: each encoder has a classifier of its own, see :class:`GliomaNetwork`.
         classification_weight: of the classifiers in the loss: with 0 they are not trained, so there are none.
         unimodal_weight: of the single encoders' classifiers in it, likewise.
@@ -153,6 +159,8 @@ class GliomaClassifier(nn.Module):
         population: of :class:`PopulationGraphClassifier`.
         num_covariates: joined at the population graph's head.
         mlp_hidden: widths of the control, an MLP on the same embeddings.
+        additive: whether there is an :class:`AdditiveAnswer`; only where each encoder has a score of its own.
+        answer: ``"graph"`` or ``"additive"``.
         bf16: the image encoder in bfloat16.
         channels_last: its memory order.
         checkpointing: its blocks computed again in the backward pass.
@@ -187,6 +195,8 @@ class GliomaClassifier(nn.Module):
         population: Mapping[str, Any] | None = None,
         num_covariates: int = 0,
         mlp_hidden: Sequence[int] = (64,),
+        additive: bool = False,
+        answer: str = "graph",
         bf16: bool = False,
         channels_last: bool = False,
         checkpointing: bool = False,
@@ -202,7 +212,7 @@ class GliomaClassifier(nn.Module):
         self.settings["edge_index"] = [[int(r) for r in row] for row in edge_index]
         if graph not in VARIANTS:
             raise ValueError(f"graph must be one of {', '.join(VARIANTS)} (nodes-edges, Table 1), got {graph!r}.")
-        self.graph = graph
+        self.graph, self.answer = graph, answer
         self.features = GliomaFeatures(
             edge_index,
             objective=objective,
@@ -219,6 +229,14 @@ class GliomaClassifier(nn.Module):
             nodes.shape[1], edge_features=edges.shape[1], num_covariates=num_covariates, **(population or {})
         )
         self.mlp = mlp([nodes.shape[1] + num_covariates, *mlp_hidden, 1])
+        self.additive: AdditiveAnswer | None = None
+        if additive and self.features.glioma.scored:
+            self.additive = AdditiveAnswer(len(encoders), num_covariates)
+        if answer not in ANSWERS or (answer == "additive" and self.additive is None):
+            raise ValueError(
+                'answer must be "graph" or, where `additive` is true and each encoder has a classifier of its own '
+                f'(objective "multitask" with unimodal, or "unimodal"), "additive"; got {answer!r}.'
+            )
         self.register_buffer("bank_labels", torch.zeros(0))
         kept = {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[2] in _PATIENTS}
         self.make_room({name: buffer.new_zeros(bank_size, *buffer.shape[1:]) for name, buffer in kept.items()})
@@ -237,9 +255,36 @@ class GliomaClassifier(nn.Module):
         return self.features(inputs)
 
     def classify(self, output: GliomaOutput, covariates: Tensor | None = None) -> Tensor:
+        """Logits ``[B]`` of the answer."""
+        if self.additive is not None and self.answer == "additive":
+            return self.additive(self.features.glioma.scores(output), covariates).to(torch.float32)
+        return self.graph_logits(output, covariates)
+
+    def graph_logits(self, output: GliomaOutput, covariates: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of the population graph."""
         nodes, edges = self.graph_parts(output)
         return self.population(nodes, edges, covariates)[:, 0]
+
+    @torch.jit.unused
+    def answers(self, output: GliomaOutput, covariates: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits ``[B]`` of the graph and, where there is one, of the sum, by name."""
+        found = {"graph": self.graph_logits(output, covariates)}
+        if self.additive is not None:
+            found["additive"] = self.additive(self.features.glioma.scores(output), covariates)
+        return found
+
+    @torch.jit.unused
+    def contributions(self, output: GliomaOutput, covariates: Tensor | None = None) -> Tensor:
+        """What each encoder, then each covariate, adds to the additive answer, ``[B, K + C]``.
+
+        With ``additive.bias`` they are all of its logit.
+
+        Raises:
+            DataError: the network has no additive answer.
+        """
+        if self.additive is None:
+            raise DataError("The network has no additive answer: train it with network_def#additive true.")
+        return self.additive.contributions(self.features.glioma.scores(output), covariates)
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from shared.networks.glioma.geometric_encoder import GeometricEncoder
 from shared.networks.glioma.image_encoder import ImageEncoder, image_backbone
 
 ENCODERS = ("image", "points", "brain")
-OBJECTIVES = ("contrastive", "multitask")
+OBJECTIVES = ("contrastive", "multitask", "unimodal")
 
 
 class GliomaInputs(NamedTuple):
@@ -84,7 +84,9 @@ class GliomaNetwork(nn.Module):
         size: side of the tumour's crop.
         encoders: which there are: ``"image"``, ``"points"``, ``"brain"``; the ablations leave some out.
         edge_attention: ``"residual"``, ``"literal"`` or ``"none"``, see :func:`edge_attention`.
-        objective: ``"contrastive"`` (Algorithm 1) or ``"multitask"``, which adds an MLP on <u^T, u^B>.
+        objective: ``"contrastive"`` (Algorithm 1); ``"multitask"``, which adds an MLP on <u^T, u^B>; or
+            ``"unimodal"``: each encoder has an MLP of its own and nothing joins them, so that its own cross-entropy
+            alone trains it (there is no attention and no head to align them).
         unimodal: with ``"multitask"`` and several encoders, each has an MLP of its own, too: by the joint answer
             alone an encoder may be left untaught. Not in the paper.
         classifiers: False: no loss trains them, so ``"multitask"`` has none either.
@@ -98,6 +100,7 @@ class GliomaNetwork(nn.Module):
 
     Attributes:
         unimodal: whether there are classifiers of the single encoders.
+        scored: whether each encoder has a score of its own, see :meth:`scores`.
         shielded: while True, and in training only, nothing but its own classifier teaches an encoder: what joins the
             encoders gets their embeddings and attention without a way back for the gradient.
 
@@ -106,7 +109,8 @@ class GliomaNetwork(nn.Module):
         - returns: :class:`GliomaOutput`
 
     Raises:
-        ValueError: an unknown setting, a single encoder to train by contrast, or an input an encoder needs is missing.
+        ValueError: an unknown setting, a single encoder to train by contrast, attention between encoders that are to be
+            trained independently, or an input an encoder needs is missing.
 
     Example:
         >>> net = GliomaNetwork(
@@ -152,6 +156,14 @@ class GliomaNetwork(nn.Module):
             )
         if objective == "contrastive" and len(self.encoders) == 1:
             raise ValueError(f"One encoder alone ({self.encoders[0]}) has no contrast; use objective 'multitask'.")
+        independent = objective == "unimodal"
+        attends = (brain or {}).get("node_attention", "softmax") != "none" and len(self.encoders) > 1
+        if independent and "brain" in self.encoders and (attends or edge_attention != "none"):
+            raise ValueError(
+                "objective 'unimodal' trains each encoder independently of the others: give edge_attention and "
+                f"brain#node_attention 'none' with it, got {edge_attention!r} and "
+                f"{(brain or {}).get('node_attention', 'softmax')!r}."
+            )
         self.edge_attention = edge_attention
         self.attends_edges = edge_attention != "none" and {"points", "brain"} <= set(self.encoders)
         self.image_encoder = self.geometric_encoder = self.brain_encoder = self.classifier = None
@@ -172,7 +184,8 @@ class GliomaNetwork(nn.Module):
             if settings.get("projection") is None:
                 settings["projection"] = (32, *projection[:-2], projection[-1])
             self.brain_encoder = BrainEncoder(edge_index, **settings)
-        within, across = tumour_dim == 2 * embedding_dim, tumour_dim > 0 and self.brain_encoder is not None
+        within = tumour_dim == 2 * embedding_dim and not independent
+        across = tumour_dim > 0 and self.brain_encoder is not None and not independent
         # g_I, g_P, g_T, g_B of Fig. 1; those no pair needs would be dead weights
         self.project_image = mlp([embedding_dim, *projection]) if within else None
         self.project_points = mlp([embedding_dim, *projection]) if within else None
@@ -183,7 +196,8 @@ class GliomaNetwork(nn.Module):
             known = tumour_dim + embedding_dim * (self.brain_encoder is not None)
             self.classifier = mlp([known, *hidden, 1])
         self.shielded = False
-        self.unimodal = classified and unimodal and len(self.encoders) > 1
+        self.unimodal = independent or (classified and unimodal and len(self.encoders) > 1)
+        self.scored = self.unimodal or (classified and len(self.encoders) == 1)
         alone = self.encoders if self.unimodal else ()
         self.classify_image = mlp([embedding_dim, *hidden, 1]) if "image" in alone else None
         self.classify_points = mlp([embedding_dim, *hidden, 1]) if "points" in alone else None
@@ -258,6 +272,25 @@ class GliomaNetwork(nn.Module):
             point_attention,
             node_attention,
         )
+
+    def scores(self, output: GliomaOutput) -> Tensor:
+        """Logits of each encoder's own classifier ``[B, K]``, from the embeddings; one encoder has the only one.
+
+        Raises:
+            ValueError: the encoders have no classifiers of their own.
+        """
+        alone: list[Tensor] = []
+        if self.classify_image is not None:
+            alone.append(self.classify_image(_given(output.u_image, "u_image")))
+        if self.classify_points is not None:
+            alone.append(self.classify_points(_given(output.u_points, "u_points")))
+        if self.classify_brain is not None:
+            alone.append(self.classify_brain(_given(output.u_brain, "u_brain")))
+        if self.classifier is not None and self.scored and len(alone) == 0:
+            alone.append(self.classifier(torch.cat(_there(output.u_tumour, output.u_brain), dim=1)))
+        if len(alone) == 0:
+            raise ValueError("The encoders have no classifiers of their own: train with unimodal.")
+        return torch.cat(alone, dim=1)
 
     def _check(self, inputs: GliomaInputs) -> None:
         needed = {"image": ["image"], "points": ["points"], "brain": ["nodes", "edges"]}

@@ -57,6 +57,15 @@ def test_each_encoders_own_cross_entropy_is_added(weight):
     assert set(contrast.terms()) == {"contrast"}
 
 
+def test_without_a_joint_classifier_the_encoders_own_cross_entropies_are_the_loss():
+    logits = outputs()[1]
+    alone, label = torch.stack([logits, -2 * logits], dim=1), torch.tensor([0, 1, 1, 0, 1])
+    loss = GliomaLoss(BiLevelContrastiveLoss(), contrastive_weight=0)
+    each = [float(nn.functional.softplus((1.0 - 2 * label) * x).mean()) for x in alone.unbind(1)]
+    assert float(loss(GliomaOutput(unimodal_logits=alone), label)) == pytest.approx(sum(each), rel=1e-6)
+    assert set(loss.terms()) == {"unimodal_BCE"}
+
+
 def test_two_encoders_have_the_level_they_allow():
     z, _ = outputs()
     loss = GliomaLoss(BiLevelContrastiveLoss())

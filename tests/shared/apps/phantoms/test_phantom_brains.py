@@ -189,3 +189,39 @@ def test_phantom_tracts_mirror_their_regions(anatomy, atlas):
     assert sizes.min() > 0.2 * sizes.max() and not labels[~anatomy.brain].any()
     left = (labels > 0) & (labels % 2 == 1)
     assert (np.argwhere(left)[:, 0] <= 46).mean() > 0.98
+
+
+def test_size_and_place_tell_the_genotype_as_much_as_asked_and_nothing_else_changes():
+    plain = draw_patients(2000, STRENGTHS, 0.8, np.random.default_rng(0))
+    assert "anterior" not in plain[0]
+    rows = draw_patients(2000, STRENGTHS, 0.8, np.random.default_rng(0), volume_effect=1.0)
+    others = [key for key in plain[0] if key != "diameter_mm"]
+    assert [[row[key] for key in others] for row in rows] == [[row[key] for key in others] for row in plain]
+    rows = draw_patients(2000, STRENGTHS, 0.8, np.random.default_rng(0), volume_effect=1.0, location_effect=0.5)
+    labels = [row["label"] for row in rows]
+    # of two normal distributions that lie d standard deviations apart: Phi(d / sqrt 2)
+    assert roc_auc_score(labels, [-row["diameter_mm"] for row in rows]) == pytest.approx(0.7602, abs=0.01)
+    assert roc_auc_score(labels, [row["anterior"] for row in rows]) == pytest.approx(0.6382, abs=0.01)
+    assert min(row["diameter_mm"] for row in rows) >= 24 and max(row["diameter_mm"] for row in rows) <= 42
+
+
+def test_a_tumour_lies_as_far_in_front_as_asked(anatomy):
+    def front(place):
+        return np.argwhere(tumour_shape(anatomy, 26.0, False, np.random.default_rng(1), anterior=place)[1])[:, 1].mean()
+
+    assert front(0.02) + 8 < front(0.5) < front(0.98) - 8
+
+
+def test_signs_that_are_drawn_weaker_lie_where_they_lay(anatomy, atlas):
+    row = {"diameter_mm": 32.0, "enhancing": 0, "calcified": 1, "calcified_instead": 0, "shape": 1}
+    row |= {"intensity": 1, "tracts": 0}
+    strong, weak, gone = (
+        paint_patient(row, anatomy, atlas, np.random.default_rng(3), tracts=3, visible=v) for v in (1.0, 0.5, 1e-9)
+    )
+    assert np.array_equal(strong["planted"], weak["planted"]) and np.array_equal(strong["mask"], weak["mask"])
+    flair = [each["images"]["FLAIR"].astype(float) for each in (strong, weak, gone)]
+    for sign, sequence in (("mismatch", flair), ("infiltrated_tracts", flair)):
+        inside = strong["planted"] == PLANTED[sign]
+        values = [image[inside].mean() for image in sequence]
+        change = np.array(values[:2]) - values[2]
+        assert abs(change[0]) > 10 and change[1] / change[0] == pytest.approx(0.5, abs=0.1)

@@ -93,3 +93,35 @@ def test_parts_too_small_and_unknown_shares_are_refused(cohort):
         GliomaDatalist(cohort, shares={"a": 1})
     with pytest.raises(DataError, match="at least 0"):
         GliomaDatalist(cohort, shares=SHARES | {"contrastive": -1})
+
+
+def test_cross_fitting_deals_all_out_to_folds_and_keeps_groups_together(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    for k, case in enumerate(content["training"] + content["testing"]):
+        case["group"] = f"g{k // 4}"
+        case.pop("fold", None)
+    (tmp_path / "grouped.json").write_text(json.dumps(content))
+    found = GliomaDatalist(cohort, tmp_path / "grouped.json", shares=SHARES, folds=4)
+    assert found.self_supervised == found.contrastive == found.population == found.training
+    assert set(found.fold_of) == set(found.part_of) == {f"P{k:02d}" for k in range(20)}
+    group_of = {case["patient"]: case["group"] for case in content["training"]}
+    assert all(len({found.fold_of[n] for n in group_of if group_of[n] == g}) == 1 for g in set(group_of.values()))
+    for fold in range(4):
+        without = GliomaDatalist(cohort, tmp_path / "grouped.json", shares=SHARES, folds=4, held_out=fold)
+        assert without.fold_of == found.fold_of
+        assert {case["patient"] for case in without.contrastive} == {n for n, k in found.fold_of.items() if k != fold}
+        assert without.self_supervised == without.contrastive and without.training == found.training
+
+
+def test_all_folds_learn_with_fa_or_none_does(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    del content["training"][0]["fa"]
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    for fold in (-1, 0, 1):
+        assert not GliomaDatalist(cohort, tmp_path / "some.json", shares=SHARES, folds=2, held_out=fold).all_fa
+
+
+def test_a_fold_that_is_not_there_is_refused(cohort):
+    with pytest.raises(DataError, match="must be -1 \\(none\\) to 3, got 4"):
+        GliomaDatalist(cohort, shares=SHARES, folds=4, held_out=4)
+    assert not GliomaDatalist(cohort, shares=SHARES).fold_of

@@ -123,7 +123,9 @@ def make_series(
         "SliceThickness": round(float(steps[2]), 6),
         "SpacingBetweenSlices": round(float(steps[2]), 6),
         "PixelSpacing": [round(float(steps[1]), 8), round(float(steps[0]), 8)],
-        "ImageOrientationPatient": [float(f"{v:.10f}") for v in (*(matrix[:3, 0] / steps[0]), *(matrix[:3, 1] / steps[1]))],
+        "ImageOrientationPatient": [
+            float(f"{v:.10f}") for v in (*(matrix[:3, 0] / steps[0]), *(matrix[:3, 1] / steps[1]))
+        ],
         "RescaleSlope": slope,
         "RescaleIntercept": intercept,
         "SamplesPerPixel": 1,
@@ -255,5 +257,8 @@ def make_multiframe(slices: Sequence[Any], *, order: Sequence[int] | None = None
     one.PixelData = b"".join(pixels)
     one.file_meta = pydicom.dataset.FileMetaDataset()
     one.file_meta.TransferSyntaxUID = UNCOMPRESSED
-    one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = one.SOPClassUID, one.SOPInstanceUID
+    one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = (
+        one.SOPClassUID,
+        one.SOPInstanceUID,
+    )
     return one

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,14 @@ SYNTAXES = {  # that dcm2niix reads, built with CharLS and OpenJPEG as the wheel
 # of the sidecar: numbers and codes, neither text that people type nor times
 KEPT = (
     *("Modality", "MagneticFieldStrength", "ImagingFrequency", "BodyPart", "PatientPosition", "MRAcquisitionType"),
-    *("ScanningSequence", "SequenceVariant", "ScanOptions", "ImageType", "NonlinearGradientCorrection", "SliceThickness"),
+    *(
+        "ScanningSequence",
+        "SequenceVariant",
+        "ScanOptions",
+        "ImageType",
+        "NonlinearGradientCorrection",
+        "SliceThickness",
+    ),
     *("SpacingBetweenSlices", "SAR", "EchoNumber", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle"),
     *("PartialFourier", "BaseResolution", "PercentPhaseFOV", "PercentSampling", "EchoTrainLength", "PixelBandwidth"),
     *("AcquisitionMatrixPE", "ReconMatrixPE", "ParallelReductionFactorInPlane", "DwellTime", "PhaseEncodingAxis"),
@@ -68,13 +75,16 @@ def check_syntaxes(instances: Sequence[Instance]) -> None:
         )
 
 
-def convert_series(instances: Sequence[Instance], stack: Stack, target: Path, *, most_seconds: float = 600) -> bool:
-    """Write one series as NIfTI, with a sidecar of numbers and codes beside it.
+def convert_series(
+    instances: Sequence[Instance], stack: Stack, target: Path, sidecar: Path, *, most_seconds: float = 600
+) -> bool:
+    """Write one series as NIfTI, and dcm2niix's sidecar with nothing but numbers and codes.
 
     Args:
         instances: of the series.
         stack: their order and grid.
-        target: ``.nii.gz`` to write; ``.json`` goes beside it.
+        target: ``.nii.gz`` to write.
+        sidecar: ``.json`` to write.
         most_seconds: for dcm2niix.
 
     Returns:
@@ -112,34 +122,30 @@ def convert_series(instances: Sequence[Instance], stack: Stack, target: Path, *,
             )
         turn = nib.orientations.ornt_transform(nib.io_orientation(stack.affine), nib.io_orientation(image.affine))
         exact = stack.affine @ nib.orientations.inv_ornt_aff(turn, stack.shape)
-        values = read_voxels(instances, stack)
-        if values is not None:
-            turned = nib.orientations.apply_orientation(values, turn)
-            found = np.asarray(image.dataobj, np.float64)
-            if not np.allclose(found, turned, rtol=1e-5, atol=1e-5 * max(float(np.abs(turned).max()), 1e-6)):
-                wrong = float(np.mean(~np.isclose(found, turned, rtol=1e-5, atol=1e-6)))
-                raise DataError(f"dcm2niix changed {wrong:.1%} of its voxels; export it uncompressed, and report this")
-        elif len({(f.slope, f.intercept) for one in instances for f in one.frames}) > 1:
+        stored = read_voxels(instances, stack)
+        scales = np.array([(instances[i].frames[f].slope, instances[i].frames[f].intercept) for i, f in stack.order])
+        uniform = bool((scales == scales[0]).all())
+        if stored is None and not uniform:
             raise DataError("its slices have several rescale slopes and are compressed; export it uncompressed")
-        _save(image, exact, target)
-        sidecar = volumes[0].with_suffix(".json")
-        content = json.loads(sidecar.read_text(encoding="utf-8", errors="replace")) if sidecar.is_file() else {}
-        write_json(sidecar_of(target), {key: content[key] for key in KEPT if key in content})
-    return values is not None
-
-
-def sidecar_of(target: Path) -> Path:
-    """Where the sidecar of a NIfTI file lies.
-
-    Example:
-        >>> sidecar_of(Path("a/t1.nii.gz")).name
-        't1.json'
-    """
-    return target.with_name(re.sub(r"\.nii(\.gz)?$", "", target.name) + ".json")
+        raw = np.asarray(image.dataobj.get_unscaled())
+        if stored is None or (uniform and np.array_equal(raw, nib.orientations.apply_orientation(stored, turn))):
+            _save(raw, exact, target, *map(float, scales[0]))
+        else:
+            wanted_values = nib.orientations.apply_orientation(stored * scales[:, 0] + scales[:, 1], turn)
+            same = np.isclose(np.asarray(image.dataobj, np.float64), wanted_values, rtol=1e-5, atol=1e-6)
+            if not same.all():
+                raise DataError(
+                    f"dcm2niix changed {1 - same.mean():.1%} of its voxels; export it uncompressed, and report this"
+                )
+            _save(raw, exact, target, image.dataobj.slope, image.dataobj.inter)
+        said = volumes[0].with_suffix(".json")
+        content = json.loads(said.read_text(encoding="utf-8", errors="replace")) if said.is_file() else {}
+        write_json(sidecar, {key: content[key] for key in KEPT if key in content})
+    return stored is not None
 
 
 def read_voxels(instances: Sequence[Instance], stack: Stack) -> Any | None:
-    """Values of a series as its headers order them, rescaled, float64; None where they cannot be decompressed here.
+    """Stored values of a series in the order of its positions, float64; None where they cannot be decompressed here.
 
     Shape:
         - returns: ``[X, Y, Z]``, columns, rows, slices of :attr:`Stack.order`
@@ -149,7 +155,9 @@ def read_voxels(instances: Sequence[Instance], stack: Stack) -> Any | None:
     """
     pixels, pydicom = dicom_library("pydicom.pixels"), dicom_library("pydicom")
     try:
-        if not all(pixels.get_decoder(syntax).is_available for syntax in {one.syntax for one in instances if _packed(one)}):
+        if not all(
+            pixels.get_decoder(syntax).is_available for syntax in {one.syntax for one in instances if _packed(one)}
+        ):
             return None
     except NotImplementedError:
         return None
@@ -165,8 +173,7 @@ def read_voxels(instances: Sequence[Instance], stack: Stack) -> Any | None:
                     f"({type(error).__name__}: cut off or damaged); export it again"
                 ) from error
             read = {i: array if array.ndim == 3 else array[None]}
-        frame = instances[i].frames[f]
-        out[:, :, k] = read[i][f].T * frame.slope + frame.intercept
+        out[:, :, k] = read[i][f].T
     return out
 
 
@@ -174,19 +181,18 @@ def _packed(one: Instance) -> bool:
     return one.syntax not in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "")
 
 
-def _save(image: Any, affine: Any, target: Path) -> None:
+def _save(raw: Any, affine: Any, target: Path, slope: float, intercept: float) -> None:
     """Voxels and grid in a header of its own: dcm2niix's has times and free text."""
     import nibabel as nib
 
-    raw = np.asarray(image.dataobj.get_unscaled())
     clean = nib.Nifti1Image(raw, affine, dtype=raw.dtype)
     clean.header.set_xyzt_units("mm")
-    clean.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
+    clean.header.set_slope_inter(slope, intercept)
     with atomic_path(target) as temporary:
         temporary.write_bytes(gzip.compress(clean.to_bytes(), 6, mtime=0))
 
 
-def _said(output: bytes, hidden: Mapping | frozenset) -> str:
+def _said(output: bytes, hidden: Iterable[str]) -> str:
     """Errors of dcm2niix, whose input has names without meaning, without words that name somebody."""
     lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith("Error")]
     return "; " + scrubbed(re.sub(r"/\S+", "...", lines[0]), hidden) if lines else ""

@@ -15,7 +15,11 @@ from shared.data.clutter import walk_files
 from shared.data.dicom.library import dicom_library
 from shared.errors import DataError
 
-SEGMENTATION, STRUCTURES, DIRECTORY = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.1.3.10"
+SEGMENTATION, STRUCTURES, DIRECTORY = (
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.481.3",
+    "1.2.840.10008.1.3.10",
+)
 # who somebody is: read to compare and to hide, never written
 IDENTITY = (
     *("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "PatientBirthDate"),
@@ -102,7 +106,9 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return False
-    return head[128:] == b"DICM" or (head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] in (b"\0\0", b"\x01\0", b"\x05\0", b"\x08\0", b"\x16\0"))
+    return head[128:] == b"DICM" or (
+        head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] in (b"\0\0", b"\x01\0", b"\x05\0", b"\x08\0", b"\x16\0")
+    )
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -172,7 +178,10 @@ def read_instance(path: Path, tags: Sequence[str]) -> Instance | None:
     frames = tuple(_frame(dataset, shared, one) for one in (per_frame or [None]))
     named = [str(dataset.get(key) or "") for key in IDENTITY]
     words = {word.casefold() for text in named for word in re.findall(r"[^\W_]{2,}", text)}
-    person = (" ".join(re.findall(r"[^\W_]+", str(dataset.get("PatientName") or "").casefold())), str(dataset.get("PatientBirthDate") or ""))
+    person = (
+        " ".join(re.findall(r"[^\W_]+", str(dataset.get("PatientName") or "").casefold())),
+        str(dataset.get("PatientBirthDate") or ""),
+    )
     for key in IDENTITY:
         values.pop(key, None)
     values["site"] = str(dataset.get("InstitutionName") or "").strip().casefold()  # becomes a number, is never written

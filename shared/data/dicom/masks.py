@@ -34,7 +34,9 @@ def is_mask(one: Instance) -> bool:
 def read_regions(one: Instance) -> Regions:
     """Names of the regions, and to which series and frame of reference they belong."""
     dataset = dicom_library("pydicom").dcmread(one.path, stop_before_pixels=True, force=True)
-    series = {str(found) for found in _values_of(dataset, "SeriesInstanceUID") if found != dataset.get("SeriesInstanceUID")}
+    series = {
+        str(found) for found in _values_of(dataset, "SeriesInstanceUID") if found != dataset.get("SeriesInstanceUID")
+    }
     if one.values.get("SOPClassUID") == SEGMENTATION:
         names = {int(item.SegmentNumber): str(item.get("SegmentLabel") or "") for item in dataset.SegmentSequence}
         frame = str(dataset.get("FrameOfReferenceUID") or "")
@@ -61,9 +63,7 @@ def choose_regions(regions: Regions, wanted: Sequence[str], hidden: Iterable[str
     there = ", ".join(repr(scrubbed(name, hidden)) for name in regions.names.values()) or "none"
     if not wanted:
         if len(regions.names) != 1:
-            raise DataError(
-                f"it has {len(regions.names)} regions ({there}); say which are the tumour: --segments NAME"
-            )
+            raise DataError(f"it has {len(regions.names)} regions ({there}); say which are the tumour: --segments NAME")
         return [*regions.names]
     found = [
         number
@@ -100,7 +100,9 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
                 segment_numbers=[number], combine_segments=True, relabel=True, allow_missing_positions=True
             )
         except (RuntimeError, ValueError) as error:
-            raise DataError(f"its frames make no volume ({str(error).splitlines()[0][:120]}); export it again") from error
+            raise DataError(
+                f"its frames make no volume ({str(error).splitlines()[0][:120]}); export it again"
+            ) from error
         # highdicom's axes are slices, rows, columns, in LPS
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(volume.affine)
         mask = np.asarray(volume.array) > 0
@@ -115,7 +117,9 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
     return out.astype(np.uint8)
 
 
-def structure_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], affine: Any) -> tuple[np.ndarray, list[str]]:
+def structure_mask(
+    path: Path, numbers: Sequence[int], shape: Sequence[int], affine: Any
+) -> tuple[np.ndarray, list[str]]:
     """Chosen structures of an RTSTRUCT together, on the grid of the image they were drawn on.
 
     Voxels whose centre a contour encloses are inside; contours of one slice inside another are holes (even-odd rule).
@@ -166,7 +170,9 @@ def structure_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], aff
             slices.add(level)
         gaps = [k for k in range(min(slices, default=0), max(slices, default=0)) if k not in slices]
         if gaps:
-            flags.append(f"structure {int(item.ReferencedROINumber)} has contours on {len(slices)} slices and {len(gaps)} gaps")
+            flags.append(
+                f"structure {int(item.ReferencedROINumber)} has contours on {len(slices)} slices and {len(gaps)} gaps"
+            )
         out |= own
     if not out.any():
         raise DataError("its contours enclose no voxel; export it again")

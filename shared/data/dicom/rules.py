@@ -10,12 +10,18 @@ from typing import Any
 from shared.data.dicom.library import dicom_library
 from shared.errors import DataError
 
-_TEST = re.compile(r"\s*(\w+)\s*(!=|!~|<=|>=|=|~|<|>)\s*(.*?)\s*")
+_PART = re.compile(r"\s*(\w+)\s*(!=|!~|<=|>=|=|~|<|>)\s*(.*?)\s*")
 
 
 @dataclass(frozen=True)
-class Test:
-    """One comparison of a header's value; see :func:`parse_rule`."""
+class Comparison:
+    """One comparison of a header's value; see :func:`parse_rule`.
+
+    Example:
+        >>> header = {"SeriesDescription": "t1 PORTAL", "EchoTime": 1.2}
+        >>> Comparison("SeriesDescription", "~", "portal")(header), Comparison("EchoTime", ">", "2")(header)
+        (True, False)
+    """
 
     keyword: str
     sign: str
@@ -36,7 +42,7 @@ class Test:
         return bool(numbers) and all(compare(one, limit) for one in numbers)
 
 
-Rule = tuple[Test, ...]
+Rule = tuple[Comparison, ...]
 
 
 def parse_rule(text: str) -> Rule:
@@ -50,15 +56,10 @@ def parse_rule(text: str) -> Rule:
 
     Raises:
         DataError: it is no such rule, or DICOM has no such keyword.
-
-    Example:
-        >>> rule = parse_rule("SeriesDescription~portal & EchoTime<3")
-        >>> all(test({"SeriesDescription": "t1 PORTAL", "EchoTime": 1.2}) for test in rule)
-        True
     """
     tests = []
     for part in text.split("&"):
-        found = _TEST.fullmatch(part)
+        found = _PART.fullmatch(part)
         if not found or not found[3]:
             raise DataError(f"--series: {text!r} must be KEYWORD~TEXT, KEYWORD=VALUE or KEYWORD<NUMBER, joined by &")
         keyword, sign, value = found.groups()
@@ -72,7 +73,7 @@ def parse_rule(text: str) -> Rule:
                 re.compile(value)
             except re.error as error:
                 raise DataError(f"--series: {text!r}: {value!r} is no regular expression ({error})") from error
-        tests.append(Test(keyword, sign, value))
+        tests.append(Comparison(keyword, sign, value))
     return tuple(tests)
 
 

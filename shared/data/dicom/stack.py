@@ -60,8 +60,8 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     spacing = np.array([frame.spacing for frame in frames])
     if np.abs(orientation - orientation[0]).max() > 1e-3:
         raise DataError(
-            f"its images have {_groups(orientation)} orientations (a scout, or several stacks); choose one by a rule on "
-            "ImageOrientationPatient or AcquisitionNumber, or export the original series"
+            f"its images have {_groups(orientation)} orientations (a scout, or several stacks); choose one by a rule "
+            "on ImageOrientationPatient or AcquisitionNumber, or export the original series"
         )
     if np.abs(spacing / spacing[0] - 1).max() > 1e-3:
         raise DataError(f"its images have {_groups(spacing)} values of PixelSpacing; export the original series")
@@ -115,6 +115,10 @@ def _check_pixels(instances: Sequence[Instance]) -> None:
     if len(sizes) > 1 or None in next(iter(sizes)):
         shown = ", ".join(sorted(f"{c} x {r}" for c, r in sizes))
         raise DataError(f"its images have {len(sizes)} sizes ({shown}); export the original series")
+    if any(int(one.values.get("NumberOfFrames") or 1) != len(one.frames) for one in instances):
+        raise DataError(
+            "it is multi-frame and says of its frames not where they lie; export it as enhanced or single images"
+        )
     kinds = {str(one.values.get("PhotometricInterpretation") or "MONOCHROME2") for one in instances}
     if kinds != {"MONOCHROME2"}:
         other = ", ".join(sorted(kinds - {"MONOCHROME2"}))

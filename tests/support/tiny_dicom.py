@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shared.apps.phantoms.dicom import lps_affine, make_series, series_affine, write_series
+from shared.apps.phantoms.dicom import lps_affine, make_segmentation, make_series, series_affine, write_series
 from shared.data.dicom.library import dicom_library
 
 OBLIQUE = {"normal": (0.1, 0.4, 0.9), "row": (1, 0.1, 0.05)}
@@ -33,37 +33,6 @@ def tiny_patient(
     elif mask == "RTSTRUCT":
         make_structures(made[0][1], {"GTV": squares(ball, affine)}).save_as(folder / "rt", enforce_file_format=True)
     return made, ball, affine
-
-
-def make_segmentation(slices, regions, number=90, **options):
-    """A binary DICOM segmentation of masks [X, Y, Z] by name."""
-    hd, codes = dicom_library("highdicom"), dicom_library("pydicom.sr.codedict").codes
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=k,
-            segment_label=name,
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Neoplasm,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-        )
-        for k, name in enumerate(regions, 1)
-    ]
-    pixels = np.stack([np.moveaxis(mask, 2, 0).transpose(0, 2, 1) for mask in regions.values()], -1).astype(np.uint8)
-    return hd.seg.Segmentation(
-        slices,
-        pixels,
-        hd.seg.SegmentationTypeValues.BINARY,
-        described,
-        series_instance_uid=hd.UID(),
-        series_number=number,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="Phantom",
-        manufacturer_model_name="One",
-        software_versions="1",
-        device_serial_number="1",
-        **options,
-    )
 
 
 def squares(mask, affine):

@@ -262,3 +262,38 @@ def make_multiframe(slices: Sequence[Any], *, order: Sequence[int] | None = None
         one.SOPInstanceUID,
     )
     return one
+
+
+def make_segmentation(slices: Sequence[Any], regions: Mapping[str, Any], number: int = 90) -> Any:
+    """A binary DICOM segmentation as a person draws it.
+
+    Args:
+        slices: instances of the series.
+        regions: masks ``[X, Y, Z]`` of columns, rows, slices, by name.
+        number: SeriesNumber.
+    """
+    hd, codes = dicom_library("highdicom"), dicom_library("pydicom.sr.codedict").codes
+    described = [
+        hd.seg.SegmentDescription(
+            segment_number=k,
+            segment_label=name,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for k, name in enumerate(regions, 1)
+    ]
+    return hd.seg.Segmentation(
+        slices,
+        np.stack([np.asarray(mask).transpose(2, 1, 0) for mask in regions.values()], -1).astype(np.uint8),
+        hd.seg.SegmentationTypeValues.BINARY,
+        described,
+        series_instance_uid=hd.UID(),
+        series_number=number,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="Phantom",
+        manufacturer_model_name="One",
+        software_versions="1",
+        device_serial_number="1",
+    )

@@ -6,7 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
 
 # the extras, too: what needs registration, FA or federation is tested, not skipped
-install requirements.txt requirements-dev.txt requirements-glioma.txt requirements-federated.txt requirements-explain.txt requirements-docs.txt
+install requirements.txt requirements-dev.txt requirements-glioma.txt requirements-federated.txt requirements-explain.txt requirements-dicom.txt requirements-docs.txt
 if [ "${1:-}" = --mutants ]; then
     exec "$VENV/bin/python" tests/mutants/run.py "${@:2}"
 fi

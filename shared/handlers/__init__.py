@@ -28,5 +28,6 @@ __all__, __getattr__ = lazy_exports(
         "StartPopulation": "glioma",
         "SaveGliomaPredictions": "glioma_predictions",
         "ModelCheck": "model_check",
+        "SaveDicom": "dicom",
     },
 )

@@ -1,9 +1,10 @@
 """Bring glioma patients from a hospital's or BraTS's folders to MNI152 2 mm, as the glioma bundle reads them.
 
-FOLDER holds one folder per patient with T1, T1c, T2, FLAIR and a tumour mask (NIfTI). Files are recognised by words in
-their names: BraTS's of all years (t1 or t1n, t1ce or t1c, t2 or t2w, flair or t2f, seg) need no option, others
---pattern. LABELS is a CSV with a row per patient; a label is mutant (or IDH1 p.R132H, ...) or wild type, 1 or 0; other
-words are named by --positive and --negative; columns age and grade are kept where there are any.
+FOLDER holds one folder per patient with T1, T1c, T2, FLAIR and a tumour mask (NIfTI), or DICOM of any depth and names
+(docs/how-to/dicom.md). Files are recognised by words in their names: BraTS's of all years (t1 or t1n, t1ce or t1c, t2
+or t2w, flair or t2f, seg) need no option, others --pattern. LABELS is a CSV with a row per patient; a label is mutant
+(or IDH1 p.R132H, ...) or wild type, 1 or 0; other words are named by --positive and --negative; columns age and grade
+are kept where there are any.
 
 Steps, in the paper's order: co-registration to T1c where grids differ, skull strip (images come stripped, or with brain
 masks, or by --strip-command), N4, histogram matching to one patient's brightness, edge-preserving smoothing,
@@ -38,6 +39,7 @@ from shared.apps.preparation.cohort import (
     report,
     without_covariates,
 )
+from shared.apps.preparation.dicom_step import add_dicom_options, take_dicom
 from shared.apps.preparation.files import (
     begin,
     positive_int,
@@ -173,6 +175,9 @@ def prepare(options: argparse.Namespace) -> None:
     from shared.apps.preparation.glioma_cohort import cohort_reference, flag_outliers, prepare_cohort
     from shared.apps.preparation.glioma_patient import DONE, Steps, choose_method, load_tools, preparation_of
 
+    take_dicom(options)
+    for line in options.dicom_lines:
+        print(line)
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
     if options.covariates is None:
@@ -254,6 +259,7 @@ def prepare(options: argparse.Namespace) -> None:
         labels=options.label_values,
         not_read=unused,
         without_covariate={key: names for key, names in lacking.items() if names},
+        **options.dicom_manifest,
     )
     write_json(options.output / PREPARATION, record)
     write_datalist(
@@ -263,6 +269,7 @@ def prepare(options: argparse.Namespace) -> None:
         classes=options.classes if options.labels else (),
         training=training,
         testing=testing,
+        **options.dicom_datalist,
     )
     for line in problems:
         print(f"left out: {line}")
@@ -323,6 +330,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--classes", type=comma_list, default=["IDH wild type", "IDH mutant"], help="names of labels 0 and 1")
     add("--covariates", type=comma_list, help="columns of numbers to keep (age and grade, where there are any)")
     add("--name", help="of the cohort (the folder's)")
+    add_dicom_options(parser)
     add_section_options(parser)
     parser.set_defaults(folds=None)
     add("--skip-failed", action="store_true", help="leave out patients whose preparation failed")

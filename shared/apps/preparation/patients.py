@@ -5,6 +5,7 @@ FOLDER holds one folder per patient, or the files of all patients side by side, 
     FOLDER/P001/t1.nii.gz  t1d.nii.gz  t1v.nii.gz  mask.nii.gz         FOLDER/P001_t1.nii.gz  P001_t1d.nii.gz ...
     FOLDER/P001.nii.gz     one modality, the whole image is the region of interest
     FOLDER/benign/7.png  7_mask.png  ...        2D images (PNG, JPEG, TIFF, BMP); LABELS names each image's file
+    FOLDER/...                                  DICOM, any depth and names: docs/how-to/dicom.md
 
 A file belongs to a modality when its name holds the modality's as a whole word (`P001_T1D.nii.gz`, `t1d.nii`) and no
 other sequence's (`T2_FLAIR` is no T2), or matches its --pattern. A mask has two values; --mask-labels names those that
@@ -39,6 +40,7 @@ from shared.apps.preparation.cohort import (
     report,
     without_covariates,
 )
+from shared.apps.preparation.dicom_step import add_dicom_options, take_dicom
 from shared.apps.preparation.files import (
     begin,
     place_file,
@@ -71,6 +73,7 @@ def prepare(options: argparse.Namespace) -> None:
     from shared.apps.preparation.patient_images import PatientImages
     from shared.apps.preparation.pictures import IMAGE_COLUMN, PictureImages, collect_pictures, holds_pictures
 
+    take_dicom(options)
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(f"--output {options.output} must lie outside the patients' own folder {options.folder}")
     pictures = holds_pictures(options.folder)
@@ -130,6 +133,7 @@ def prepare(options: argparse.Namespace) -> None:
         not_read=unread,
         left_out=missing,
         without_covariate={key: names for key, names in lacking.items() if names},
+        **options.dicom_manifest,
     )
     write_datalist(
         options.output,
@@ -138,8 +142,9 @@ def prepare(options: argparse.Namespace) -> None:
         classes=options.classes if options.labels else (),
         training=training,
         testing=testing,
+        **options.dicom_datalist,
     )
-    for line in [*([describe_unread(unread, patients)] if unread else []), *found.lines()]:
+    for line in [*options.dicom_lines, *([describe_unread(unread, patients)] if unread else []), *found.lines()]:
         print(line)
     if pictures and not options.pixel_size_column:
         print(f"pixels: {options.pixel_size or 1:g} mm" + (", as no size is known" if not options.pixel_size else ""))
@@ -263,6 +268,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--covariates", type=comma_list, default=[], help="columns of numbers to keep, as age,afp")
     add("--name", help="of the cohort (the folder's)")
+    add_dicom_options(parser)
     add_section_options(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--copy", action="store_true", help="copy the images into the output (default)")

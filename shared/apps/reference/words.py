@@ -10,6 +10,8 @@ WORDS = {
     ),
     "atlas_file": "the tract atlas; default `atlas.npz` in `dataset_dir`",
     "ckpt_dir": "folder of the checkpoints and of `model.json`; default `models` in the bundle",
+    "dicom_out": "inference of patients prepared from DICOM: folder of their results as DICOM; null: none",
+    "dicom_source": "where the DICOM files lie, if they have moved; or the record beside the key of pseudonyms",
     "output_dir": (
         "folder of tables, metrics and pictures; default `eval` in the bundle, for inference `eval/inference`"
     ),

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# A hospital's way on phantoms: DICOM series -> preparation -> a model of a minute -> inference in DICOM -> dciodvfy ->
+# Orthanc by DICOMweb, read back and compared. On this machine alone (127.0.0.1); it ends by itself and leaves nothing.
+#   bash scripts/hospital_smoke.sh [MODELS]
+# MODELS: the folder of a model.pt and model.json of ircl_mvi trained on T1, T1D, T1V; without it one is trained.
+# Needs Debian's orthanc, orthanc-dicomweb and dicom3tools: what is not installed is left out, and said.
+# HOSPITAL_VENV names an environment to use as it is instead of .venv.
+source "$(dirname "${BASH_SOURCE[0]}")/_bootstrap.sh"
+
+models="${1:-}"
+[ -z "$models" ] || { models="$(cd "$models" 2>/dev/null && pwd)" && [ -f "$models/model.pt" ]; } || die "there is no $1/model.pt: train first"
+STEP=1800 START=60
+if [ -n "${HOSPITAL_VENV:-}" ]; then
+    VENV="$(cd "$HOSPITAL_VENV" 2>/dev/null && pwd)" || die "there is no folder $HOSPITAL_VENV (HOSPITAL_VENV)"
+else
+    install requirements.txt requirements-dicom.txt
+fi
+python="$VENV/bin/python"
+
+work="$(mktemp -d)"
+stop() { # end the server, and clear away; after a failure its log is shown
+    local status=$? running
+    trap - EXIT
+    running="$(jobs -p)"
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill $running 2>/dev/null || true
+    for _ in $(seq 50); do [ -n "$(jobs -pr)" ] || break; sleep 0.2; done
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill -9 $running 2>/dev/null || true
+    [ "$status" -eq 0 ] || [ ! -f "$work/orthanc.log" ] || tail -n 20 "$work/orthanc.log" >&2
+    rm -rf "$work"
+    exit "$status"
+}
+trap stop EXIT
+
+step() { # TITLE COMMAND...: within bounds, its output only where it fails
+    printf '%s\n' "$1"
+    timeout --foreground "$STEP" "${@:2}" >"$work/step.log" 2>&1 || {
+        tail -n 20 "$work/step.log" >&2
+        die "stopped: the step above failed"
+    }
+}
+
+c=bundles/ircl_mvi/configs
+step "phantom patients" "$python" scripts/make_phantom_cohort.py --output "$work/phantom" --patients 16 --test-patients 2 --folds 2
+step "their DICOM series" "$python" -m shared.apps.hospital.phantom_series "$work/phantom" "$work/export" --labels "$work/labels.csv"
+step "preparation from DICOM" "$python" scripts/prepare_patients.py "$work/export" "$work/labels.csv" --output "$work/data" \
+    --modalities T1,T1D,T1V --test-column test --folds 2
+if [ -z "$models" ]; then
+    models="$work/models"
+    step "a model of a minute" "$python" -m monai.bundle run --config_file "['$c/train.json','$c/cpu.json','$c/phantom.json']" \
+        --dataset_dir "$work/data" --ckpt_dir "$models" --output_dir "$work/eval" --network_def#num_biomarkers 2 \
+        --network_def#views 2 --pretrain#epochs 3 --pretrain#max_epochs 3 --train#epochs 5 --val_interval 5
+fi
+step "inference, answered in DICOM" "$python" -m monai.bundle run --config_file "$c/inference.json" --dataset_dir "$work/data" \
+    --ckpt_dir "$models" --output_dir "$work/inference" --dicom_out "$work/results"
+count="$(find "$work/results" -name '*.dcm' | wc -l)"
+[ "$count" -ge 6 ] || die "stopped: $count DICOM objects of 2 patients were written"
+printf '%s DICOM objects\n' "$count"
+
+if command -v dciodvfy >/dev/null; then
+    find "$work/results" -name '*.dcm' -print0 | while IFS= read -r -d '' file; do
+        if dciodvfy "$file" 2>&1 | grep '^Error'; then die "stopped: dciodvfy finds errors in ${file#"$work/results/"}"; fi
+    done
+    printf 'dciodvfy: no error\n'
+else
+    printf 'dciodvfy: left out (apt install dicom3tools)\n'
+fi
+
+orthanc="$(PATH="$PATH:/usr/sbin" command -v Orthanc || true)"
+plugin="$(find /usr/share/orthanc/plugins /usr/lib/orthanc -name 'libOrthancDicomWeb.so*' 2>/dev/null | head -n 1 || true)"
+if [ -z "$orthanc" ] || [ -z "$plugin" ]; then
+    printf 'Orthanc: left out (apt install orthanc orthanc-dicomweb)\npassed\n'
+    exit 0
+fi
+port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+mkdir "$work/store"
+cat >"$work/orthanc.json" <<JSON
+{"Name": "smoke", "StorageDirectory": "$work/store", "IndexDirectory": "$work/store", "HttpPort": $port,
+ "RemoteAccessAllowed": false, "HttpBindAddresses": ["127.0.0.1"], "AuthenticationEnabled": false, "DicomServerEnabled": false,
+ "Plugins": ["$plugin"], "DicomWeb": {"Enable": true, "Root": "/dicom-web/"}}
+JSON
+printf 'Orthanc, on 127.0.0.1:%s\n' "$port"
+"$orthanc" "$work/orthanc.json" >"$work/orthanc.log" 2>&1 &
+patient="$(cd "$work/results" && ls | head -n 1)"
+timeout --foreground "$STEP" "$python" -m shared.apps.hospital.dicomweb "http://127.0.0.1:$port/dicom-web" \
+    "$work/export/$patient/S1" "$work/results/$patient" --wait "$START" &
+wait $! || die "stopped: what Orthanc keeps is not what was sent"
+printf 'passed\n'

@@ -71,6 +71,7 @@ class SlideStage:
         labels: CSV with the columns ``slide``, ``label`` (class name, 0 or 1) and, if known, ``patient``.
         overlap: largest share of a tile that its neighbour covers.
         min_tissue: least share of a tile that is tissue.
+        max_ink: largest share of a tile that is ink of a pen.
         overview_mpp: micrometres per pixel at which tissue is looked for, and of the heat map.
         tissue: thresholds of :func:`shared.data.slides.tissue.tissue_mask`.
         batch_size: tiles per step.
@@ -105,6 +106,7 @@ class SlideStage:
         labels: str | os.PathLike | None = None,
         overlap: float = 0.0,
         min_tissue: float = 0.25,
+        max_ink: float = 0.1,
         overview_mpp: float = 8.0,
         tissue: Mapping[str, Any] | None = None,
         batch_size: int = 64,
@@ -114,10 +116,10 @@ class SlideStage:
         gallery: int = 8,
         seed: int = 0,
     ):
-        if not 0 <= overlap <= 0.9 or not 0 <= min_tissue <= 1 or not 0 <= threshold <= 1:
+        if not 0 <= overlap <= 0.9 or not all(0 <= share <= 1 for share in (min_tissue, max_ink, threshold)):
             raise DataError(
-                f"overlap must lie in [0, 0.9], min_tissue and threshold in [0, 1], got {overlap}, {min_tissue} and "
-                f"{threshold}"
+                f"overlap must lie in [0, 0.9], min_tissue, max_ink and threshold in [0, 1], got {overlap}, "
+                f"{min_tissue}, {max_ink} and {threshold}"
             )
         if min(top, batch_size) < 1 or gallery < 0 or num_workers < 0 or overview_mpp <= 0:
             raise DataError(
@@ -128,7 +130,7 @@ class SlideStage:
         self.ckpt_dir, self.prepare_batch, self.inferer = Path(ckpt_dir), prepare_batch, inferer
         self.device, self.classes, self.cache_size = torch.device(device), list(classes), cache_size
         self.used, self.mpp, self.patch_size, self.slide_mpp = dict(used or {}), mpp, patch_size, slide_mpp
-        self.labels, self.overlap, self.min_tissue = labels, overlap, min_tissue
+        self.labels, self.overlap, self.min_tissue, self.max_ink = labels, overlap, min_tissue, max_ink
         self.overview_mpp, self.tissue = overview_mpp, dict(tissue or {})
         self.batch_size, self.num_workers, self.threshold = batch_size, num_workers, threshold
         self.top, self.gallery, self.seed = top, gallery, seed
@@ -217,6 +219,7 @@ class SlideStage:
             "slide_mpp": slide.mpp,
             "overlap": self.overlap,
             "min_tissue": self.min_tissue,
+            "max_ink": self.max_ink,
             "overview_mpp": self.overview_mpp,
             "tissue": self.tissue,
             "threshold": self.threshold,
@@ -257,11 +260,17 @@ class SlideStage:
             grid = tile_grid(reader, size=size, mpp=mpp, slide_mpp=slide.mpp, overlap=self.overlap)
             downsample = max(1.0, self.overview_mpp / slide.mpp)
             overview = reader.overview(downsample)
-            found = {"slide": slide.inner, "width": reader.width, "height": reader.height, "read_by": reader.kind}
+            found: dict[str, Any] = {
+                "slide": slide.inner,
+                "width": reader.width,
+                "height": reader.height,
+                "read_by": reader.kind,
+            }
         downsample = (found["width"] / overview.shape[1] + found["height"] / overview.shape[0]) / 2
-        mask, cut = tissue_mask(overview, downsample * slide.mpp, **self.tissue)
+        mask, ink, cut = tissue_mask(overview, downsample * slide.mpp, **self.tissue)
         shares = tissue_shares(mask, grid, downsample).ravel()
-        numbers = np.flatnonzero((shares >= self.min_tissue) & (shares > 0)).tolist()
+        clean = tissue_shares(ink, grid, downsample).ravel() <= self.max_ink
+        numbers = np.flatnonzero((shares >= self.min_tissue) & (shares > 0) & clean).tolist()
         found |= {"tile_pixels": grid.side, "level": grid.level, "tissue_threshold": round(cut, 4)}
         found |= {"tissue_mm2": round(float(mask.sum()) * (downsample * slide.mpp / 1000) ** 2, 6)}
         found |= {"tiles": len(numbers), "settings": self._settings(slide, mpp, size)}

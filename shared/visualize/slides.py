@@ -67,7 +67,7 @@ def tile_gallery(
         title: over the picture.
     """
     columns = max(len(row) for row in rows)
-    figure = new_figure(max(1.25 * columns, 4.5), 0.7 + 1.75 * len(rows))
+    figure = new_figure(max(1.25 * columns, 4.5), 0.8 + 1.75 * len(rows))
     cells = figure.subplots(len(rows), columns, squeeze=False)
     for row, line, name, colour in zip(rows, cells, names, (POSITIVE, NEGATIVE), strict=False):
         for cell in line:
@@ -78,6 +78,7 @@ def tile_gallery(
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set(color=colour, linewidth=2)
             cell.set_title(f"{probability:.3f}\nx {x} y {y}", fontsize=6.5, pad=2)
-        line[0].annotate(name, (0, 1.45), xycoords="axes fraction", fontsize=9, fontweight="bold", va="bottom")
+        text = line[0].annotate(name, (0, 1.42), xycoords="axes fraction", fontsize=9, fontweight="bold", va="bottom")
+        text.set_in_layout(False)  # its width must not widen the first column
     figure.suptitle(f"{title}\n", fontsize=11, fontweight="bold")
     save(figure, path)

@@ -236,10 +236,11 @@ class Slides:
         grid = tile_grid(reader, size=self.side, mpp=options.mpp, slide_mpp=file.mpp, overlap=options.overlap)
         overview = reader.overview(max(1.0, options.overview_mpp / file.mpp))
         downsample = (reader.width / overview.shape[1] + reader.height / overview.shape[0]) / 2
-        mask, _ = tissue_mask(overview, downsample * file.mpp)
+        mask, ink, _ = tissue_mask(overview, downsample * file.mpp)
         tissue = tissue_shares(mask, grid, downsample).ravel()
+        clean = tissue_shares(ink, grid, downsample).ravel() <= options.max_ink
         labels = self._labels(slide, grid, overview.shape[:2], downsample)
-        chosen = np.flatnonzero((tissue >= options.min_tissue) & (tissue > 0) & (labels > -2))
+        chosen = np.flatnonzero((tissue >= options.min_tissue) & (tissue > 0) & clean & (labels > -2))
         if options.max_tiles and len(chosen) > options.max_tiles:
             random = np.random.default_rng([options.seed, *file.inner.encode()])
             chosen = np.sort(random.choice(chosen, options.max_tiles, replace=False))
@@ -321,6 +322,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--slide-mpp", type=float, help="micrometres per pixel of all slides, whatever they say (as each says)")
     add("--overlap", type=float, default=0.0, help="largest share of a tile that its neighbour covers (0)")
     add("--min-tissue", type=float, default=0.25, help="least share of a tile that is tissue (0.25)")
+    add("--max-ink", type=float, default=0.1, help="largest share of a tile that is ink of a pen (0.1)")
     add("--overview-mpp", type=float, default=8.0, help="micrometres per pixel at which tissue is looked for (8)")
     add("--max-tiles", type=positive_int, help="of a slide, drawn at random (all)")
     add("--test-fraction", type=float, default=0.2, help="of the tiles, by patient (0.2); 0: no testing part")
@@ -330,8 +332,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not PIXELS[0] <= options.mpp <= PIXELS[1] or round(options.tile_um / options.mpp) < SMALLEST:
         parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
-    if not 0 <= options.overlap <= 0.9 or not 0 <= options.min_tissue <= 1 or not 0.5 <= options.coverage <= 1:
-        parser.error("--overlap must lie in [0, 0.9], --min-tissue in [0, 1] and --coverage in [0.5, 1]")
+    if not 0 <= options.overlap <= 0.9 or not 0.5 <= options.coverage <= 1:
+        parser.error("--overlap must lie in [0, 0.9] and --coverage in [0.5, 1]")
+    if not 0 <= options.min_tissue <= 1 or not 0 <= options.max_ink <= 1:
+        parser.error("--min-tissue and --max-ink must lie in [0, 1]")
     if options.folds < 0 or options.folds == 1 or options.seed < 0 or options.overview_mpp <= 0:
         parser.error("--folds must be 0 or at least 2, --seed at least 0 and --overview-mpp above 0")
     if not 0 <= options.test_fraction < 1:

@@ -22,7 +22,7 @@ from shared.data.slides.grid import EXACT, PIXELS
 from shared.errors import DataError
 from shared.io import disguise
 
-INSTALL = "pip install -r requirements-slides.txt"
+INSTALL = "pip install openslide-python openslide-bin (or -r requirements-slides.txt)"
 READ = (*SLIDES, ".vmu", *ENDINGS)
 LARGEST = 100_000_000  # pixels of an image that can only be read whole
 TALLER = 0.02  # by which a pixel's height may differ from its width

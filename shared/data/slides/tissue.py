@@ -14,14 +14,14 @@ def tissue_mask(
     overview: np.ndarray,
     mpp: float,
     *,
-    saturation: Sequence[float] = (0.05, 0.2),
+    saturation: Sequence[float] = (0.05, 0.12),
     pen: int = 20,
     red_pen: int = 150,
     dark: int = 60,
     smallest_um2: float = 10000.0,
     holes_um2: float = 50000.0,
-) -> tuple[np.ndarray, float]:
-    """Tissue of a slide, and the threshold on saturation that was taken.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Tissue of a slide, ink on it, and the threshold on saturation that was taken.
 
     The threshold is Otsu's (A threshold selection method from gray-level histograms, 1979), held within ``saturation``:
     of glass alone, or of tissue alone, Otsu's would divide noise, or tissue. Haematoxylin and eosin absorb green most;
@@ -40,7 +40,7 @@ def tissue_mask(
 
     Shape:
         - overview: uint8 ``[H, W, 3]``
-        - returns: bool ``[H, W]``
+        - returns: bool ``[H, W]`` twice, and a number
 
     Raises:
         DataError: thresholds out of range.
@@ -62,7 +62,7 @@ def tissue_mask(
     threshold = min(max(found, low), high)
     mask = (depth > threshold) & ~ink
     mask = _without(mask, smallest_um2 / mpp**2)
-    return ~_without(~mask, holes_um2 / mpp**2) & ~ink, threshold
+    return ~_without(~mask, holes_um2 / mpp**2) & ~ink, ink, threshold
 
 
 def _without(mask: np.ndarray, area: float) -> np.ndarray:
@@ -78,7 +78,7 @@ def _without(mask: np.ndarray, area: float) -> np.ndarray:
 
 
 def tissue_shares(mask: np.ndarray, grid: TileGrid, downsample: float) -> np.ndarray:
-    """Share of each tile that is tissue.
+    """Share of each tile that is tissue, or whatever the mask is of.
 
     Args:
         mask: of the slide's overview.

@@ -52,14 +52,14 @@ def write_slide(path: Path, width: int, height: int, tissue: int) -> None:
     noise = np.random.default_rng(0).normal((170, 105, 165), 15, (BLOCK, BLOCK, 3)).clip(0, 255).astype(np.uint8)
     block = zlib.compress(noise.tobytes(), 1)
 
-    def blocks(level: int) -> Iterator[bytes | None]:
+    def blocks(level: int) -> Iterator[bytes]:
         box = [
             ((length - tissue) / 2 / level / BLOCK, (length + tissue) / 2 / level / BLOCK) for length in (height, width)
         ]
         for row in range(-(-(height // level) // BLOCK)):
             for column in range(-(-(width // level) // BLOCK)):
                 inside = all(low - 1 < at < high for at, (low, high) in zip((row, column), box, strict=True))
-                yield block if inside else None
+                yield block if inside else b""
 
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for level in LEVELS:

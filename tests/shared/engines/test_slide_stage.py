@@ -111,7 +111,7 @@ def test_blocks_are_read_and_not_the_slide(tmp_path):
 def test_tiles_with_a_pens_mark_are_no_tissue(stage, tmp_path):
     pixels, where = planted_slide()
     x, y, _ = where[0]
-    pixels[y : y + 20, x : x + SIZE] = (40, 70, 170)
+    pixels[y : y + 20, x : x + SIZE] = (40, 150, 70)
     write_png(tmp_path / "slide.png", pixels, 2.0)
     stage(tmp_path / "slide.png", gallery=0).run()
     found = {(int(row["x"]), int(row["y"])) for row in rows(tmp_path / "out/slides/slide/tiles.csv")}

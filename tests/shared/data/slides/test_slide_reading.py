@@ -1,5 +1,7 @@
 """Readers of slides: the same pixels whatever the file, regions and levels beside a plain reading of the whole."""
 
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -96,3 +98,17 @@ def test_72_dots_an_inch_are_no_size_of_tissue(tmp_path):
 def test_names_that_clash_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"the results of a/b.svs and A-b.tif would have one name"):
         slide_names(tmp_path, ["a/b.svs", "A-b.tif", "c.svs"])
+
+
+def test_what_was_not_scanned_is_white(tmp_path):
+    pytest.importorskip("openslide")
+
+    def blocks():
+        yield from (zlib.compress(PIXELS[:256, :256].tobytes()), b"")
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib"}
+        file.write(blocks(), shape=(256, 512, 3), dtype=np.uint8, **options)
+    with open_slide(tmp_path / "a.tif") as reader:
+        assert np.array_equal(reader.read(0, 200, 0, 56, 256), PIXELS[:256, 200:256])
+        assert (reader.read(0, 256, 0, 256, 256) == 255).all()

@@ -23,6 +23,8 @@ KINDS: dict[str, Any] = {
     "ckpt_dir": PLACE,
     "output_dir": PLACE,
     "train_config": PLACE,
+    "slides": PLACE,
+    "slide_labels": PLACE,
     "device": torch.device,
     "bf16": bool,
     "channels_last": bool,

@@ -27,5 +27,7 @@ __all__, __getattr__ = lazy_exports(
         "randomisation_figure": "randomisation",
         "shapley_distribution": "shapley",
         "shapley_patient_bars": "shapley",
+        "slide_picture": "slides",
+        "tile_gallery": "slides",
     },
 )

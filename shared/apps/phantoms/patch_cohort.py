@@ -33,6 +33,7 @@ from shared.digests import sha256
 from shared.io import DATALIST, atomic_path, write_csv
 
 CLARITY = (0.2, 1.0)
+WIDTH_UM = 256.0  # of a patch: crypts are then as wide as those of a colon
 GENERATOR = (patches.__file__, patch_cells.__file__, patch_glands.__file__, __file__)
 
 
@@ -144,7 +145,7 @@ def make_patches(
         },
         auc_best_reader_drawn={section: auc_of(section) for section in ("training", "testing")},
     )
-    write_datalist(output, name="phantom crypts", classes=CLASSES, **parts)
+    write_datalist(output, name="phantom crypts", classes=CLASSES, **parts, mpp=WIDTH_UM / size)
     return seal_phantom(output)
 
 

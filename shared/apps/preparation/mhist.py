@@ -181,7 +181,7 @@ def prepare(options: argparse.Namespace) -> None:
     if dropped:
         print(f"dropped at random to balance the classes: {dropped} images")
     split = "official" if official else f"paper: balanced by dropping {dropped}, 90:10 at random, seed {options.seed}"
-    patches.write(options.output, name=options.name or "MHIST", copy=options.copy, split=split)
+    patches.write(options.output, name=options.name or "MHIST", copy=options.copy, mpp=options.mpp, split=split)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from shared.apps import ROOT
 from shared.apps.preparation.files import begin, place_file, program, software_versions, write_datalist, write_manifest
 from shared.data.names import nfc
 from shared.data.patches.checks import MAPS, SECTIONS, PatchDatalistCheck, PatchFacts, all_facts
+from shared.data.slides.grid import PIXELS
 from shared.data.splits import grouped_folds, split_off_groups
 from shared.data.tables import some
 from shared.digests import Digests
@@ -38,6 +39,7 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     add("--name", help="of the data set (the folder's)")
     add("--skip-blank", action="store_true", help="leave out tiles of (nearly) one colour")
     add("--crop-square", action="store_true", help="write the centre of patches that are not square into the output")
+    add("--mpp", type=float, help="micrometres per pixel of the patches, if known: whole slides are then read at it")
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -46,6 +48,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error("--folds must be 0 or at least 2")
     if options.seed < 0:
         parser.error("--seed must be at least 0")
+    if options.mpp is not None and not PIXELS[0] <= options.mpp <= PIXELS[1]:
+        parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]} micrometres per pixel")
 
 
 class PatchSet:
@@ -235,8 +239,8 @@ class PatchSet:
         if check.problems:
             raise DataError(check.problems + ([remedy] if straddling else []))
 
-    def write(self, output: Path, *, name: str | None, copy: bool, **manifest: Any) -> None:
-        """Write the manifest and, last, the datalist."""
+    def write(self, output: Path, *, name: str | None, copy: bool, mpp: float | None = None, **manifest: Any) -> None:
+        """Write the manifest and, last, the datalist, which tells micrometres per pixel where they are known."""
         from tqdm import tqdm
 
         from shared.data.patches.looks import crop_square
@@ -282,7 +286,8 @@ class PatchSet:
         )
         digests.save()
         name = name or self.folder.resolve().name
-        write_datalist(output, file=file, name=name, classes=self.classes, **parts)
+        known = {} if mpp is None else {"mpp": mpp}
+        write_datalist(output, file=file, name=name, classes=self.classes, **parts, **known)
         self.report(output / file)
 
     def _fact(self, inner: str) -> PatchFacts:

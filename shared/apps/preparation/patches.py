@@ -83,6 +83,7 @@ def prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name,
         copy=options.copy,
+        mpp=options.mpp,
         split="official" if layout.official else f"drawn by patient, seed {options.seed}",
         group_by=how,
         left_out=layout.left_out,

@@ -35,13 +35,13 @@ from shared.apps.preparation.patch_cohort import PatchSet, command_line
 from shared.data.clutter import walk_files
 from shared.data.names import clean, look_alikes
 from shared.data.patches.reading import read_patch, read_patch_mask
+from shared.data.slides.grid import PIXELS, places
 from shared.data.tables import read_table, some
 from shared.digests import sha256
 from shared.errors import DataError
 from shared.io import atomic_path
 
 GLASS = 220  # of 255: a pixel whose darkest channel is brighter shows none of H&E's stains
-PIXELS = (0.05, 20.0)  # micrometres: from the finest scanner to an overview
 SMALLEST = 32  # pixels, side of a tile
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 
@@ -63,25 +63,6 @@ class Region:
     label: int | None
     pixel_um: float
     mask: str | None
-
-
-def places(length: int, side: float, overlap: float) -> list[int]:
-    """Where tiles begin along a side of an image, in its pixels: evenly from border to border, one alone in the middle.
-
-    Args:
-        length: of the image.
-        side: of a tile.
-        overlap: largest share of a tile that its neighbour may cover.
-
-    Example:
-        >>> places(100, 40, 0.0), places(100, 40, 0.5), places(50, 40, 0.0), places(30, 40, 0.0)
-        ([0, 60], [0, 20, 40, 60], [5], [])
-    """
-    room = length - side
-    if room < -1e-6:
-        return []
-    count = int(room / (side * (1 - overlap)) + 1e-6) + 1
-    return [int(room / 2)] if count == 1 else [int(room * i / (count - 1) + 1e-6) for i in range(count)]
 
 
 def tissue_share(tile: np.ndarray) -> float:
@@ -270,7 +251,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.inference:
         given = {"command": command_line(options.output), "versions": software_versions(("numpy", "pillow"))}
         write_record(options.output, **given, tiles=tiles, regions=report, not_taken=regions.not_taken)
-        path = write_datalist(options.output, name=name, training=[], testing=entries)
+        path = write_datalist(options.output, name=name, training=[], testing=entries, mpp=options.mpp)
         print(f"{path}: {len(entries)} patches of {len(regions.regions)} images to predict")
         for reason, names in regions.not_taken.items():
             print(f"not taken: {len(names)} {reason}: {some(names)}")
@@ -283,7 +264,7 @@ def prepare(options: argparse.Namespace) -> None:
     patches.check_parts("give every patient one name in the table")
     patches.draw_folds(options.folds, options.seed)
     split = f"drawn by patient, seed {options.seed}"
-    patches.write(options.output, name=name, copy=False, split=split, tiles=tiles, regions=report)
+    patches.write(options.output, name=name, copy=False, mpp=options.mpp, split=split, tiles=tiles, regions=report)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -34,6 +34,7 @@ SECTIONS = {
     "roi": "shared.transforms.ROISlicesd",
     "preparing": "shared.transforms.PrepareGliomad",
     "edge_mask": "shared.explain.glioma.edges.explain_edges",
+    "slide_stage#tissue": "shared.data.slides.tissue.tissue_mask",
     "network_def#encoder": "shared.networks.PatchEncoder",
     "network_def#additive": "shared.networks.BiomarkerClassifier",
     "network_def#image": "shared.networks.ImageEncoder",

@@ -221,6 +221,9 @@ class PatchDatalistCheck(SectionCheck):
     ):
         super().__init__(root, file, num_classes, content=content)
         self.crop_square, self.disk_cache = crop_square, disk_cache
+        mpp = self.content.get("mpp")
+        if mpp is not None and (isinstance(mpp, bool) or not isinstance(mpp, int | float) or not 0 < mpp < math.inf):
+            self.problems.append(f"{self.file}: mpp must be micrometres per pixel, got {mpp!r}; correct or remove it")
         if num_classes != 2:
             self.problems.append(
                 f"num_classes must be 2, got {num_classes}: what is measured and written of patches is of two classes; "

@@ -47,6 +47,7 @@ class PatchDatalist:
         classes: names of the classes.
         name: of the data set.
         patch_size: height and width.
+        mpp: micrometres per pixel; None: the datalist does not say.
 
     Raises:
         DataError: with every problem found.
@@ -85,6 +86,7 @@ class PatchDatalist:
         self.testing: list[dict[str, Any]] = parts["testing"]
         self.unlabelled: list[dict[str, Any]] = parts["unlabelled"]
         self.patch_size = check.facts[kept[0]["image"]].size
+        self.mpp: float | None = check.content.get("mpp")
         apart = held + self.testing
         patients, images = {case["patient"] for case in apart}, {check.identity(case) for case in apart}
         free = [c for c in self.unlabelled if c["patient"] not in patients and check.identity(c) not in images]

@@ -1,0 +1,141 @@
+"""scripts/prepare_slides.py: slides become patches of one physical size, labelled by slide or by annotation."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from shared.data import PatchDatalist
+from shared.data.patches.reading import read_patch
+from tests.support.documented import undocumented_in
+from tests.support.script_modules import load_script
+from tests.support.tiny_slides import stained, write_ome, write_png
+
+script = load_script("prepare_slides")
+BOX = (128, 128, 448, 384)  # of tissue, pixels of 1 micrometre
+
+
+class Cohort:
+    """Four slides of four patients with a box of tissue each, as two kinds of files."""
+
+    def __init__(self, root):
+        self.folder, self.table, self.output = root / "slides", root / "slides" / "slides.csv", root / "out"
+        (self.folder / "more").mkdir(parents=True)
+        self.rows = []
+        for number in range(4):
+            pixels = stained(512, 640, box=BOX, seed=number)
+            if number % 2:
+                name = f"more/s{number}.ome.tif"
+                write_ome(self.folder / name, np.repeat(np.repeat(pixels, 2, 0), 2, 1), 0.5, levels=(2, 4))
+            else:
+                name = f"s{number}.png"
+                write_png(self.folder / name, pixels, 1.0)
+            self.rows.append({"slide": name, "patient": f"P{number}", "label": "HP" if number < 2 else "SSA"})
+
+    def annotate(self, name, *shapes):
+        """A GeoJSON with (class, box) each, in pixels of level 0."""
+        features = []
+        for kind, (x0, y0, x1, y1) in shapes:
+            ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+            geometry = {"type": "Polygon", "coordinates": [ring]}
+            properties = {"objectType": "annotation", "classification": {"name": kind}}
+            features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+        (self.folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+    def run(self, *more):
+        with self.table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        given = [str(self.folder), str(self.table), "--output", str(self.output), "--mpp", "1", "--tile-um", "64"]
+        return script.main([*given, "--folds", "2", "--test-fraction", "0", *more])
+
+    def datalist(self):
+        return json.loads((self.output / "datalist.json").read_text())
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return Cohort(tmp_path)
+
+
+def test_tiles_have_one_physical_size_and_the_label_of_their_slide(cohort):
+    assert cohort.run() == 0
+    content = cohort.datalist()
+    assert content["classes"] == ["HP", "SSA"] and content["mpp"] == 1.0
+    with (cohort.output / "tiles.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["image"] for row in table} == {entry["image"] for entry in content["training"]}
+    for row in table:
+        number = int(row["patient"][1])
+        factor = 2 if number % 2 else 1
+        x, y = int(row["x"]) // factor, int(row["y"]) // factor
+        # at least a quarter of a tile is tissue, and the pixels are the slide's
+        inside = max(0, min(x + 64, BOX[2]) - max(x, BOX[0])) * max(0, min(y + 64, BOX[3]) - max(y, BOX[1]))
+        assert inside / 64**2 == pytest.approx(float(row["tissue"]), abs=0.35) and inside > 0
+        expected = stained(512, 640, box=BOX, seed=number)[y : y + 64, x : x + 64]
+        assert np.array_equal(read_patch(cohort.output / row["image"]).transpose(1, 2, 0), expected)
+        assert row["label"] == str(int(number >= 2)) and row["level"] == str(int(factor == 2))
+    assert {row["patient"] for row in table} == {"P0", "P1", "P2", "P3"} and len(table) >= 4 * 12
+    data = PatchDatalist(cohort.output, fold=0)
+    assert data.mpp == 1.0 and data.patch_size == (64, 64)
+    assert not [
+        key for key in undocumented_in(cohort.output, "") if "tiles." in key or "regions." in key or "[]" in key
+    ]
+
+
+def test_annotations_label_tiles_and_the_rest_is_left_out_or_unlabelled(cohort):
+    left, right = (128, 128, 288, 384), (288, 128, 448, 384)
+    for row in cohort.rows:
+        factor = 2 if row["slide"].endswith("ome.tif") else 1
+        boxes = [tuple(factor * value for value in box) for box in (left, right)]
+        kinds = [("HP", boxes[0]), ("SSA" if row["patient"] != "P3" else "fat", boxes[1])]
+        cohort.annotate(row["slide"].rsplit(".", 1)[0] + ".geojson", *kinds)
+        del row["label"]
+    assert cohort.run("--annotations", "--classes", "HP", "SSA", "--keep-unlabelled", "--coverage", "0.8") == 0
+    content = cohort.datalist()
+    for entry in content["training"]:
+        x = int(entry["image"].rsplit("_x", 1)[1].removesuffix(".png")) // (2 if "ome" in entry["region"] else 1)
+        share = np.clip((288 - x) / 64, 0, 1)  # of the tile that lies in the left half
+        assert (share >= 0.7) if entry["label"] == 0 else (share <= 0.3), entry
+        assert entry["patient"] != "P3" or entry["label"] == 0
+    assert {entry["patient"] for entry in content["unlabelled"]} == {"P3"}
+    manifest = json.loads((cohort.output / "manifest.json").read_text())
+    assert manifest["labels"] == "annotations" and manifest["not_taken"]["annotations of other classes"] == ["fat"]
+
+
+def test_fewer_tiles_are_drawn_alike_whatever_else_lies_there(cohort):
+    assert cohort.run("--max-tiles", "5") == 0
+    first = {entry["image"] for entry in cohort.datalist()["training"] if entry["patient"] == "P2"}
+    cohort.rows = [cohort.rows[0], *cohort.rows[2:]]
+    assert cohort.run("--max-tiles", "5", "--folds", "0") == 0
+    again = {entry["image"] for entry in cohort.datalist()["training"] if entry["patient"] == "P2"}
+    assert first == again and len(first) == 5
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_written(cohort, capsys):
+    cohort.rows[0]["label"] = "polyp"
+    cohort.rows[1]["slide"] = "s1.ome.tif"
+    cohort.rows.append(dict(cohort.rows[2]))
+    cohort.rows.append({"slide": "s0.png", "patient": "", "label": "HP"})
+    assert cohort.run("--classes", "HP", "SSA") == 2
+    message = capsys.readouterr().err
+    for part in (
+        "s0.png: label is 'polyp'",
+        "1 of 6 slides are not in",
+        "s2.png: appears in slides.csv more than once",
+        "row 7 of slides.csv: 'patient' is empty",
+    ):
+        assert part in message, message
+    assert not cohort.output.exists()
+
+
+def test_slides_of_unknown_size_and_missing_annotations_are_named(cohort, capsys):
+    write_png(cohort.folder / "s0.png", stained(512, 640, box=BOX), None)
+    assert cohort.run() == 2
+    assert "s0.png; give micrometres per pixel of level 0 with --slide-mpp" in capsys.readouterr().err
+    cohort.annotate("s2.geojson", ("HP", BOX), ("SSA", (0, 0, 100, 100)))
+    (cohort.folder / "more/s1.ome.geojson").write_text("{")
+    assert cohort.run("--annotations", "--classes", "HP", "SSA", "--slide-mpp", "1") == 2
+    assert "cannot be read as GeoJSON" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""Readers of slides: the same pixels whatever the file, regions and levels beside a plain reading of the whole."""
+
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from shared.data.slides.folder import slide_names
+from shared.data.slides.grid import tile_grid
+from shared.data.slides.reading import open_slide
+from shared.errors import DataError
+from tests.support.tiny_slides import write_ome, write_png, write_tiff
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (300, 500, 3)).astype(np.uint8)
+
+
+@pytest.fixture(params=["openslide", "tifffile", "pillow"])
+def slide(request, tmp_path):
+    if request.param == "openslide":
+        pytest.importorskip("openslide")
+    write, name = {
+        "openslide": (write_tiff, "a.tif"),
+        "tifffile": (write_ome, "a.ome.tif"),
+        "pillow": (write_png, "a.png"),
+    }[request.param]
+    with open_slide(write(tmp_path / name, PIXELS, 0.5)) as reader:
+        assert reader.kind == request.param
+        yield reader
+
+
+def test_regions_are_the_files_pixels_and_the_size_of_a_pixel_is_known(slide):
+    assert (slide.width, slide.height) == (500, 300) and slide.mpp == pytest.approx((0.5, 0.5), rel=1e-4)
+    for left, top, width, height in ((0, 0, 500, 300), (250, 100, 17, 90), (499, 299, 1, 1), (100, 255, 300, 2)):
+        found = slide.read(0, left, top, width, height)
+        assert np.array_equal(found, PIXELS[top : top + height, left : left + width])
+
+
+def test_a_scaled_square_is_what_pillow_makes_of_the_whole_image(slide):
+    whole = Image.fromarray(PIXELS)
+    for left, top, span, size in ((10, 20, 64, 64), (0, 0, 130.5, 64), (369.5, 100.25, 130.5, 64), (40, 50, 60, 96)):
+        box = (left, top, min(left + span, 500), min(top + span, 300))
+        expected = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, box=box)).astype(int)
+        assert np.abs(slide.read_scaled(0, left, top, span, size) - expected).max() <= 1
+
+
+def test_an_overview_is_the_mean_of_its_pixels(slide):
+    # of level 0: the next level is coarser
+    expected = PIXELS.reshape(100, 3, 500, 3)[:, :, :498].reshape(100, 3, 166, 3, 3).mean((1, 3))
+    found = slide.overview(3.0)
+    assert found.shape == (100, 167, 3)  # 500 / 3 pixels, evenly
+    exact = np.asarray(Image.fromarray(PIXELS).resize((167, 100), Image.Resampling.BOX)).astype(int)
+    assert np.abs(found - exact).max() <= 1 and np.abs(found[:, 0] - expected[:, 0]).max() <= 2
+
+
+def test_the_level_that_still_has_the_resolution_is_read(tmp_path):
+    pytest.importorskip("openslide")
+    path = write_tiff(tmp_path / "a.tif", PIXELS, 0.5, levels=(2, 4))
+    with open_slide(path) as reader:
+        assert [reader.level_for(d) for d in (1, 1.9, 2, 3.9, 4, 100)] == [0, 0, 1, 1, 2, 2]
+        grid = tile_grid(reader, size=32, mpp=1.0, slide_mpp=0.5)
+        assert (grid.level, grid.side) == (1, 64) and len(grid) == 7 * 4
+        for number in range(len(grid)):
+            row, column = grid.cell(number)
+            x, y = grid.corner(number)
+            assert (x, y) == (2 * grid.lefts[column], 2 * grid.tops[row]) and x + 64 <= 500 and y + 64 <= 300
+            found = reader.read_scaled(1, grid.lefts[column], grid.tops[row], grid.side / grid.downsample, 32)
+            assert np.array_equal(found, PIXELS[y : y + 64 : 2, x : x + 64 : 2])
+
+
+def test_a_blank_and_a_grey_page_an_edge_and_a_cut_file(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "grey.ome.tif", ome=True) as file:
+        file.write(PIXELS[..., 0], tile=(64, 64), photometric="minisblack", metadata={"axes": "YX"})
+    with pytest.raises(DataError, match="slides are 8-bit RGB, this has 1 channels"):
+        open_slide(tmp_path / "grey.ome.tif")
+    with pytest.raises(DataError, match="no such slide"):
+        open_slide(tmp_path / "none.svs")
+    path = write_ome(tmp_path / "cut.ome.tif", PIXELS, 0.5)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        place = page.dataoffsets[1]
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(50))
+    with open_slide(path) as reader:
+        assert np.array_equal(reader.read(0, 0, 0, 200, 200), PIXELS[:200, :200])  # another tile
+        with pytest.raises(DataError, match=r"cut.ome.tif: cannot be read at x 300, y 0 of level 0"):
+            reader.read(0, 300, 0, 100, 100)
+
+
+def test_72_dots_an_inch_are_no_size_of_tissue(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", dpi=(72, 72))
+    with open_slide(tmp_path / "a.png") as reader:
+        assert reader.mpp is None
+
+
+def test_names_that_clash_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"the results of a/b.svs and A-b.tif would have one name"):
+        slide_names(tmp_path, ["a/b.svs", "A-b.tif", "c.svs"])
+
+
+def test_what_was_not_scanned_is_white(tmp_path):
+    pytest.importorskip("openslide")
+
+    def blocks():
+        yield from (zlib.compress(PIXELS[:256, :256].tobytes()), b"")
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib"}
+        file.write(blocks(), shape=(256, 512, 3), dtype=np.uint8, **options)
+    with open_slide(tmp_path / "a.tif") as reader:
+        assert np.array_equal(reader.read(0, 200, 0, 56, 256), PIXELS[:256, 200:256])
+        assert (reader.read(0, 256, 0, 256, 256) == 255).all()

@@ -19,11 +19,16 @@ _TITLES = {
     "fold_auc": "AUC fold by fold",
     "confusion": "Confusion matrix (rows: label, columns: called)",
 }
+LONG = 8
+"""Numbers up to which a list is read as a cell."""
 _KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
 
 def blocks(content: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
     """Tables of any JSON of metrics: values with intervals, other values, matrices, lists; each number is in one.
+
+    Objects of the same kind (operating points) are rows of one table, and lists of one length (a curve) its columns;
+    ``long`` marks those that are shown on demand.
 
     Example:
         >>> found = blocks({"AUC": {"value": 0.8, "low": 0.7, "high": 0.9}, "n": 12, "delong": {"p": 0.04}})
@@ -38,6 +43,11 @@ def blocks(content: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
         rows = [[key, *(text_of(value.get(name)) for name in columns)] for key, value in intervals.items()]
         found.append({"title": title, "header": ["", *columns], "rows": rows})
     nested = []
+    curves = {key: value for key, value in content.items() if isinstance(value, list) and len(value) > LONG}
+    if len({len(value) for value in curves.values()}) == 1 and len(curves) > 1:
+        points = [list(map(text_of, point)) for point in zip(*curves.values(), strict=True)]
+        nested.append({"title": title, "header": list(curves), "rows": points, "long": True})
+        content = {key: value for key, value in content.items() if key not in curves}
     for key, value in content.items():
         name = f"{title}, {key}" if title else _TITLES.get(key, key)
         if key in intervals:
@@ -46,6 +56,10 @@ def blocks(content: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
             classes = list(map(str, value.get("classes") or range(len(value["matrix"]))))
             rows = [[label, *map(text_of, row)] for label, row in zip(classes, value["matrix"], strict=True)]
             nested.append({"title": name, "header": ["", *classes], "rows": rows})
+        elif _alike(value):
+            columns = list(next(iter(value.values())))
+            rows = [[of, *(text_of(item[column]) for column in columns)] for of, item in value.items()]
+            nested.append({"title": name, "header": ["", *columns], "rows": rows})
         elif isinstance(value, Mapping):
             nested += blocks(value, name)
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
@@ -57,6 +71,18 @@ def blocks(content: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
     if plain:
         found.append({"title": title, "header": ["", "value"], "rows": plain})
     return found + nested
+
+
+def _alike(value: Any) -> bool:
+    """Whether these are several objects with the same keys, of numbers, texts and values with intervals."""
+    items = list(value.values()) if isinstance(value, Mapping) else []
+    if len(items) < 2 or not all(isinstance(item, Mapping) and list(item) == list(items[0]) for item in items):
+        return False
+    cells = [cell for item in items for cell in item.values()]
+    return any(isinstance(cell, Mapping) for cell in cells) and all(
+        {"value", "low", "high"} <= set(cell) if isinstance(cell, Mapping) else not isinstance(cell, list)
+        for cell in cells
+    )
 
 
 def text_of(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.apps.report.blocks import blocks
 from shared.apps.report.checklists import AUTHOR, answers
 from shared.apps.report.flow import flow_counts, flow_diagram
 from shared.apps.report.model_card import write_model_card
@@ -168,3 +169,17 @@ def test_a_report_is_made_again_without_what_was_removed(tmp_path):
     assert "Leakage audit" in write_report(tmp_path).read_text()
     shutil.rmtree(tmp_path / "sections")
     assert "Leakage audit" not in write_report(tmp_path).read_text()
+
+
+def test_objects_of_a_kind_are_rows_and_lists_of_a_length_are_columns():
+    value = {"value": 0.9, "low": 0.8, "high": 1.0}
+    points = {"0.5": {"threshold": 0.5, "PPV": value}, "Youden": {"threshold": 0.4, "PPV": value}}
+    curve = {"x": [i / 10 for i in range(10)], "y": [1.0] * 10, "smoother": "loess"}
+    found = {block["title"]: block for block in blocks({"operating_points": points, "calibration": {"curve": curve}})}
+    assert found["Operating points"]["header"] == ["", "threshold", "PPV"]
+    assert found["Operating points"]["rows"][1] == ["Youden", "0.400", "0.900 [0.800, 1.000]"]
+    drawn = [block for block in blocks(curve, "curve") if block.get("long")]
+    assert drawn[0]["header"] == ["x", "y"] and drawn[0]["rows"][3] == ["0.300", "1.000"]
+    assert len(drawn[0]["rows"]) == 10
+    odd = blocks({"points": {"a": {"v": value}, "b": {"w": value}}})  # not of a kind: a table each
+    assert [block["title"] for block in odd] == ["points, a", "points, b"]

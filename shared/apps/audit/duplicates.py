@@ -97,30 +97,32 @@ def near_duplicates(thumbnails: np.ndarray, view: str, *, turned: bool = False) 
     kept = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).std(axis=1) >= FLAT)  # NaN is not kept
     if len(kept) < 2:
         return []
-    pictures = thumbnails[kept].astype(np.float32)
-    flat = _unit(pictures.reshape(len(kept), -1))
+    flat = _unit(thumbnails[kept].astype(np.float32).reshape(len(kept), -1))
     mean, least = np.zeros(SIDE * SIDE, np.float32), SAME_OF_FEW
     if len(kept) >= ENOUGH:
         mean, least = flat.mean(axis=0), SAME[0]
-    own, hashes = _unit(flat - mean), perceptual_hash(pictures)
+    hashes = _hashes(flat, _TURNS[0])
     found: dict[tuple[int, int], Pair] = {}
     for turn in _TURNS if turned else _TURNS[:1]:
-        seen = turn(flat.reshape(-1, SIDE, SIDE))
-        others = perceptual_hash(seen)
-        seen = seen.reshape(len(kept), -1)
-        seen_own = _unit(seen - mean)
-        for i, j, distance in hash_pairs(hashes, others):
-            values = (float(flat[i] @ seen[j]), float(own[i] @ seen_own[j]))
-            if (
-                values[0] < ALIKE[0]
-                or values[1] < ALIKE[1]
-                or ((i, j) in found and values[0] <= found[i, j].correlation)
-            ):
+        for i, j, distance in hash_pairs(hashes, _hashes(flat, turn)):
+            one, other = flat[i], turn(flat[j].reshape(1, SIDE, SIDE)).ravel()
+            correlation = float(one @ other)
+            if correlation < ALIKE[0] or ((i, j) in found and correlation <= found[i, j].correlation):
                 continue
-            same = values[0] >= least and values[1] >= SAME[1]
-            correlation, beyond = (round(min(1.0, value), 4) for value in values)
-            found[i, j] = Pair(int(kept[i]), int(kept[j]), view, distance, correlation, beyond, same)
+            beyond = _unit(np.stack([one, other]) - mean)
+            own = float(beyond[0] @ beyond[1])
+            if own < ALIKE[1]:
+                continue
+            same = correlation >= least and own >= SAME[1]
+            correlation, own = (round(min(1.0, value), 4) for value in (correlation, own))
+            found[i, j] = Pair(int(kept[i]), int(kept[j]), view, distance, correlation, own, same)
     return list(found.values())
+
+
+def _hashes(flat: np.ndarray, turn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Hashes of turned pictures, in blocks that fit into memory."""
+    blocks = (flat[k : k + _BLOCK].reshape(-1, SIDE, SIDE) for k in range(0, len(flat), _BLOCK))
+    return np.concatenate([perceptual_hash(turn(block)) for block in blocks])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -118,8 +118,8 @@ def write(folder: Path, found: Sequence[Failure], rows: int, count: int = 12, *,
     table = []
     for rank, f in enumerate(found, 1):
         row = {"rank": rank, "name": f.name, "patient": f.patient, "label": f.label, "probability": f.probability}
-        picture = "" if f.picture is None else str(f.picture)
-        table.append({**row, "sd": "" if f.sd is None else f.sd, "error": f.error, "picture": picture})
+        explained = "" if f.picture is None else str(f.picture)
+        table.append({**row, "sd": "" if f.sd is None else f.sd, "error": f.error, "picture": explained})
     write_csv(folder / "failures.csv", table, columns=COLUMNS)
     shown = list(found[:count])
     picture = folder / "failures.png"

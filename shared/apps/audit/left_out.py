@@ -180,8 +180,8 @@ def differing(first: Path, other: Path) -> list[str]:
             continue
         one, two = (_values(_loaded(folder / name)) for folder in (first, other))
         places = [place for place in {**one, **two} if not _same(one.get(place), two.get(place))]
-        # bytes of an earlier checkpoint's file, which PyTorch names after a temporary one
-        places = [place for place in places if "/record/parents/" not in place]
+        # what a checkpoint tells of its making (files, settings) is no part of the model
+        places = [place for place in places if "/record/" not in place]
         found += [f"{name} ({places[0].lstrip('/')})"] if places else []
     return found
 

@@ -17,6 +17,7 @@ COARSER = 1.5  # times as long voxels, and back
 STAINS = {"stains stronger": (1.15, 1.15), "stains weaker": (0.85, 0.85), "stains shifted": (1.15, 0.85)}
 BLURS = (1.0, 2.0)  # pixels
 GREY_NOISE = 8.0  # of 255
+FEWEST = 20  # voxels that a shrunk mask must keep: of fewer there is no surface
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -140,7 +141,7 @@ def perturbed_patch(case: Mapping[str, Any], folder: Path, name: str) -> dict[st
 
 
 def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """A patient in all forms, by their names, ``unchanged`` first; a mask that would vanish is not shrunk.
+    """A patient in all forms, by their names, ``unchanged`` first; a mask that would nearly vanish is not shrunk.
 
     Images keep their grid. Masks become 0 and 1.
 
@@ -167,7 +168,7 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
             masks[f"mask grown, {length:g} mm"] = grown(inside, voxel, length)
         for length in MILLIMETRES:
             masks[f"mask shrunk, {length:g} mm"] = grown(inside, voxel, -length)
-        masks = {form: mask for form, mask in masks.items() if mask.any()}
+        masks = {form: mask for form, mask in masks.items() if mask.sum() >= FEWEST}
     changes: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {}
     for share in NOISE:
         changes[f"noise, {share:g} sd"] = partial(_noisy_of, whole, share)

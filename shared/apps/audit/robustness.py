@@ -299,7 +299,7 @@ def write(
         f"Calls at 0.5 turn over {what}: {', '.join(turned)}." if turned else f"No change turns over calls {what}."
     )
     if skipped := [row["change"] for row in summary if row["skipped"]]:
-        text.append(f"Not all could be changed (their mask would vanish): {', '.join(skipped)}.")
+        text.append(f"Not all could be changed (their mask would nearly vanish): {', '.join(skipped)}.")
     if all(row["map_correlation"] is None for row in summary):
         text.append("Maps are not compared: this answer has none that inference leaves at no cost.")
     rows = []

@@ -70,12 +70,14 @@ def subgroups(
     if not own:
         raise DataError(f"{folder}: none of its {len(found.names)} rows is in the datalist of {dataset_dir}")
     values = subgroup_values(list(own.values()), list(own), root)
-    given = (found.labels, found.probability)
-    youden = None if (found.folds == NO_FOLD).any() else fold_thresholds(*given, found.folds).get("Youden")
-    called = {} if youden is None else {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
-    options: dict[str, Any] = {"groups": found.groups, "patients": found.patients if patches else None}
-    options |= {"cuts": dict(cuts), "bootstrap": bootstrap}
-    return write_subgroups(folder, *given, found.names, values, **called, **options)
+    labels, probability = found.labels, found.probability
+    options: dict[str, Any] = {"groups": found.groups, "cuts": dict(cuts), "bootstrap": bootstrap}
+    youden = None if (found.folds == NO_FOLD).any() else fold_thresholds(labels, probability, found.folds).get("Youden")
+    if youden is not None:
+        options |= {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
+    if patches:
+        options["patients"] = found.patients
+    return write_subgroups(folder, labels, probability, found.names, values, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

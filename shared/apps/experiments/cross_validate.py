@@ -247,14 +247,14 @@ class Experiment:
 
         cases = self.rows.datalist["training"]
         values = subgroup_values(cases, [self.rows.name_of(case) for case in cases], self.dataset_dir)
-        given = (predictions.labels, predictions.probability)
-        youden = fold_thresholds(*given, predictions.folds).get("Youden")
-        called = (
-            {} if youden is None else {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
-        )
-        patients = None if predictions.images is None else predictions.patients
-        options: dict[str, Any] = {"groups": predictions.groups, "bootstrap": self.args.bootstrap, "patients": patients}
-        write_subgroups(self.output, *given, predictions.names, values, **called, **options)
+        labels, probability = predictions.labels, predictions.probability
+        youden = fold_thresholds(labels, probability, predictions.folds).get("Youden")
+        options: dict[str, Any] = {"groups": predictions.groups, "bootstrap": self.args.bootstrap}
+        if youden is not None:
+            options |= {"threshold": youden, "threshold_name": "of Youden, fixed on the other folds"}
+        if predictions.images is not None:
+            options["patients"] = predictions.patients
+        write_subgroups(self.output, labels, probability, predictions.names, values, **options)
 
 
 def cross_validate(args: argparse.Namespace) -> Path:

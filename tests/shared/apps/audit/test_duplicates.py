@@ -65,6 +65,15 @@ def test_what_all_share_makes_no_pair():
     ]
 
 
+def test_pictures_that_share_much_of_their_own_are_to_be_looked_at():
+    common = 6 * tissue(99, 64).mean(-1)
+    thumbnails = [common + tissue(seed, 64).mean(-1) for seed in range(40)]
+    thumbnails.append(common + 0.8 * tissue(3, 64).mean(-1) + 0.6 * tissue(77, 64).mean(-1))
+    found = near_duplicates(np.stack(thumbnails), "slice")
+    assert [(pair.first, pair.other, pair.same) for pair in found] == [(3, 40, False)]
+    assert found[0].correlation > duplicates.SAME[0] and duplicates.ALIKE[1] <= found[0].own < duplicates.SAME[1]
+
+
 def test_flat_and_missing_pictures_are_no_pairs():
     thumbnails = np.stack([np.full((64, 64), 200.0)] * 3 + [np.full((64, 64), np.nan)] * 2)
     assert not near_duplicates(thumbnails, "patch")

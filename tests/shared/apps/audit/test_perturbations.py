@@ -108,8 +108,9 @@ def test_a_patient_s_forms_change_what_they_say_and_nothing_else(tmp_path):
             assert not any(same) and (own == mask).all()
 
 
-def test_a_mask_that_would_vanish_is_not_shrunk(tmp_path):
-    case = write_case(tmp_path, mask=ball(radius=1.2))
+def test_a_mask_that_would_nearly_vanish_is_not_shrunk(tmp_path):
+    case = write_case(tmp_path, mask=ball(radius=4))
     (tmp_path / "forms").mkdir()
     found = perturbed_volumes(case, tmp_path / "forms", "case0000")
-    assert "mask grown, 3 mm" in found and "mask shrunk, 3 mm" not in found
+    shrunk = grown(ball(radius=4), (1, 1, 3), -3)
+    assert 0 < shrunk.sum() < 20 and "mask grown, 3 mm" in found and "mask shrunk, 3 mm" not in found

@@ -134,6 +134,18 @@ def test_what_image_surface_brain_and_age_say_adds_up_in_the_files(cohort, cross
         assert not undocumented_in(folder, "glioma_idh")
 
 
+def test_a_new_patients_file_holds_its_terms(cohort, crossed, tmp_path):
+    given = {"ckpt_dir": str(crossed / "models"), "output_dir": str(tmp_path), "bf16": False, "answer": "additive"}
+    workflow("inference", data=cohort, out=crossed, kind="infer", **given).run()
+    content = json.loads((tmp_path / "patients/P20.json").read_text())
+    terms = content["additive"]
+    total = sum(value for key, value in terms.items() if key.startswith("term_"))
+    assert total + terms["bias"] == pytest.approx(terms["logit"], abs=1e-6) and "term_age" in terms
+    assert content["answer"] == "additive"
+    assert content["probability"] == pytest.approx(content["probability_additive"], abs=1e-6)
+    assert not undocumented_in(tmp_path, "glioma_idh")
+
+
 def test_embeddings_are_a_table_that_the_population_graph_reads(cohort, crossed):
     folder = evaluate(cohort, crossed, answer="graph")
     options = {"covariates": {}, "grade_column": None}

@@ -1,12 +1,12 @@
 """Tiles a second from a whole slide beside the reader's own limit, and memory on a slide of 100,000 x 80,000 pixels.
 
-The slide is generated: a tiled TIFF with four levels whose tiles of glass are left out, so that it is written in
+The slide is generated: a tiled TIFF with three levels whose tiles of glass are left out, so that it is written in
 seconds. First the same places are read by OpenSlide alone, as tiles, and as tiles of half the resolution (CPU seconds,
 one thread, taking turns); then a process of its own predicts the slide with a network that costs nothing, and its peak
 of resident memory (VmHWM, libraries included) is the kernel's. From anywhere, with requirements-slides.txt installed:
 
     python benchmarks/slides.py
-    python benchmarks/slides.py --tissue 40000 --workers 2      # side of the tissue in pixels of level 0
+    python benchmarks/slides.py --tissue 40960 --workers 2      # side of the tissue, a multiple of 4,096 pixels
 
 A table of target and finding closes the run.
 """
@@ -27,14 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 LIMIT_MIB, READING = 2048, 0.8
-LEVELS, BLOCK, MPP = (1, 4, 16, 64), 256, 0.25
+LEVELS, BLOCK, MPP = (1, 4, 16), 256, 0.25
+UNIT = LEVELS[-1] * BLOCK  # the tissue begins at it and is whole blocks of every level
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=100_000, help="of the slide")
     parser.add_argument("--height", type=int, default=80_000, help="of the slide")
-    parser.add_argument("--tissue", type=int, default=12_000, help="side of its tissue in pixels of level 0")
+    parser.add_argument("--tissue", type=int, default=3 * UNIT, help="side of its tissue in pixels of level 0")
     parser.add_argument("--workers", type=int, default=0, help="processes that read in the whole prediction")
     parser.add_argument("--tiles", type=int, default=200, help="tiles of each row of the first table")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the script runs: no verdicts")
@@ -43,7 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def write_slide(path: Path, width: int, height: int, tissue: int) -> None:
-    """A slide with a square of noise in its middle and nothing elsewhere."""
+    """A slide with a square of noise and nothing elsewhere."""
     import zlib
 
     import numpy as np
@@ -53,12 +54,9 @@ def write_slide(path: Path, width: int, height: int, tissue: int) -> None:
     block = zlib.compress(noise.tobytes(), 1)
 
     def blocks(level: int) -> Iterator[bytes]:
-        box = [
-            ((length - tissue) / 2 / level / BLOCK, (length + tissue) / 2 / level / BLOCK) for length in (height, width)
-        ]
         for row in range(-(-(height // level) // BLOCK)):
             for column in range(-(-(width // level) // BLOCK)):
-                inside = all(low - 1 < at < high for at, (low, high) in zip((row, column), box, strict=True))
+                inside = all(UNIT <= at * level * BLOCK < UNIT + tissue for at in (row, column))
                 yield block if inside else b""
 
     with tifffile.TiffWriter(path, bigtiff=True) as file:
@@ -87,15 +85,11 @@ def rates(path: Path, tissue: int, count: int, repeats: int) -> dict[str, float]
     from shared.data.slides.tiles import SlideTiles
 
     with open_slide(path) as reader:
-        first = (reader.width - tissue) // 2, (reader.height - tissue) // 2
         grids = {mpp: tile_grid(reader, size=224, mpp=mpp, slide_mpp=MPP) for mpp in (MPP, 2 * MPP)}
     chosen = {}
     for mpp, grid in grids.items():
-        inside = [
-            number
-            for number in range(len(grid))
-            if all(a <= at and at + grid.side <= a + tissue for at, a in zip(grid.corner(number), first, strict=True))
-        ]
+        corners = {number: grid.corner(number) for number in range(len(grid))}
+        inside = [n for n, at in corners.items() if min(at) >= UNIT and max(at) + grid.side <= UNIT + tissue]
         chosen[mpp] = inside[:count]
     slide = openslide_module().OpenSlide(str(path))
     # OpenSlide keeps decoded blocks: none here, so that no row profits from the one before it
@@ -157,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from _timing import Finding, report, summary
 
     if args.tiny:
-        args.width, args.height, args.tissue, args.tiles = 4096, 4096, 2048, 4
+        args.width, args.height, args.tissue, args.tiles = 3 * UNIT, 3 * UNIT, UNIT, 4
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
         write_slide(path, args.width, args.height, args.tissue)

@@ -139,6 +139,11 @@ class SlideStage:
         """Predict all slides that are not finished; write the table of all."""
         if self.slides is None:
             raise DataError("give a folder of slides with --slides")
+        if self.output_dir.resolve().is_relative_to(Path(self.slides).resolve()):
+            raise DataError(
+                f"output_dir ({self.output_dir}) lies in the folder of slides ({self.slides}), where its pictures "
+                "would be taken for slides; give another"
+            )
         ModelCheck(self.ckpt_dir, used=self.used).run()
         mpp, size = self._trained_size()
         slides = find_slides(Path(self.slides), slide_mpp=self.slide_mpp, smallest_um=size * mpp)

@@ -78,7 +78,7 @@ def tile_gallery(
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set(color=colour, linewidth=2)
             cell.set_title(f"{probability:.3f}\nx {x} y {y}", fontsize=6.5, pad=2)
-        text = line[0].annotate(name, (0, 1.42), xycoords="axes fraction", fontsize=9, fontweight="bold", va="bottom")
+        text = line[0].annotate(name, (0, 1.32), xycoords="axes fraction", fontsize=9, fontweight="bold", va="bottom")
         text.set_in_layout(False)  # its width must not widen the first column
     figure.suptitle(f"{title}\n", fontsize=11, fontweight="bold")
     save(figure, path)

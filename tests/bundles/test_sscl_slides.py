@@ -265,6 +265,7 @@ def test_slides_of_one_name_are_refused(slides, model, tmp_path):
     assert "the results of A-b.tif and a/b.png would have one name; rename one" in refused(folder, model, tmp_path)
     assert "no such folder of slides" in refused(tmp_path / "none", model, tmp_path)
     assert "holds no slides" in refused(model, model, tmp_path)
+    assert "lies in the folder of slides" in refused(tmp_path, model, tmp_path)
 
 
 def test_a_model_of_unknown_size_needs_it_and_a_known_one_keeps_its_own(slides, model, tmp_path):

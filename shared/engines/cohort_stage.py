@@ -65,8 +65,10 @@ class CohortStage:
             return
         path.unlink(missing_ok=True)
         features, groups, layers = self._features()
-        if features is None or len(set(groups)) < FEWEST:
-            why = "no layer of the network can be watched" if features is None else f"fewer than {FEWEST} patients"
+        why = "no layer of the network can be watched" if features is None else ""
+        why = why or (f"fewer than {FEWEST} patients" if len(set(groups)) < FEWEST else "")
+        why = why or ("" if all(np.isfinite(part).all() for part in features or ()) else "values are not finite")
+        if why or features is None:
             logger.warning("%s: out_of_cohort will not be told of new patients.", why)
             return
         kept = _spread_out(groups, ROWS)

@@ -102,6 +102,6 @@ class Abstention:
             if plausible is not None:
                 row["set"] = set_text(plausible, class_names)
             if distance is not None:
-                row["out_of_cohort"], row["cohort_distance"] = int(distance > self._limit), distance
+                row["out_of_cohort"], row["cohort_distance"] = int(not distance <= self._limit), distance  # NaN, too
             row["reason"] = reason_text(plausible, self.coverage, distance, self._limit)
         return rows

@@ -112,10 +112,10 @@ class LayerStatistics:
 def _mean(x: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over all places, ``[N, C, ...]`` -> ``[N, C]``; 0 where no place counts."""
     total = weight.flatten(2).sum(dim=2)
-    return (x * weight).flatten(2).sum(dim=2) / total.where(total > 0, 1.0)
+    return torch.bmm(x.flatten(2), weight.flatten(2).mT)[..., 0] / total.where(total > 0, 1.0)  # no product in memory
 
 
 def _moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     mean = _mean(x, weight)
-    variance = _mean((x - mean.reshape(*mean.shape, *[1] * (x.ndim - 2))).square(), weight)
+    variance = _mean((x - mean.reshape(*mean.shape, *[1] * (x.ndim - 2))).square_(), weight)
     return mean, (variance.sqrt() + _LEAST).log()

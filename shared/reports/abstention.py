@@ -48,6 +48,6 @@ def reason_text(
     reasons = []
     if plausible is not None and sum(plausible) != 1:
         reasons.append(f"{'both classes are' if all(plausible) else 'no class is'} plausible at {100 * coverage:g} %")
-    if distance is not None and limit is not None and distance > limit:
+    if distance is not None and limit is not None and not distance <= limit:
         reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
     return SEPARATOR.join(reasons)

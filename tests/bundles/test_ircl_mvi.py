@@ -53,6 +53,7 @@ def test_training_leaves_checkpoints_tables_and_pictures(trained, cohort):
         "additive.pt",
         "model.pt",
         "model.json",
+        "cohort.npz",
         "split.json",
     }
     expected = {"biomarkers.csv", "biomarkers.json", "biomarkers.png", "pretrain_loss.csv", "train_loss.png"}

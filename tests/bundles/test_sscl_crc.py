@@ -50,6 +50,7 @@ def test_training_leaves_checkpoints_tables_and_pictures(trained):
         "pretrain.pt",
         "model.pt",
         "model.json",
+        "cohort.npz",
         "split.json",
     }
     expected = {"pretrain_loss.csv", "pretrain_loss.png", "train_loss.csv"}

@@ -171,4 +171,6 @@ def test_a_finished_step_is_kept_when_resuming_and_made_anew_otherwise(network, 
     stage(network, tmp_path, images(8, 0)).run()
     assert (tmp_path / "cohort.npz").read_bytes() != before
     stage(network, tmp_path, images(4, 0)).run()
+    stage(network, tmp_path, images(8, 0) * torch.nan).run()
+    assert "values are not finite" in caplog.text
     assert "fewer than 5 patients" in caplog.text and not (tmp_path / "cohort.npz").exists()

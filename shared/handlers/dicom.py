@@ -215,7 +215,7 @@ class SaveDicom:
 
 def _line(finding: Finding) -> str:
     area = "" if finding.area_mm2 is None else f", {finding.area_mm2:.0f} mm2 per slice"
-    return f"{finding.name}: log odds {finding.log_odds or 0:+.2f}{area}"
+    return f"biomarker {finding.name}: log odds {finding.log_odds or 0:+.2f}{area}"
 
 
 def _plain(name: str) -> str:

@@ -32,6 +32,7 @@ from shared.data.dicom.stack import Stack, build_stack
 from shared.data.tables import read_table
 from shared.errors import DataError
 from shared.io import atomic_path, write_csv, write_json
+from shared.reports.dicom.objects import MAKER
 
 CONVERTED, SIDECARS, DONE = "converted", "sidecars", ".converted.json"
 SOURCE, ACQUISITION = "dicom_source.json", "acquisition.csv"
@@ -112,16 +113,19 @@ class DicomStep:
             )
             if key.resolve().is_relative_to(options.output.resolve()):
                 raise DataError(f"--pseudonyms {key}: the key must lie outside --output {options.output}")
+            if (options.output / SOURCE).exists():
+                raise DataError(f"{options.output} was prepared without --pseudonyms; give a new folder as --output")
             self.key = Pseudonyms(key)
+        self.known = self._known()
+        self.spelled = {folded(one): one for one in self.known}
 
     def run(self) -> None:
         """Read, choose, convert, and point the options to what was made."""
         options = self.options
         keywords = {test.keyword for rules in self.rules.values() for rule in rules for test in rule}
         scan = read_folder(self.root, keywords)
-        known = self._known()
-        people, problems = self._people(scan, known)
-        names = {patient: self._name(patient) for patient in [*people, *known]}
+        people, problems = self._people(scan)
+        names = {patient: self._name(patient) for patient in [*people, *self.known]}
         if self.key:
             self.key.save()
         elif bad := [patient for patient in people if not _is_file_name(patient)]:
@@ -131,7 +135,7 @@ class DicomStep:
         plans, strangers, lacking = list[Plan](), list[str](), list[str]()
         beside = self._beside(scan, people, names, problems)
         for patient, instances in people.items():
-            if options.labels is not None and folded(patient) not in {folded(one) for one in known}:
+            if options.labels is not None and folded(patient) not in self.spelled:
                 strangers.append(names[patient])
                 continue
             plan, found = self._plan(names[patient], instances, beside.get(patient, []))
@@ -160,9 +164,10 @@ class DicomStep:
         ]
 
     def _name(self, patient: str) -> str:
-        return self.key(patient) if self.key else patient
+        patient = self.spelled.get(folded(patient), patient)  # the table's capitals are kept, as with folders of NIfTI
+        return self.key(patient) if self.key and patient else patient
 
-    def _people(self, scan: Scan, known: Sequence[str]) -> tuple[dict[str, list[Instance]], list[str]]:
+    def _people(self, scan: Scan) -> tuple[dict[str, list[Instance]], list[str]]:
         """Instances by PatientID, and what is wrong with the files and the identities."""
         problems, people = list[str](), dict[str, list[Instance]]()
         for one in scan.instances:
@@ -202,9 +207,7 @@ class DicomStep:
             other = by_case.setdefault(folded(patient), patient)
             if other != patient:
                 problems.append(f"{self._name(other)} and {self._name(patient)} differ in capitals only; are they one?")
-        spelled = {folded(one): one for one in known}
-        # the table's capitals are kept, as with folders of NIfTI
-        return {spelled.get(folded(patient), patient): many for patient, many in sorted(people.items())}, problems
+        return {self.spelled.get(folded(patient), patient): many for patient, many in sorted(people.items())}, problems
 
     def _plan(self, name: str, instances: Sequence[Instance], beside: Sequence[Path]) -> tuple[Plan | None, list[str]]:
         """What to convert of a patient, and what is wrong."""
@@ -234,6 +237,9 @@ class DicomStep:
         if options.mask_pattern == "none":
             return []
         nifti = [path for path in beside if path not in brains and _is_mask_name(path, options.mask_pattern)]
+        drawn = [one for one in drawn if one.values.get("Manufacturer") != MAKER]  # an earlier inference's own results
+        if options.mask_pattern:
+            drawn = []
         if rules := self.rules.get(MASK):
             drawn, nifti = [one for one in drawn if passes(rules, one.values)], []
         uids = {one.uid: modality for modality, one in reversed(plan.series.items())}

@@ -99,6 +99,7 @@ class SaveDicom:
         """Write every patient's objects."""
         if not is_main() or self.out is None:
             return
+        logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module it copies, with identifiers
         with (self.output_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = {nfc(row["patient"]): row for row in csv.DictReader(file)}
         problems = []

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps.preparation.acquisition import COLUMNS, Codes, acquisition_row
-from shared.apps.preparation.cohort import comma_list
 from shared.apps.preparation.dicom_series import Series, choose_all, group_series
 from shared.apps.preparation.files import program
 from shared.apps.preparation.matching import AFTER_NAME, Lacking, file_name, folded, has_words, mask_kind, stem
 from shared.data.clutter import is_clutter
 from shared.data.dicom.convert import check_syntaxes, convert_series
-from shared.data.dicom.headers import STRUCTURES, Instance, Scan, holds_dicom, read_folder
-from shared.data.dicom.library import dicom_library
+from shared.data.dicom.headers import STRUCTURES, Instance, Scan, read_folder
 from shared.data.dicom.masks import choose_regions, is_mask, read_regions, segmentation_mask, structure_mask
 from shared.data.dicom.pseudonyms import Pseudonyms, owner_only
 from shared.data.dicom.rules import Rule, parse_series, passes
@@ -51,52 +49,6 @@ class Plan:
     regions: list[int] = field(default_factory=list)
     drawn_on: str = ""  # modality whose grid the mask has
     brain: Path | None = None
-
-
-def add_dicom_options(parser: argparse.ArgumentParser) -> None:
-    """Options on DICOM."""
-    dicom = parser.add_argument_group("DICOM (FOLDER holds DICOM files, any depth and names; patients by PatientID)")
-    add = dicom.add_argument
-    add(
-        "--series",
-        action="append",
-        default=[],
-        metavar="T1V='SeriesDescription~portal'",
-        help="rule on the header that chooses a modality's series (~, =, !=, <, >; & joins); of the mask: mask=RULE",
-    )
-    add("--segments", type=comma_list, default=[], help="names of the segments or structures that are the tumour")
-    add(
-        "--pseudonyms",
-        nargs="?",
-        const="",
-        metavar="KEY.csv",
-        help="new names for the patients; the key goes into this file, for its owner alone (beside OUTPUT)",
-    )
-
-
-def take_dicom(options: argparse.Namespace) -> None:
-    """Where ``options.folder`` holds DICOM, convert it, and let the options name the folder of NIfTI that was made.
-
-    Sets ``options.dicom_lines`` (what to print), ``dicom_manifest`` and ``dicom_datalist`` (what these files get).
-
-    Raises:
-        DataError: with every problem found, before anything is converted; or those of the conversion.
-    """
-    options.dicom_lines, options.dicom_manifest, options.dicom_datalist = [], {}, {}
-    given = [name for name in ("series", "segments", "pseudonyms") if getattr(options, name) not in ([], None)]
-    if not holds_dicom(options.folder):
-        if given:
-            raise DataError(f"--{', --'.join(given)}: of DICOM; {options.folder} holds no DICOM file")
-        return
-    dicom_library("pydicom")
-    if options.pattern:
-        raise DataError("--pattern is of NIfTI; of DICOM --series MODALITY='SeriesDescription~WORD' chooses a series")
-    for option in ("image_column", "pixel_size", "pixel_size_column"):
-        if getattr(options, option, None):
-            raise DataError(f"--{option.replace('_', '-')} is of 2D images, the folder holds DICOM")
-    if options.output.resolve().is_relative_to(options.folder.resolve()):
-        raise DataError(f"--output {options.output} must lie outside the patients' own folder")
-    DicomStep(options).run()
 
 
 class DicomStep:

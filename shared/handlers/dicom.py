@@ -99,6 +99,7 @@ class SaveDicom:
         """Write every patient's objects."""
         if not is_main() or self.out is None:
             return
+        logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module it copies, with identifiers
         with (self.output_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = {nfc(row["patient"]): row for row in csv.DictReader(file)}
         problems = []
@@ -215,7 +216,7 @@ class SaveDicom:
 
 def _line(finding: Finding) -> str:
     area = "" if finding.area_mm2 is None else f", {finding.area_mm2:.0f} mm2 per slice"
-    return f"{finding.name}: log odds {finding.log_odds or 0:+.2f}{area}"
+    return f"biomarker {finding.name}: log odds {finding.log_odds or 0:+.2f}{area}"
 
 
 def _plain(name: str) -> str:

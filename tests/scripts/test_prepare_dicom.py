@@ -189,6 +189,15 @@ def test_problems_of_all_patients_are_told_at_once_and_nothing_is_written(tmp_pa
     assert not (tmp_path / "out" / "datalist.json").exists() and not [*(tmp_path / "out").rglob("*.nii.gz")]
 
 
+def test_a_folder_without_pseudonyms_gets_none(tmp_path, capfd):
+    tiny_patient(tmp_path / "in", "a1", mask=None)
+    (tmp_path / "l.csv").write_text("patient,label\nA1,1\n")
+    assert prepare(tmp_path / "in", tmp_path / "out", "--folds", "0", labels=tmp_path / "l.csv") == 0
+    assert (tmp_path / "out" / "A1").is_dir()  # the table's capitals
+    assert prepare(tmp_path / "in", tmp_path / "out", "--pseudonyms") == 2
+    assert "was prepared without --pseudonyms" in capfd.readouterr().err
+
+
 def test_rules_of_the_command_line(tmp_path, capfd):
     root = tmp_path / "in"
     tiny_patient(root / "b", "B", phases=("T1", "T1 portal", "portal venous"), mask=None)
@@ -221,6 +230,13 @@ def test_masks_are_chosen_never_guessed(tmp_path, capfd):
     assert prepare(root, tmp_path / "out", "--series", "mask=SeriesNumber=95", "--segments", "Lesion") == 0
     mask = np.asarray(nib.load(tmp_path / "out" / "A" / "mask.nii.gz").dataobj)
     assert mask.sum() == ball.sum()
+    # the result of an earlier inference in the same export is no mask
+    (root / "seg").unlink()
+    own = dicom_library("pydicom").dcmread(root / "seg2")
+    own.Manufacturer = "Interpretable imaging biomarkers"
+    own.save_as(root / "seg2")
+    assert prepare(root, tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "converted" / "A" / "mask.nii.gz").exists()
     assert prepare(root, tmp_path / "out", "--mask-pattern", "none") == 0
     assert not (tmp_path / "out" / "converted" / "A" / "mask.nii.gz").exists()
 

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps.preparation.acquisition import COLUMNS, Codes, acquisition_row
-from shared.apps.preparation.cohort import comma_list
 from shared.apps.preparation.dicom_series import Series, choose_all, group_series
 from shared.apps.preparation.files import program
 from shared.apps.preparation.matching import AFTER_NAME, Lacking, file_name, folded, has_words, mask_kind, stem
 from shared.data.clutter import is_clutter
 from shared.data.dicom.convert import check_syntaxes, convert_series
-from shared.data.dicom.headers import STRUCTURES, Instance, Scan, holds_dicom, read_folder
-from shared.data.dicom.library import dicom_library
+from shared.data.dicom.headers import STRUCTURES, Instance, Scan, read_folder
 from shared.data.dicom.masks import choose_regions, is_mask, read_regions, segmentation_mask, structure_mask
 from shared.data.dicom.pseudonyms import Pseudonyms, owner_only
 from shared.data.dicom.rules import Rule, parse_series, passes
@@ -32,6 +30,7 @@ from shared.data.dicom.stack import Stack, build_stack
 from shared.data.tables import read_table
 from shared.errors import DataError
 from shared.io import atomic_path, write_csv, write_json
+from shared.reports.dicom.objects import MAKER
 
 CONVERTED, SIDECARS, DONE = "converted", "sidecars", ".converted.json"
 SOURCE, ACQUISITION = "dicom_source.json", "acquisition.csv"
@@ -52,52 +51,6 @@ class Plan:
     brain: Path | None = None
 
 
-def add_dicom_options(parser: argparse.ArgumentParser) -> None:
-    """Options on DICOM."""
-    dicom = parser.add_argument_group("DICOM (FOLDER holds DICOM files, any depth and names; patients by PatientID)")
-    add = dicom.add_argument
-    add(
-        "--series",
-        action="append",
-        default=[],
-        metavar="T1V='SeriesDescription~portal'",
-        help="rule on the header that chooses a modality's series (~, =, !=, <, >; & joins); of the mask: mask=RULE",
-    )
-    add("--segments", type=comma_list, default=[], help="names of the segments or structures that are the tumour")
-    add(
-        "--pseudonyms",
-        nargs="?",
-        const="",
-        metavar="KEY.csv",
-        help="new names for the patients; the key goes into this file, for its owner alone (beside OUTPUT)",
-    )
-
-
-def take_dicom(options: argparse.Namespace) -> None:
-    """Where ``options.folder`` holds DICOM, convert it, and let the options name the folder of NIfTI that was made.
-
-    Sets ``options.dicom_lines`` (what to print), ``dicom_manifest`` and ``dicom_datalist`` (what these files get).
-
-    Raises:
-        DataError: with every problem found, before anything is converted; or those of the conversion.
-    """
-    options.dicom_lines, options.dicom_manifest, options.dicom_datalist = [], {}, {}
-    given = [name for name in ("series", "segments", "pseudonyms") if getattr(options, name) not in ([], None)]
-    if not holds_dicom(options.folder):
-        if given:
-            raise DataError(f"--{', --'.join(given)}: of DICOM; {options.folder} holds no DICOM file")
-        return
-    dicom_library("pydicom")
-    if options.pattern:
-        raise DataError("--pattern is of NIfTI; of DICOM --series MODALITY='SeriesDescription~WORD' chooses a series")
-    for option in ("image_column", "pixel_size", "pixel_size_column"):
-        if getattr(options, option, None):
-            raise DataError(f"--{option.replace('_', '-')} is of 2D images, the folder holds DICOM")
-    if options.output.resolve().is_relative_to(options.folder.resolve()):
-        raise DataError(f"--output {options.output} must lie outside the patients' own folder")
-    DicomStep(options).run()
-
-
 class DicomStep:
     """The step of one command line."""
 
@@ -112,16 +65,19 @@ class DicomStep:
             )
             if key.resolve().is_relative_to(options.output.resolve()):
                 raise DataError(f"--pseudonyms {key}: the key must lie outside --output {options.output}")
+            if (options.output / SOURCE).exists():
+                raise DataError(f"{options.output} was prepared without --pseudonyms; give a new folder as --output")
             self.key = Pseudonyms(key)
+        self.known = self._known()
+        self.spelled = {folded(one): one for one in self.known}
 
     def run(self) -> None:
         """Read, choose, convert, and point the options to what was made."""
         options = self.options
         keywords = {test.keyword for rules in self.rules.values() for rule in rules for test in rule}
         scan = read_folder(self.root, keywords)
-        known = self._known()
-        people, problems = self._people(scan, known)
-        names = {patient: self._name(patient) for patient in [*people, *known]}
+        people, problems = self._people(scan)
+        names = {patient: self._name(patient) for patient in [*people, *self.known]}
         if self.key:
             self.key.save()
         elif bad := [patient for patient in people if not _is_file_name(patient)]:
@@ -131,7 +87,7 @@ class DicomStep:
         plans, strangers, lacking = list[Plan](), list[str](), list[str]()
         beside = self._beside(scan, people, names, problems)
         for patient, instances in people.items():
-            if options.labels is not None and folded(patient) not in {folded(one) for one in known}:
+            if options.labels is not None and folded(patient) not in self.spelled:
                 strangers.append(names[patient])
                 continue
             plan, found = self._plan(names[patient], instances, beside.get(patient, []))
@@ -160,9 +116,10 @@ class DicomStep:
         ]
 
     def _name(self, patient: str) -> str:
-        return self.key(patient) if self.key else patient
+        patient = self.spelled.get(folded(patient), patient)  # the table's capitals are kept, as with folders of NIfTI
+        return self.key(patient) if self.key and patient else patient
 
-    def _people(self, scan: Scan, known: Sequence[str]) -> tuple[dict[str, list[Instance]], list[str]]:
+    def _people(self, scan: Scan) -> tuple[dict[str, list[Instance]], list[str]]:
         """Instances by PatientID, and what is wrong with the files and the identities."""
         problems, people = list[str](), dict[str, list[Instance]]()
         for one in scan.instances:
@@ -202,9 +159,7 @@ class DicomStep:
             other = by_case.setdefault(folded(patient), patient)
             if other != patient:
                 problems.append(f"{self._name(other)} and {self._name(patient)} differ in capitals only; are they one?")
-        spelled = {folded(one): one for one in known}
-        # the table's capitals are kept, as with folders of NIfTI
-        return {spelled.get(folded(patient), patient): many for patient, many in sorted(people.items())}, problems
+        return {self.spelled.get(folded(patient), patient): many for patient, many in sorted(people.items())}, problems
 
     def _plan(self, name: str, instances: Sequence[Instance], beside: Sequence[Path]) -> tuple[Plan | None, list[str]]:
         """What to convert of a patient, and what is wrong."""
@@ -234,6 +189,9 @@ class DicomStep:
         if options.mask_pattern == "none":
             return []
         nifti = [path for path in beside if path not in brains and _is_mask_name(path, options.mask_pattern)]
+        drawn = [one for one in drawn if one.values.get("Manufacturer") != MAKER]  # an earlier inference's own results
+        if options.mask_pattern:
+            drawn = []
         if rules := self.rules.get(MASK):
             drawn, nifti = [one for one in drawn if passes(rules, one.values)], []
         uids = {one.uid: modality for modality, one in reversed(plan.series.items())}

@@ -40,7 +40,7 @@ from shared.apps.preparation.cohort import (
     report,
     without_covariates,
 )
-from shared.apps.preparation.dicom_step import add_dicom_options, take_dicom
+from shared.apps.preparation.dicom_options import add_dicom_options, take_dicom
 from shared.apps.preparation.files import (
     begin,
     place_file,

@@ -151,7 +151,7 @@ def _complete(dataset: Any, patient: str, modality: str) -> None:
 def _paths_by_uid(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"there is no DICOM folder {folder}; give the one where the files lie: --dicom_source FOLDER")
-    pydicom, found = dicom_library("pydicom"), {}
+    pydicom, found = dicom_library("pydicom"), dict[str, Path]()
     for path in walk_files(folder):
         if is_dicom(path):
             try:

@@ -162,6 +162,7 @@ class SlideStage:
                 except DataError as error:
                     logger.error("slide %d of %d, %s: %s", number, len(slides), slide.inner, error)
                     damaged += error.problems
+                    shutil.rmtree(self._folder(slide), ignore_errors=True)  # what other settings made of it
                     found = {"problem": "damaged: " + " ".join(error.problems)}
                 computed += 1
                 left = (time.monotonic() - start) / computed * (len(slides) - number)
@@ -218,6 +219,8 @@ class SlideStage:
             "weights": self._weights,
             "views": getattr(self.inferer, "views", 1),
             "average": getattr(self.inferer, "average", "logits"),
+            "cache_size": self.cache_size,
+            "classes": self.classes,
             "bf16": bool(getattr(self.inferer, "bf16", False)),
             "mpp": mpp,
             "patch_size": size,
@@ -271,6 +274,7 @@ class SlideStage:
                 "height": reader.height,
                 "read_by": reader.kind,
             }
+            origin = reader.origin
         downsample = (found["width"] / overview.shape[1] + found["height"] / overview.shape[0]) / 2
         mask, ink, cut = tissue_mask(overview, downsample * slide.mpp, **self.tissue)
         shares = tissue_shares(mask, grid, downsample).ravel()
@@ -293,8 +297,9 @@ class SlideStage:
         heat = heat_map(grid, numbers, probability, overview.shape[:2], downsample)
         write_heat_map(part / "heatmap.ome.tiff", heat, downsample * slide.mpp, f"{slide.name}: {self.classes[1]}")
         given = (grid, numbers, probability, self.classes)
-        write_features(part / "tiles.geojson", tile_features(*given, threshold=self.threshold))
-        regions = region_features(*given, slide_mpp=slide.mpp, threshold=self.threshold)
+        shown_at: dict[str, Any] = {"threshold": self.threshold, "origin": origin}
+        write_features(part / "tiles.geojson", tile_features(*given, **shown_at))
+        regions = region_features(*given, slide_mpp=slide.mpp, **shown_at)
         write_features(part / "regions.geojson", regions)
         shown = "no tissue" if not numbers else ", ".join(f"{k} {v:.3f}" for k, v in found["scores"].items())
         text = f"{slide.name}: {shown}"

@@ -215,6 +215,7 @@ def test_slides_without_tissue_and_damaged_ones_are_named_and_the_others_finishe
     folder = tmp_path / "slides"
     folder.mkdir()
     shutil.copy(slides / "plain.png", folder / "good.png")
+    (tmp_path / "eval/slides/torn").mkdir(parents=True)  # of other settings, when it was whole
     write_png(folder / "bare.png", np.full((300, 300, 3), 243, np.uint8), 1.0)
     path = write_tiff(folder / "torn.tif", stained(1024, 1024, box=(256, 256, 800, 720)), 0.5, levels=(2, 8))
     with tifffile.TiffFile(path) as file:  # a tile of the level that is read, not of the overview's

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from shared.apps.preparation.slides import drawn
 from shared.data import PatchDatalist
 from shared.data.patches.reading import read_patch
 from tests.support.documented import undocumented_in
@@ -103,6 +104,12 @@ def test_annotations_label_tiles_and_the_rest_is_left_out_or_unlabelled(cohort):
     assert {entry["patient"] for entry in content["unlabelled"]} == {"P3"}
     manifest = json.loads((cohort.output / "manifest.json").read_text())
     assert manifest["labels"] == "annotations" and manifest["not_taken"]["annotations of other classes"] == ["fat"]
+
+
+def test_annotations_count_from_where_the_scanned_part_begins():
+    ring = np.array([[10.0, 0.0], [30, 0], [30, 20], [10, 20], [10, 0]])
+    mask = drawn([[ring]], (60, 80), 2.0, (40, 60))
+    assert mask.sum() == 100 and mask[30:40, 25:35].all()
 
 
 def test_fewer_tiles_are_drawn_alike_whatever_else_lies_there(cohort):

@@ -59,7 +59,7 @@ class Annotated:
         patient: whose.
         label: class of the whole slide; None: annotations tell.
         shapes: of each class its polygons, each a list of rings (the outer one first) of points (x, y) in pixels of
-            level 0.
+            level 0, from the slide's origin (:class:`shared.data.slides.reading.SlideReader`).
     """
 
     file: SlideFile
@@ -102,8 +102,10 @@ def read_shapes(path: Path, classes: list[str]) -> tuple[dict[int, list[list[np.
     return shapes, others
 
 
-def drawn(shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: float) -> np.ndarray:
-    """Polygons on a slide's overview, bool ``[H, W]``; holes are outside."""
+def drawn(
+    shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: float, origin: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """Polygons, whose points count from ``origin``, on a slide's overview, bool ``[H, W]``; holes are outside."""
     from skimage.draw import polygon
 
     mask = np.zeros(shape, bool)
@@ -111,7 +113,8 @@ def drawn(shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: fl
         own = np.zeros(shape, bool)
         for number, ring in enumerate(rings):
             # a pixel's centre lies half a pixel behind its edge
-            rows, columns = polygon(ring[:, 1] / downsample - 0.5, ring[:, 0] / downsample - 0.5, shape)
+            across, down = ((ring + origin) / downsample - 0.5).T
+            rows, columns = polygon(down, across, shape)
             own[rows, columns] = number == 0
         mask |= own
     return mask
@@ -239,7 +242,7 @@ class Slides:
         mask, ink, _ = tissue_mask(overview, downsample * file.mpp)
         tissue = tissue_shares(mask, grid, downsample).ravel()
         clean = tissue_shares(ink, grid, downsample).ravel() <= options.max_ink
-        labels = self._labels(slide, grid, overview.shape[:2], downsample)
+        labels = self._labels(slide, grid, overview.shape[:2], downsample, reader.origin)
         chosen = np.flatnonzero((tissue >= options.min_tissue) & (tissue > 0) & clean & (labels > -2))
         if options.max_tiles and len(chosen) > options.max_tiles:
             random = np.random.default_rng([options.seed, *file.inner.encode()])
@@ -255,13 +258,15 @@ class Slides:
             told |= {"level": grid.level, "tissue": round(float(tissue[number]), 4), "label": entry.get("label", "")}
             yield entry, told, pixels
 
-    def _labels(self, slide: Annotated, grid: TileGrid, shape: tuple[int, int], downsample: float) -> np.ndarray:
+    def _labels(
+        self, slide: Annotated, grid: TileGrid, shape: tuple[int, int], downsample: float, origin: tuple[int, int]
+    ) -> np.ndarray:
         """Class of each tile; -1: none, kept without label; -2: left out."""
         if slide.label is not None:
             return np.full(len(grid), slide.label)
         empty = np.zeros(len(grid))
         shares = [
-            tissue_shares(drawn(slide.shapes[label], shape, downsample), grid, downsample).ravel()
+            tissue_shares(drawn(slide.shapes[label], shape, downsample, origin), grid, downsample).ravel()
             if label in slide.shapes
             else empty
             for label in (0, 1)

@@ -88,7 +88,7 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
         - returns: uint8, 0 and 1, of the image's shape
 
     Raises:
-        DataError: it is fractional, is no volume, or reaches outside the image.
+        DataError: it is fractional, is no volume, is empty, or reaches outside the image.
     """
     found = dicom_library("highdicom.seg").segread(path)
     if found.segmentation_type.value == "FRACTIONAL":
@@ -107,13 +107,18 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(volume.affine)
         mask = np.asarray(volume.array) > 0
         placed = resample(Volume(mask.astype(np.uint8), matrix), tuple(shape), affine, nearest=True).array > 0
-        before, after = (float(v.sum()) * abs(np.linalg.det(m[:3, :3])) for v, m in ((mask, matrix), (placed, affine)))
-        if before and after < KEPT * before and _same_step(matrix, affine):
+        to_image = np.linalg.inv(affine) @ matrix
+        centres = np.argwhere(mask) @ to_image[:3, :3].T + to_image[:3, 3]
+        # half a voxel about the centres, and a hundredth for rounding
+        held = ((centres > -0.51) & (centres < np.asarray(shape) - 0.49)).all(axis=1)
+        if len(held) and held.mean() < KEPT:
             raise DataError(
-                f"{1 - after / before:.0%} of segment {number} lies outside the image's grid; it was drawn on another "
+                f"{1 - held.mean():.0%} of segment {number} lies outside the image's grid; it was drawn on another "
                 "series: choose that one, or leave the mask out"
             )
         out |= placed
+    if not out.any():
+        raise DataError("its segments hold no voxel of the image; export it again, or leave the mask out")
     return out.astype(np.uint8)
 
 
@@ -177,11 +182,6 @@ def structure_mask(
     if not out.any():
         raise DataError("its contours enclose no voxel; export it again")
     return out.astype(np.uint8), flags
-
-
-def _same_step(first: Any, second: Any) -> bool:
-    volumes = [abs(np.linalg.det(np.asarray(m)[:3, :3])) for m in (first, second)]
-    return abs(volumes[0] / volumes[1] - 1) < 0.01
 
 
 def _values_of(dataset: Any, keyword: str) -> Iterator[Any]:

@@ -145,19 +145,23 @@ def structure_mask(
 
     dataset = dicom_library("pydicom").dcmread(path, force=True)
     inverse = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, float))
-    out, flags, axis = np.zeros(tuple(shape), bool), list[str](), None
+    out, flags, contours = np.zeros(tuple(shape), bool), list[str](), dict[int, list[np.ndarray]]()
     for item in dataset.get("ROIContourSequence") or []:
         if int(item.ReferencedROINumber) not in numbers:
             continue
-        own, slices = np.zeros(tuple(shape), bool), set[int]()
         for contour in item.get("ContourSequence") or []:
             kind = str(contour.get("ContourGeometricType"))
             if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 raise DataError(f"its contours are {kind}, closed planar ones are needed; export it again")
             points = np.asarray(contour.ContourData, float).reshape(-1, 3)
             voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
-            spread = np.ptp(voxels, axis=0)
-            axis = int(spread.argmin()) if axis is None else axis
+            contours.setdefault(int(item.ReferencedROINumber), []).append(voxels)
+    # across all contours: one alone may be a line, flat along two axes
+    spreads = [np.ptp(voxels, axis=0) for many in contours.values() for voxels in many]
+    axis = int(np.max(spreads, axis=0).argmin()) if spreads else 0
+    for number, many in contours.items():
+        own, slices = np.zeros(tuple(shape), bool), set[int]()
+        for voxels in many:
             level = round(float(voxels[:, axis].mean()))
             if np.abs(voxels[:, axis] - level).max() > IN_PLANE:
                 raise DataError(
@@ -175,9 +179,7 @@ def structure_mask(
             slices.add(level)
         gaps = [k for k in range(min(slices, default=0), max(slices, default=0)) if k not in slices]
         if gaps:
-            flags.append(
-                f"structure {int(item.ReferencedROINumber)} has contours on {len(slices)} slices and {len(gaps)} gaps"
-            )
+            flags.append(f"structure {number} has contours on {len(slices)} slices and {len(gaps)} gaps")
         out |= own
     if not out.any():
         raise DataError("its contours enclose no voxel; export it again")

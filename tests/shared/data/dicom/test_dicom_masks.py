@@ -92,7 +92,8 @@ def test_contours_enclose_the_voxels_of_a_naive_reference(tmp_path, axes):
     outer = np.stack([5 + 3.7 * np.cos(angle), 4.6 + 3.4 * np.sin(angle)], -1)
     hole = np.stack([5 + 1.2 * np.cos(angle), 4.6 + 1.1 * np.sin(angle)], -1)
     expected = np.zeros(SHAPE, bool)
-    contours = []
+    line = np.array([[3, 4.3, 1, 1], [5, 4.3, 1, 1], [7, 4.3, 1, 1]])  # flat along two axes: encloses nothing
+    contours = [(line @ lps_affine(affine).T)[:, :3]]
     for k, outlines in ((1, [outer]), (2, [outer, hole])):
         for outline in outlines:
             voxels = np.column_stack([outline, np.full(9, k), np.ones(9)])

@@ -146,3 +146,9 @@ def test_slides_of_unknown_size_and_missing_annotations_are_named(cohort, capsys
     (cohort.folder / "more/s1.ome.geojson").write_text("{")
     assert cohort.run("--annotations", "--classes", "HP", "SSA", "--slide-mpp", "1") == 2
     assert "cannot be read as GeoJSON" in capsys.readouterr().err
+
+
+def test_tiles_do_not_go_among_the_slides(cohort, capsys):
+    cohort.output = cohort.folder / "out"
+    assert cohort.run() == 2 and "lies in the folder of slides" in capsys.readouterr().err
+    assert not cohort.output.exists()

@@ -53,7 +53,7 @@ def predict(trained, data, out, **overrides):
 
 
 def test_training_leaves_checkpoints_atlas_split_and_tables(trained):
-    names = {"nodes.pt", "edges.pt", "contrast.pt", "model.pt", "model.json", "atlas.npz", "split.json"}
+    names = {"nodes.pt", "edges.pt", "contrast.pt", "model.pt", "model.json", "atlas.npz", "cohort.npz", "split.json"}
     assert {path.name for path in (trained / "models").iterdir()} == names
     assert json.loads((trained / "models/model.json").read_text())["use_fa"] is True
     tables = {f"{stage}_loss.{kind}" for stage in ("nodes", "edges", "contrast", "train") for kind in ("csv", "png")}

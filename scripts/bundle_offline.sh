@@ -68,7 +68,7 @@ install() { # FOLDER TARGET
     "$target/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-index \
         --find-links "$folder/wheels" "${options[@]}" || die "pip cannot install from $folder/wheels"
     "$python" -m zipfile -e "$folder"/*.zip "$target"
-    printf '%s: installed. Check: cd %s/NAME && ../.venv/bin/python -m shared.bundle.verify\n' "$target" "$target"
+    printf '%s: installed. Check: cd %s/NAME && ../.venv/bin/python -m shared.bundle.verify --no-schema\n' "$target" "$target"
 }
 
 case "${1:-}" in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,24 @@ from shared.data.tables import read_table
 from shared.errors import DataError
 
 TABLES = ("subgroups.csv", "acquisition.csv")
+MODALITY = "modality"  # column of a table with a row per patient and modality
 SIZE = "tumour size"
 SIZE_UNITS = ("ml", "mm2", "share of the patch")
 
 
-def read_subgroup_tables(dataset_dir: str | os.PathLike, tables: Sequence[str] = TABLES) -> dict[str, dict[str, Any]]:
+def read_subgroup_tables(
+    dataset_dir: str | os.PathLike, tables: Sequence[str] = TABLES, *, by_modality: bool = False
+) -> dict[str, dict[str, Any]]:
     """Columns of ``subgroups.csv`` and ``acquisition.csv`` in a prepared folder, each by patient or image.
 
     A table has one row per patient (column ``patient``) or image (``image``); numbers are taken as such, empty cells
-    are not known. Nothing where there is no table.
+    are not known. Nothing where there is no table. With a column ``modality``, as the preparation from DICOM writes it,
+    a patient has a row per modality: a column whose values agree within every patient is one of the patients.
+
+    Args:
+        dataset_dir: the prepared folder.
+        tables: which of them.
+        by_modality: also columns that differ between a patient's modalities, as ``<modality>: <column>``.
 
     Raises:
         DataError: a table without such a column or without another, a row twice, a column in both tables.
@@ -40,20 +50,33 @@ def read_subgroup_tables(dataset_dir: str | os.PathLike, tables: Sequence[str] =
             continue
         rows = read_table(path)
         key = next((key for key in ("image", "patient") if key in rows[0]), None)
-        others = [column for column in rows[0] if column not in ("image", "patient")]
+        others = [column for column in rows[0] if column not in ("image", "patient", MODALITY)]
         if key is None or not others:
             there = ", ".join(rows[0])
             problems.append(f"{path}: needs a column patient (or image) and another, its columns are {there}")
             continue
-        names = [nfc(row[key]) for row in rows]
-        problems += [f"{path}: {who} stands in it twice; keep one row" for who in sorted(names) if names.count(who) > 1]
+        names = [(nfc(row[key]), row.get(MODALITY, "")) for row in rows]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        problems += [f"{path}: {' '.join(filter(None, name))} stands in it twice; keep one row" for name in twice]
         for column in others:
             if column in columns:
                 problems.append(f"{path}: the column {column!r} is in {TABLES[0]}, too; keep one")
-            columns[column] = {who: value_of(row[column]) for who, row in zip(names, rows, strict=True)}
+            values = {name: value_of(row[column]) for name, row in zip(names, rows, strict=True)}
+            columns |= _of_patients(column, values, by_modality)
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
     return columns
+
+
+def _of_patients(column: str, values: Mapping[tuple[str, str], Any], by_modality: bool) -> dict[str, dict[str, Any]]:
+    """A column by patient; one per modality where a patient's modalities differ in it."""
+    of_patient = {who: value for (who, _), value in values.items()}
+    if all(value == of_patient[who] for (who, _), value in values.items()):
+        return {column: of_patient}
+    found: dict[str, dict[str, Any]] = {}
+    for (who, modality), value in values.items() if by_modality else ():
+        found.setdefault(f"{modality}: {column}", {})[who] = value
+    return found
 
 
 def value_of(text: str) -> float | str | None:

@@ -89,6 +89,7 @@ class CrossFit(PlainStage):
                 parser.get_parsed_content(f"{stage}#trainer").run()
             self._networks.append(parser.get_parsed_content("network").cpu())
         super().run()
+        self._networks = []  # not needed beside the training that follows
 
     def fold_parser(self, fold: int) -> ConfigParser:
         """The configuration of a fold's training."""

@@ -25,7 +25,7 @@ from shared.data.slides.folder import SlideFile, SlideLabel, check_mpp, find_sli
 from shared.data.slides.grid import TileGrid, tile_grid
 from shared.data.slides.reading import open_slide
 from shared.data.slides.tiles import SlideTiles
-from shared.data.slides.tissue import tissue_mask, tissue_shares
+from shared.data.slides.tissue import find_tissue
 from shared.errors import CheckpointError, DataError
 from shared.handlers.model_check import ModelCheck
 from shared.io import read_json_object, write_csv, write_json
@@ -162,7 +162,9 @@ class SlideStage:
                 except DataError as error:
                     logger.error("slide %d of %d, %s: %s", number, len(slides), slide.inner, error)
                     damaged += error.problems
-                    found = {"problem": "damaged: " + " ".join(error.problems)}
+                    shutil.rmtree(self._folder(slide), ignore_errors=True)  # what other settings made of it
+                    # the table names the slide as elsewhere, not where it lies
+                    found = {"problem": "damaged: " + " ".join(error.problems).replace(str(slide.path), slide.inner)}
                 computed += 1
                 left = (time.monotonic() - start) / computed * (len(slides) - number)
                 shown = found.get("problem") or f"{found['tiles']} tiles, mean {found['scores']['mean']:.3f}"
@@ -218,6 +220,8 @@ class SlideStage:
             "weights": self._weights,
             "views": getattr(self.inferer, "views", 1),
             "average": getattr(self.inferer, "average", "logits"),
+            "cache_size": self.cache_size,
+            "classes": self.classes,
             "bf16": bool(getattr(self.inferer, "bf16", False)),
             "mpp": mpp,
             "patch_size": size,
@@ -263,21 +267,18 @@ class SlideStage:
 
         with open_slide(slide.path) as reader:
             grid = tile_grid(reader, size=size, mpp=mpp, slide_mpp=slide.mpp, overlap=self.overlap)
-            downsample = max(1.0, self.overview_mpp / slide.mpp)
-            overview = reader.overview(downsample)
+            shares = {"min_tissue": self.min_tissue, "max_ink": self.max_ink}
+            tissue = find_tissue(reader, grid, slide.mpp, overview_mpp=self.overview_mpp, **shares, **self.tissue)
             found: dict[str, Any] = {
                 "slide": slide.inner,
                 "width": reader.width,
                 "height": reader.height,
                 "read_by": reader.kind,
             }
-        downsample = (found["width"] / overview.shape[1] + found["height"] / overview.shape[0]) / 2
-        mask, ink, cut = tissue_mask(overview, downsample * slide.mpp, **self.tissue)
-        shares = tissue_shares(mask, grid, downsample).ravel()
-        clean = tissue_shares(ink, grid, downsample).ravel() <= self.max_ink
-        numbers = np.flatnonzero((shares >= self.min_tissue) & (shares > 0) & clean).tolist()
-        found |= {"tile_pixels": grid.side, "level": grid.level, "tissue_threshold": round(cut, 4)}
-        found |= {"tissue_mm2": round(float(mask.sum()) * (downsample * slide.mpp / 1000) ** 2, 6)}
+            origin = reader.origin
+        numbers, overview_mpp = np.flatnonzero(tissue.taken).tolist(), tissue.downsample * slide.mpp
+        found |= {"tile_pixels": grid.side, "level": grid.level, "tissue_threshold": round(tissue.threshold, 4)}
+        found |= {"tissue_mm2": round(float(tissue.mask.sum()) * (overview_mpp / 1000) ** 2, 6)}
         found |= {"tiles": len(numbers), "settings": self._settings(slide, mpp, size)}
         probability = np.zeros(0)
         if numbers:
@@ -288,17 +289,18 @@ class SlideStage:
         rows = []
         for number, value in zip(numbers, probability, strict=True):
             x, y = grid.corner(number)
-            rows.append({"x": x, "y": y, "tissue": round(float(shares[number]), 4), "probability": float(value)})
+            rows.append({"x": x, "y": y, "tissue": round(float(tissue.shares[number]), 4), "probability": float(value)})
         write_csv(part / "tiles.csv", rows, ("x", "y", "tissue", "probability"))
-        heat = heat_map(grid, numbers, probability, overview.shape[:2], downsample)
-        write_heat_map(part / "heatmap.ome.tiff", heat, downsample * slide.mpp, f"{slide.name}: {self.classes[1]}")
+        heat = heat_map(grid, numbers, probability, tissue.mask.shape, tissue.downsample)
+        write_heat_map(part / "heatmap.ome.tiff", heat, overview_mpp, f"{slide.name}: {self.classes[1]}")
         given = (grid, numbers, probability, self.classes)
-        write_features(part / "tiles.geojson", tile_features(*given, threshold=self.threshold))
-        regions = region_features(*given, slide_mpp=slide.mpp, threshold=self.threshold)
+        shown_at: dict[str, Any] = {"threshold": self.threshold, "origin": origin}
+        write_features(part / "tiles.geojson", tile_features(*given, **shown_at))
+        regions = region_features(*given, slide_mpp=slide.mpp, **shown_at)
         write_features(part / "regions.geojson", regions)
         shown = "no tissue" if not numbers else ", ".join(f"{k} {v:.3f}" for k, v in found["scores"].items())
         text = f"{slide.name}: {shown}"
-        slide_picture(overview, mask, heat, part / "slide.png", title=text, class_name=self.classes[1])
+        slide_picture(tissue.overview, tissue.mask, heat, part / "slide.png", title=text, class_name=self.classes[1])
         if numbers and self.gallery:
             self._write_gallery(slide, grid, numbers, probability, part / "gallery.png")
         return found

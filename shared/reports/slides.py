@@ -105,12 +105,18 @@ def write_features(path: str | os.PathLike, features: Sequence[Mapping[str, Any]
 
 
 def tile_features(
-    grid: TileGrid, numbers: Sequence[int], probability: Any, classes: Sequence[str], threshold: float = 0.5
+    grid: TileGrid,
+    numbers: Sequence[int],
+    probability: Any,
+    classes: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    origin: tuple[int, int] = (0, 0),
 ) -> list[dict[str, Any]]:
-    """Tiles as GeoJSON for QuPath: a square each, in pixels of level 0, with its class and probability."""
+    """Tiles as GeoJSON for QuPath: a square each, in pixels of level 0 from ``origin``, with class and probability."""
     found = []
     for number, value in zip(numbers, probability, strict=True):
-        left, upper = grid.corner(number)
+        left, upper = (place - first for place, first in zip(grid.corner(number), origin, strict=True))
         right, lower = left + grid.side, upper + grid.side
         ring = [[left, upper], [right, upper], [right, lower], [left, lower], [left, upper]]
         measured = {"probability": round(float(value), 6)}
@@ -126,12 +132,14 @@ def region_features(
     *,
     slide_mpp: float,
     threshold: float = 0.5,
+    origin: tuple[int, int] = (0, 0),
 ) -> list[dict[str, Any]]:
     """Connected tiles of one class as GeoJSON polygons for QuPath, with mean probability, tiles and area in mm2.
 
-    A tile stands for the cell around it that reaches half-way to its neighbours.
+    A tile stands for the cell around it that reaches half-way to its neighbours. Points are in pixels of level 0 from
+    ``origin``.
     """
-    from scipy.ndimage import label
+    from scipy.ndimage import find_objects, label
 
     values = np.full((len(grid.tops), len(grid.lefts)), np.nan)
     values.ravel()[list(numbers)] = probability
@@ -140,12 +148,16 @@ def region_features(
     for called in (0, 1):
         with np.errstate(invalid="ignore"):
             of_class = (values >= threshold) if called else (values < threshold)
-        pieces, count = label(of_class)
-        for piece in range(1, count + 1):
-            inside = pieces == piece
-            rings = [[[float(x[c]), float(y[r])] for r, c in ring] for ring in outlines(inside)]
-            area = float((inside * np.outer(np.diff(y), np.diff(x))).sum()) * (slide_mpp / 1000) ** 2
-            measured = {"probability": round(float(values[inside].mean()), 6), "tiles": int(inside.sum())}
+        pieces, _ = label(of_class)
+        for piece, box in enumerate(find_objects(pieces), 1):  # within its box: a slide has thousands of pieces
+            inside = pieces[box] == piece
+            across, down = (border[side.start : side.stop + 1] for border, side in ((x, box[1]), (y, box[0])))
+            rings = [
+                [[float(across[c]) - origin[0], float(down[r]) - origin[1]] for r, c in ring]
+                for ring in outlines(inside)
+            ]
+            area = float((inside * np.outer(np.diff(down), np.diff(across))).sum()) * (slide_mpp / 1000) ** 2
+            measured = {"probability": round(float(values[box][inside].mean()), 6), "tiles": int(inside.sum())}
             found.append(_feature("annotation", rings, called, classes, measured | {"area_mm2": round(area, 6)}))
     return found
 
@@ -231,6 +243,8 @@ def write_slide_table(
     known = [row for row in rows if row["label"] != "" and row["mean"] != ""]
     labels = [row["label"] for row in known]
     if len(set(labels)) < 2:
+        for name in ("slides.json", "slides_roc.png"):  # of an earlier run with labels
+            (folder / name).unlink(missing_ok=True)
         return None
     from shared.metrics import classification_metrics
     from shared.visualize import roc_curve_figure

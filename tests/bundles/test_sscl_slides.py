@@ -215,6 +215,7 @@ def test_slides_without_tissue_and_damaged_ones_are_named_and_the_others_finishe
     folder = tmp_path / "slides"
     folder.mkdir()
     shutil.copy(slides / "plain.png", folder / "good.png")
+    (tmp_path / "eval/slides/torn").mkdir(parents=True)  # of other settings, when it was whole
     write_png(folder / "bare.png", np.full((300, 300, 3), 243, np.uint8), 1.0)
     path = write_tiff(folder / "torn.tif", stained(1024, 1024, box=(256, 256, 800, 720)), 0.5, levels=(2, 8))
     with tifffile.TiffFile(path) as file:  # a tile of the level that is read, not of the overview's
@@ -228,7 +229,7 @@ def test_slides_without_tissue_and_damaged_ones_are_named_and_the_others_finishe
     found = {row["slide"]: row for row in rows(tmp_path / "eval/slides.csv")}
     assert found["bare.png"]["problem"] == "no tissue" and found["bare.png"]["tiles"] == "0"
     assert found["bare.png"]["mean"] == "" and found["good.png"]["problem"] == "" and found["good.png"]["mean"]
-    assert found["torn.tif"]["problem"].startswith("damaged: ") and found["torn.tif"]["tiles"] == ""
+    assert found["torn.tif"]["problem"].startswith("damaged: torn.tif: cannot") and found["torn.tif"]["tiles"] == ""
     assert "1 of 3 slides have no tissue: bare.png" in caplog.text
     assert sorted(path.name for path in (tmp_path / "eval/slides").iterdir()) == ["bare", "good"]
     assert json.loads((tmp_path / "eval/slides/bare/regions.geojson").read_text())["features"] == []

@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("highdicom")
 
 from shared.apps.phantoms.dicom import make_series, series_affine, write_series
-from shared.apps.preparation import glioma, patients
+from shared.apps.preparation import dicom_step, glioma, patients
 from shared.data.dicom.library import dicom_library
+from shared.errors import DataError
 from tests.references.dicom_stack import stacked_series
 from tests.support.tiny_dicom import (
     OBLIQUE,
@@ -90,7 +91,8 @@ def test_with_pseudonyms_nothing_leads_back(cohort, tmp_path, monkeypatch, capfd
     root, labels = cohort
     output = tmp_path / "out"
     arguments = [str(root), str(labels), "--output", str(output), "--modalities", "T1,T1V", "--folds", "0"]
-    arguments += ["--group-column", "person", "--skip-missing", "--pseudonyms"]
+    arguments += ["--group-column", "person", "--skip-missing", f"--pseudonyms={tmp_path / 'out_key.csv'}"]
+    arguments += ["--series", "T1=SeriesDescription!~portal & SeriesDescription~T1 & StudyDate!=19491231"]
     monkeypatch.setattr(sys, "argv", ["scripts/prepare_patients.py", *arguments])
     assert patients.main(arguments) == 0
     shown = "".join(capfd.readouterr())
@@ -254,6 +256,24 @@ def test_a_segmentation_of_another_series_is_refused(tmp_path, capfd):
     make_segmentation(other, {"tumour": tiny_volume(5)[1]}).save_as(root / "seg")
     assert prepare(root, tmp_path / "out") == 2
     assert "refers to none of the chosen series" in capfd.readouterr().err
+
+
+def test_a_run_that_fails_leaves_nothing_that_the_next_takes_for_whole(tmp_path, monkeypatch, capfd):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    tiny_patient(folder, "P1", phases=("T1", "T1 portal", "T1 late"), mask="none")
+    assert prepare(folder, output) == 0
+    first, convert = (output / "P1" / "t1.nii.gz").read_bytes(), dicom_step.convert_series
+
+    def fails(instances, stack, target, sidecar):
+        if target.name.startswith("t1v"):
+            raise DataError("planted")
+        return convert(instances, stack, target, sidecar)
+
+    monkeypatch.setattr(dicom_step, "convert_series", fails)
+    assert prepare(folder, output, "--series", "T1=SeriesNumber=3") == 2
+    monkeypatch.undo()
+    assert prepare(folder, output) == 0
+    assert (output / "P1" / "t1.nii.gz").read_bytes() == first
 
 
 def test_options_of_dicom_need_dicom(tmp_path, capfd):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from shared.apps.preparation.slides import drawn
 from shared.data import PatchDatalist
 from shared.data.patches.reading import read_patch
 from tests.support.documented import undocumented_in
@@ -105,6 +106,12 @@ def test_annotations_label_tiles_and_the_rest_is_left_out_or_unlabelled(cohort):
     assert manifest["labels"] == "annotations" and manifest["not_taken"]["annotations of other classes"] == ["fat"]
 
 
+def test_annotations_count_from_where_the_scanned_part_begins():
+    ring = np.array([[10.0, 0.0], [30, 0], [30, 20], [10, 20], [10, 0]])
+    mask = drawn([[ring]], (60, 80), 2.0, (40, 60))
+    assert mask.sum() == 100 and mask[30:40, 25:35].all()
+
+
 def test_fewer_tiles_are_drawn_alike_whatever_else_lies_there(cohort):
     assert cohort.run("--max-tiles", "5") == 0
     first = {entry["image"] for entry in cohort.datalist()["training"] if entry["patient"] == "P2"}
@@ -139,3 +146,9 @@ def test_slides_of_unknown_size_and_missing_annotations_are_named(cohort, capsys
     (cohort.folder / "more/s1.ome.geojson").write_text("{")
     assert cohort.run("--annotations", "--classes", "HP", "SSA", "--slide-mpp", "1") == 2
     assert "cannot be read as GeoJSON" in capsys.readouterr().err
+
+
+def test_tiles_do_not_go_among_the_slides(cohort, capsys):
+    cohort.output = cohort.folder / "out"
+    assert cohort.run() == 2 and "lies in the folder of slides" in capsys.readouterr().err
+    assert not cohort.output.exists()

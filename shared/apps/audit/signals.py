@@ -290,7 +290,7 @@ def acquisition_columns(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
     """
     from shared.data.subgroups import read_subgroup_tables
 
-    columns = read_subgroup_tables(cohort.root, (TABLE,))
+    columns = read_subgroup_tables(cohort.root, (TABLE,), by_modality=True)
     named = {name for of in columns.values() for name in of}
     if named and not named & {name for row in cohort.rows for name in (row.name, row.patient)}:
         raise DataError(f"{cohort.root / TABLE}: none of its {len(named)} rows is in {cohort.file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,11 @@ PHASES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("hbp", "t1h", "hepatobiliary"), ("hbp", "hepatobiliary", "hepatobiliary phase")),
 )
 # words of a contrast agent beside those of matching.RANKS: a series that has one is not native
-AGENTS = ("c", "km", "gadolinium", "gado", "gadovist", "dotarem", "primovist", "eovist", "multihance", "magnevist")
+AGENTS = (
+    *("c", "km", "gadolinium", "gado", "gadovist", "dotarem", "primovist", "eovist", "multihance", "magnevist"),
+    *("kontrast", "kontrastmittel", "dyn", "dynamic", "dynamics"),
+)
+_DELAY = re.compile(r"\b\d+ ?(s|sec|min)\b")  # after the contrast agent
 SCOUTS = ("localizer", "localiser", "scout", "survey", "surview", "topogram", "scanogram")
 MADE = ("DERIVED", "SECONDARY", "LOCALIZER", "MIP", "MIN IP", "MPR", "PROJECTION IMAGE", "MOSAIC", "SUBTRACTION", "SUB")
 
@@ -126,6 +131,8 @@ def by_default(series: Series, modality: str, words: Sequence[str] | None) -> st
     if modality.casefold() in PHASES[0][0]:
         if agents := [word for word in AGENTS if has_words(text, word)]:
             return f"its name holds {agents[0]}, as of a contrast agent"
+        if delay := _DELAY.search(spaced(text)):
+            return f"its name holds {delay[0]}, as of a delay after a contrast agent"
         if series.values.get("ContrastBolusAgent"):
             return "its header names a contrast agent"
     return None

@@ -278,6 +278,8 @@ class DicomStep:
                 done[plan.name], told[plan.name] = last, last["told"]
                 self.flags += last["flags"]
                 continue
+            if before.pop(plan.name, None) is not None:
+                write_json(folder / DONE, {**before, **done})  # where this run stops, the next takes nothing for whole
             flags = list[str]()
             try:
                 told[plan.name] = self._convert_patient(plan, folder / plan.name, flags)
@@ -381,13 +383,22 @@ class DicomStep:
         )
         options.dicom_lines = self.flags
         options.dicom_manifest = {
-            "command": shlex.join(["python", *program(), *_without_paths(sys.argv[1:], self.root, options.labels)]),
+            "command": shlex.join(["python", *program(), *self._shown_arguments()]),
             "dicom": {
                 "converted_by": f"dcm2niix {_version('dcm2niix')}",
                 "pseudonyms": bool(self.key),
                 "patients": dict(told),
             },
         }
+
+    def _shown_arguments(self) -> list[str]:
+        """The command line without names of files that may name somebody, nor, of patients named anew, dates."""
+        hidden = {self.root: "DICOM", self.options.labels: "LABELS"} | ({self.key.path: "KEY"} if self.key else {})
+        shown = []
+        for argument in sys.argv[1:]:
+            option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+            shown.append(option + equals + (hidden.get(Path(value), value) if value else ""))
+        return [re.sub(r"(?<!\d)\d{8}(?!\d)", "DATE", one) for one in shown] if self.key else shown
 
     def _point(self, folder: Path, names: Mapping[str, str], masks: bool) -> None:
         """Let the options name the folder of NIfTI, its files, and the table with the new names."""
@@ -493,12 +504,6 @@ def _read_done(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _without_paths(arguments: Sequence[str], root: Path, labels: Path | None) -> list[str]:
-    """A command line without the names of the folder of DICOM and of the table, which may name somebody."""
-    hidden = {root: "DICOM", labels: "LABELS"}
-    return [hidden.get(Path(argument), argument) for argument in arguments]
 
 
 def _version(package: str) -> str:

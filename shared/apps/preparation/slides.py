@@ -37,7 +37,7 @@ from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
 from shared.data.slides.grid import PIXELS, TileGrid, tile_grid
 from shared.data.slides.reading import SlideReader, open_slide
-from shared.data.slides.tissue import tissue_mask, tissue_shares
+from shared.data.slides.tissue import find_tissue, tissue_shares
 from shared.data.tables import read_table, some
 from shared.digests import Digests
 from shared.errors import DataError
@@ -59,7 +59,7 @@ class Annotated:
         patient: whose.
         label: class of the whole slide; None: annotations tell.
         shapes: of each class its polygons, each a list of rings (the outer one first) of points (x, y) in pixels of
-            level 0.
+            level 0, from the slide's origin (:class:`shared.data.slides.reading.SlideReader`).
     """
 
     file: SlideFile
@@ -102,8 +102,10 @@ def read_shapes(path: Path, classes: list[str]) -> tuple[dict[int, list[list[np.
     return shapes, others
 
 
-def drawn(shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: float) -> np.ndarray:
-    """Polygons on a slide's overview, bool ``[H, W]``; holes are outside."""
+def drawn(
+    shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: float, origin: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """Polygons, whose points count from ``origin``, on a slide's overview, bool ``[H, W]``; holes are outside."""
     from skimage.draw import polygon
 
     mask = np.zeros(shape, bool)
@@ -111,7 +113,8 @@ def drawn(shapes: list[list[np.ndarray]], shape: tuple[int, int], downsample: fl
         own = np.zeros(shape, bool)
         for number, ring in enumerate(rings):
             # a pixel's centre lies half a pixel behind its edge
-            rows, columns = polygon(ring[:, 1] / downsample - 0.5, ring[:, 0] / downsample - 0.5, shape)
+            across, down = ((ring + origin) / downsample - 0.5).T
+            rows, columns = polygon(down, across, shape)
             own[rows, columns] = number == 0
         mask |= own
     return mask
@@ -234,13 +237,10 @@ class Slides:
         """Entry of the datalist, row of the table and pixels of every tile that is taken."""
         options, file = self.options, slide.file
         grid = tile_grid(reader, size=self.side, mpp=options.mpp, slide_mpp=file.mpp, overlap=options.overlap)
-        overview = reader.overview(max(1.0, options.overview_mpp / file.mpp))
-        downsample = (reader.width / overview.shape[1] + reader.height / overview.shape[0]) / 2
-        mask, ink, _ = tissue_mask(overview, downsample * file.mpp)
-        tissue = tissue_shares(mask, grid, downsample).ravel()
-        clean = tissue_shares(ink, grid, downsample).ravel() <= options.max_ink
-        labels = self._labels(slide, grid, overview.shape[:2], downsample)
-        chosen = np.flatnonzero((tissue >= options.min_tissue) & (tissue > 0) & clean & (labels > -2))
+        asked = {key: getattr(options, key) for key in ("overview_mpp", "min_tissue", "max_ink")}
+        tissue = find_tissue(reader, grid, file.mpp, **asked)
+        labels = self._labels(slide, grid, tissue.mask.shape, tissue.downsample, reader.origin)
+        chosen = np.flatnonzero(tissue.taken & (labels > -2))
         if options.max_tiles and len(chosen) > options.max_tiles:
             random = np.random.default_rng([options.seed, *file.inner.encode()])
             chosen = np.sort(random.choice(chosen, options.max_tiles, replace=False))
@@ -252,16 +252,22 @@ class Slides:
             entry: dict[str, Any] = {"image": f"tiles/{file.name}_y{y}_x{x}.png", "patient": slide.patient}
             entry |= {"region": file.inner} | ({"label": int(labels[number])} if labels[number] >= 0 else {})
             told = {"image": entry["image"], "slide": file.inner, "patient": slide.patient, "x": x, "y": y}
-            told |= {"level": grid.level, "tissue": round(float(tissue[number]), 4), "label": entry.get("label", "")}
+            told |= {
+                "level": grid.level,
+                "tissue": round(float(tissue.shares[number]), 4),
+                "label": entry.get("label", ""),
+            }
             yield entry, told, pixels
 
-    def _labels(self, slide: Annotated, grid: TileGrid, shape: tuple[int, int], downsample: float) -> np.ndarray:
+    def _labels(
+        self, slide: Annotated, grid: TileGrid, shape: tuple[int, int], downsample: float, origin: tuple[int, int]
+    ) -> np.ndarray:
         """Class of each tile; -1: none, kept without label; -2: left out."""
         if slide.label is not None:
             return np.full(len(grid), slide.label)
         empty = np.zeros(len(grid))
         shares = [
-            tissue_shares(drawn(slide.shapes[label], shape, downsample), grid, downsample).ravel()
+            tissue_shares(drawn(slide.shapes[label], shape, downsample, origin), grid, downsample).ravel()
             if label in slide.shapes
             else empty
             for label in (0, 1)
@@ -278,6 +284,11 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
         DataError: with every problem found.
     """
+    if options.output.resolve().is_relative_to(options.folder.resolve()):
+        raise DataError(
+            f"--output {options.output} lies in the folder of slides ({options.folder}), where its tiles would be taken "
+            "for slides; give another"
+        )
     slides = Slides(options)
     begin(options.output)
     parts, table, report = slides.write_tiles()

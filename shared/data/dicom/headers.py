@@ -192,16 +192,16 @@ def scrubbed(text: Any, hidden: Iterable[str]) -> str:
     """Free text for a message: words that name a person, a place or a date are dots.
 
     Example:
-        >>> scrubbed("MUELLER t1 portal 19640229", {"mueller"})
-        '... t1 portal ...'
+        >>> scrubbed("MUELLER t1 portal 19640229 29.02.1964", {"mueller"})
+        '... t1 portal ... ...'
     """
-    hidden = set(hidden)
+    hidden, text = set(hidden), re.sub(r"(?<!\d)\d{1,4}([-./_])\d{1,2}\1\d{2,4}(?!\d)", "...", str(text))
 
     def shown(found: re.Match) -> str:
         word = found[0]
         return "..." if word.casefold() in hidden or (word.isdigit() and len(word) > 4) else word
 
-    return re.sub(r"[^\W_]+", shown, str(text))[:80]
+    return re.sub(r"[^\W_]+", shown, text)[:80]
 
 
 def _values(dataset: Any) -> Iterator[tuple[str, Any]]:

@@ -88,7 +88,7 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
         - returns: uint8, 0 and 1, of the image's shape
 
     Raises:
-        DataError: it is fractional, is no volume, or reaches outside the image.
+        DataError: it is fractional, is no volume, is empty, or reaches outside the image.
     """
     found = dicom_library("highdicom.seg").segread(path)
     if found.segmentation_type.value == "FRACTIONAL":
@@ -107,13 +107,18 @@ def segmentation_mask(path: Path, numbers: Sequence[int], shape: Sequence[int], 
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(volume.affine)
         mask = np.asarray(volume.array) > 0
         placed = resample(Volume(mask.astype(np.uint8), matrix), tuple(shape), affine, nearest=True).array > 0
-        before, after = (float(v.sum()) * abs(np.linalg.det(m[:3, :3])) for v, m in ((mask, matrix), (placed, affine)))
-        if before and after < KEPT * before and _same_step(matrix, affine):
+        to_image = np.linalg.inv(affine) @ matrix
+        centres = np.argwhere(mask) @ to_image[:3, :3].T + to_image[:3, 3]
+        # half a voxel about the centres, and a hundredth for rounding
+        held = ((centres > -0.51) & (centres < np.asarray(shape) - 0.49)).all(axis=1)
+        if len(held) and held.mean() < KEPT:
             raise DataError(
-                f"{1 - after / before:.0%} of segment {number} lies outside the image's grid; it was drawn on another "
+                f"{1 - held.mean():.0%} of segment {number} lies outside the image's grid; it was drawn on another "
                 "series: choose that one, or leave the mask out"
             )
         out |= placed
+    if not out.any():
+        raise DataError("its segments hold no voxel of the image; export it again, or leave the mask out")
     return out.astype(np.uint8)
 
 
@@ -140,19 +145,23 @@ def structure_mask(
 
     dataset = dicom_library("pydicom").dcmread(path, force=True)
     inverse = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, float))
-    out, flags, axis = np.zeros(tuple(shape), bool), list[str](), None
+    out, flags, contours = np.zeros(tuple(shape), bool), list[str](), dict[int, list[np.ndarray]]()
     for item in dataset.get("ROIContourSequence") or []:
         if int(item.ReferencedROINumber) not in numbers:
             continue
-        own, slices = np.zeros(tuple(shape), bool), set[int]()
         for contour in item.get("ContourSequence") or []:
             kind = str(contour.get("ContourGeometricType"))
             if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 raise DataError(f"its contours are {kind}, closed planar ones are needed; export it again")
             points = np.asarray(contour.ContourData, float).reshape(-1, 3)
             voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
-            spread = np.ptp(voxels, axis=0)
-            axis = int(spread.argmin()) if axis is None else axis
+            contours.setdefault(int(item.ReferencedROINumber), []).append(voxels)
+    # across all contours: one alone may be a line, flat along two axes
+    spreads = [np.ptp(voxels, axis=0) for many in contours.values() for voxels in many]
+    axis = int(np.max(spreads, axis=0).argmin()) if spreads else 0
+    for number, many in contours.items():
+        own, slices = np.zeros(tuple(shape), bool), set[int]()
+        for voxels in many:
             level = round(float(voxels[:, axis].mean()))
             if np.abs(voxels[:, axis] - level).max() > IN_PLANE:
                 raise DataError(
@@ -170,18 +179,11 @@ def structure_mask(
             slices.add(level)
         gaps = [k for k in range(min(slices, default=0), max(slices, default=0)) if k not in slices]
         if gaps:
-            flags.append(
-                f"structure {int(item.ReferencedROINumber)} has contours on {len(slices)} slices and {len(gaps)} gaps"
-            )
+            flags.append(f"structure {number} has contours on {len(slices)} slices and {len(gaps)} gaps")
         out |= own
     if not out.any():
         raise DataError("its contours enclose no voxel; export it again")
     return out.astype(np.uint8), flags
-
-
-def _same_step(first: Any, second: Any) -> bool:
-    volumes = [abs(np.linalg.det(np.asarray(m)[:3, :3])) for m in (first, second)]
-    return abs(volumes[0] / volumes[1] - 1) < 0.01
 
 
 def _values_of(dataset: Any, keyword: str) -> Iterator[Any]:

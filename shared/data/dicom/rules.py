@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.data.dicom.headers import IDENTITY
 from shared.data.dicom.library import dicom_library
 from shared.errors import DataError
 
@@ -31,11 +32,11 @@ class Comparison:
         """Whether a header passes; one that lacks the value passes only ``!=`` and ``!~``."""
         found = values.get(self.keyword)
         many = [one for one in (found if isinstance(found, list) else [found]) if one is not None]
+        text = "\\".join(map(str, many))
         if self.sign in ("~", "!~"):
-            text = "\\".join(map(str, many))
             return (re.search(self.value, text, re.IGNORECASE) is not None) == (self.sign == "~")
         if self.sign in ("=", "!="):
-            return any(_equal(one, self.value) for one in many) == (self.sign == "=")
+            return any(_equal(one, self.value) for one in (*many, text)) == (self.sign == "=")
         limit = float(self.value)
         numbers = [one for one in map(_number, many) if one is not None]
         compare = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}[self.sign]
@@ -48,7 +49,7 @@ Rule = tuple[Comparison, ...]
 def parse_rule(text: str) -> Rule:
     """Comparisons joined by ``&``, all of which a header must pass.
 
-    ``KEYWORD~TEXT`` finds a regular expression, whatever its capitals; ``=`` compares the whole value (one of several),
+    ``KEYWORD~TEXT`` finds a regular expression, whatever its capitals; ``=`` the whole value (of several: one, or all),
     ``<``, ``<=``, ``>``, ``>=`` numbers; ``!~`` and ``!=`` say the opposite. Keywords are those of DICOM (PS3.6).
 
     Args:
@@ -65,6 +66,8 @@ def parse_rule(text: str) -> Rule:
         keyword, sign, value = found.groups()
         if dicom_library("pydicom.datadict").tag_for_keyword(keyword) is None:
             raise DataError(f"--series: {text!r}: DICOM has no attribute {keyword!r}; as SeriesDescription, EchoTime")
+        if keyword in IDENTITY:  # it would be missing in every header
+            raise DataError(f"--series: {text!r}: {keyword} tells who somebody is and is not kept; ask another field")
         if "<" in sign or ">" in sign:
             if _number(value) is None:
                 raise DataError(f"--series: {text!r}: {value!r} must be a number")

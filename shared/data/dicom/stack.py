@@ -17,7 +17,7 @@ STRAIGHT = 0.1  # of a pixel, by which the last slice may lie beside the first o
 # what tells apart the acquisitions that lie in one series
 SPLITS = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue", "ImageType"),
-    *("TriggerTime", "ContentTime", "AcquisitionTime"),
+    "TriggerTime",
 )
 
 
@@ -151,7 +151,7 @@ def _check_places(instances: Sequence[Instance], places: Sequence[tuple], along:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "\\".join(map(_shown, value))
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _groups(values: np.ndarray) -> int:

@@ -51,10 +51,12 @@ class SlideReader:
         mpp: micrometres per pixel of level 0, across and down; None: the file does not say.
         downsamples: pixels of level 0 per pixel of each level, ascending.
         shapes: height and width of each level.
+        origin: x and y, in pixels of level 0, of the part that was scanned: QuPath counts from there.
         kind: what reads it.
     """
 
     kind = ""
+    origin = (0, 0)
 
     def __init__(self, path: Path, shapes: Sequence[tuple[int, int]], mpp: tuple[float, float] | None):
         self.path, self.shapes = path, list(shapes)
@@ -142,6 +144,9 @@ class OpenSlideReader(SlideReader):
         given = [self.slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         mpp = None if None in given else (float(given[0]), float(given[1]))
         super().__init__(path, [(height, width) for width, height in self.slide.level_dimensions], mpp)
+        bounds = [self.slide.properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+        if None not in bounds:  # as QuPath does, which crops such slides (MRXS, SCN)
+            self.origin = (int(bounds[0]), int(bounds[1]))
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         place = (round(left * self.downsamples[level]), round(top * self.downsamples[level]))
@@ -166,9 +171,7 @@ class TiffReader(SlideReader):
         import tifffile
 
         self.file = tifffile.TiffFile(path)
-        levels = [level.keyframe for level in self.file.series[0].levels]
-        pages = [self.file.series[0].levels[row].pages[0] for row in range(len(levels))]
-        self.pages = pages
+        self.pages = pages = [level.pages[0] for level in self.file.series[0].levels]
         for page in pages:
             if page.dtype != np.uint8 or page.samplesperpixel != 3 or page.planarconfig != 1:
                 raise DataError(

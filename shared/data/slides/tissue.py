@@ -3,11 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from shared.data.slides.grid import TileGrid
 from shared.errors import DataError
+
+if TYPE_CHECKING:
+    from shared.data.slides.reading import SlideReader
+
+
+class Tissue(NamedTuple):
+    """Where a slide's tissue is, and which tiles are tissue.
+
+    Args:
+        overview: the slide at low magnification, uint8 ``[H, W, 3]``.
+        mask: of its tissue, bool ``[H, W]``.
+        threshold: on saturation.
+        downsample: pixels of level 0 per pixel of the overview.
+        shares: of each tile that is tissue, ``[tiles]``.
+        taken: tiles of enough tissue and little ink, bool ``[tiles]``.
+    """
+
+    overview: np.ndarray
+    mask: np.ndarray
+    threshold: float
+    downsample: float
+    shares: np.ndarray
+    taken: np.ndarray
+
+
+def find_tissue(
+    reader: SlideReader,
+    grid: TileGrid,
+    slide_mpp: float,
+    *,
+    overview_mpp: float = 8.0,
+    min_tissue: float = 0.25,
+    max_ink: float = 0.1,
+    **thresholds: Any,
+) -> Tissue:
+    """Look for tissue on a slide's overview, and choose tiles: alike for the training and for new slides.
+
+    Args:
+        reader: of the slide.
+        grid: of its tiles.
+        slide_mpp: micrometres per pixel of level 0.
+        overview_mpp: micrometres per pixel of the overview.
+        min_tissue: least share of a tile that is tissue.
+        max_ink: largest share of a tile that is ink of a pen.
+        thresholds: of :func:`tissue_mask`.
+    """
+    overview = reader.overview(max(1.0, overview_mpp / slide_mpp))
+    downsample = (reader.width / overview.shape[1] + reader.height / overview.shape[0]) / 2
+    mask, ink, threshold = tissue_mask(overview, downsample * slide_mpp, **thresholds)
+    shares = tissue_shares(mask, grid, downsample).ravel()
+    clean = tissue_shares(ink, grid, downsample).ravel() <= max_ink
+    return Tissue(overview, mask, threshold, downsample, shares, (shares >= min_tissue) & (shares > 0) & clean)
 
 
 def tissue_mask(

@@ -123,6 +123,11 @@ class DicomSource:
                 f"{patient}: {len(lost)} of {len(uids)} DICOM files of {modality} are not in {self.folder}; give the "
                 "folder where they lie: --dicom_source FOLDER"
             )
+        if 1 < len(uids) < len(known["instances"]):
+            raise DataError(
+                f"{patient}: {modality} was made of {len(uids)} multi-frame files, and results refer to one: have the "
+                "series exported as one file or as single images"
+            )
         pydicom = dicom_library("pydicom")
         instances = [read_instance(self._paths[uid], [*READ, *IDENTITY]) for uid in uids]
         stack = build_stack([one for one in instances if one is not None])

@@ -115,6 +115,14 @@ def test_shapes_are_tiles_and_their_pieces(tmp_path):
     # the cells of columns 2, rows 0 and 1: half-way to the neighbours, at the border the tile's edge
     assert sorted(map(tuple, first["geometry"]["coordinates"][0][:-1])) == [(50, 0), (50, 50), (70, 0), (70, 50)]
     assert first["properties"]["measurements"]["area_mm2"] == pytest.approx(20 * 50 * 0.25e-6, abs=1e-6)
+    moved = {"origin": (30, 7)}  # QuPath counts from where the scanned part begins
+    assert tile_features(GRID, numbers, values, CLASSES, **moved)[3]["geometry"]["coordinates"][0][0] == [10, 13]
+    for each, other in zip(
+        regions, region_features(GRID, numbers, values, CLASSES, slide_mpp=0.5, **moved), strict=True
+    ):
+        ring, away = (np.array(one["geometry"]["coordinates"][0]) for one in (each, other))
+        assert np.array_equal(ring - away, np.tile([30, 7], (len(ring), 1)))
+        assert each["properties"] == other["properties"]
     write_features(tmp_path / "a.geojson", regions)
     assert json.loads((tmp_path / "a.geojson").read_text()) == {"type": "FeatureCollection", "features": regions}
     write_features(tmp_path / "b.geojson", [])
@@ -133,3 +141,6 @@ def test_the_auc_of_slides_is_that_of_the_slides_with_label_and_tissue(tmp_path)
     assert found["mean"]["AUC"]["value"] == pytest.approx(7 / 9) and found["share"]["AUC"]["value"] == 0.5
     assert json.loads((tmp_path / "slides.json").read_text()) == found and (tmp_path / "slides_roc.png").is_file()
     assert write_slide_table(tmp_path / "one", rows[:1]) is None and (tmp_path / "one/slides.csv").is_file()
+    # what an earlier run with labels left does not stay
+    assert write_slide_table(tmp_path, rows[:1]) is None
+    assert not (tmp_path / "slides.json").exists() and not (tmp_path / "slides_roc.png").exists()

@@ -125,3 +125,16 @@ def test_a_mask_that_cannot_be_read_is_not_known(tmp_path):
     cases = [{**case, "mask": case["mask"]}, {"patient": "P2", "image": case["image"], "mask": "broken.nii.gz"}]
     sizes = subgroup_values(cases, ["P1", "P2"], tmp_path)["tumour size (ml)"]
     assert sizes["P1"] > 0 and sizes["P2"] is None
+
+
+def test_a_table_of_images_gives_columns_of_patients_where_these_agree(tmp_path):
+    (tmp_path / "acquisition.csv").write_text(
+        "patient,modality,site,echo_time_ms,kernel\nP1,T1,1,1.2,\nP1,T1V,1,2.4,\nP2,T1,2,1.2,\nP2,T1V,2,1.2,\n"
+    )
+    own = {"site": {"P1": 1.0, "P2": 2.0}, "kernel": {"P1": None, "P2": None}}
+    assert read_subgroup_tables(tmp_path) == own
+    each = {"T1: echo_time_ms": {"P1": 1.2, "P2": 1.2}, "T1V: echo_time_ms": {"P1": 2.4, "P2": 1.2}}
+    assert read_subgroup_tables(tmp_path, by_modality=True) == own | each
+    (tmp_path / "acquisition.csv").write_text("patient,modality,site\nP1,T1,1\nP1,T1,1\n")
+    with pytest.raises(DataError, match="P1 T1 stands in it twice"):
+        read_subgroup_tables(tmp_path)

@@ -103,6 +103,8 @@ def test_contrast_agent_speaks_against_native():
     found, (line,) = choose_series("P1", [series("t1 vibe", ContrastBolusAgent="Gd")], "T1", None, None)
     assert found is None and "contrast agent" in line
     assert "of a contrast agent" in choose_series("P1", [series("t1 mprage +C")], "T1", None, WORDS["T1"])[1][0]
+    for name in ("t1 vibe dyn", "T1 dynamic", "T1 Kontrast", "t1 vibe 20s", "T1 tra 3 min"):
+        assert choose_series("P1", [series(name)], "T1", None, None)[0] is None, name
     rules = parse_series(["T1=SeriesDescription~vibe"], ["T1"])["T1"]
     assert choose_series("P1", [series("t1 vibe", ContrastBolusAgent="Gd")], "T1", rules, None)[0]
 

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("highdicom")
 
 from shared.apps.phantoms.dicom import lps_affine, make_series, series_affine
+from shared.data.dicom import masks
 from shared.data.dicom.headers import IDENTITY, READ, read_instance
 from shared.data.dicom.masks import (
     Regions,
@@ -57,6 +58,19 @@ def test_segment_outside_the_image_is_refused(tmp_path):
     make_segmentation(slices, {"lesion": ball}).save_as(tmp_path / "s")
     with pytest.raises(DataError, match="lies outside the image's grid"):
         segmentation_mask(tmp_path / "s", [1], (12, 10, 3), affine)
+    # also where the image has other voxels
+    coarse = affine @ np.diag([2.0, 2, 1, 1])
+    with pytest.raises(DataError, match="lies outside the image's grid"):
+        segmentation_mask(tmp_path / "s", [1], (6, 5, 2), coarse)
+    assert segmentation_mask(tmp_path / "s", [1], (6, 5, 5), coarse).any()
+
+
+def test_segment_without_a_voxel_is_refused(tmp_path, monkeypatch):
+    affine, slices, ball = drawn({})
+    make_segmentation(slices, {"lesion": ball}).save_as(tmp_path / "s")
+    monkeypatch.setattr(masks, "resample", lambda volume, shape, *_, **__: volume._replace(array=np.zeros(shape)))
+    with pytest.raises(DataError, match="hold no voxel of the image"):
+        segmentation_mask(tmp_path / "s", [1], SHAPE, affine)
 
 
 def test_fractional_segmentation_is_refused(tmp_path):
@@ -78,7 +92,8 @@ def test_contours_enclose_the_voxels_of_a_naive_reference(tmp_path, axes):
     outer = np.stack([5 + 3.7 * np.cos(angle), 4.6 + 3.4 * np.sin(angle)], -1)
     hole = np.stack([5 + 1.2 * np.cos(angle), 4.6 + 1.1 * np.sin(angle)], -1)
     expected = np.zeros(SHAPE, bool)
-    contours = []
+    line = np.array([[3, 4.3, 1, 1], [5, 4.3, 1, 1], [7, 4.3, 1, 1]])  # flat along two axes: encloses nothing
+    contours = [(line @ lps_affine(affine).T)[:, :3]]
     for k, outlines in ((1, [outer]), (2, [outer, hole])):
         for outline in outlines:
             voxels = np.column_stack([outline, np.full(9, k), np.ones(9)])

@@ -29,6 +29,8 @@ HEADER = {
         ("EchoTime<=2.4 & SeriesDescription~vibe & SeriesNumber>=8", False),
         ("ImageType=PRIMARY", True),
         ("ImageType~DERIVED", False),
+        ("ImageType=original\\primary", True),  # as messages show it
+        ("ImageType=PRIMARY\\ORIGINAL", False),
         ("ImageType!=DERIVED", True),
         ("RepetitionTime<3", False),  # a header that lacks it does not pass
         ("RepetitionTime!=3", True),
@@ -51,6 +53,7 @@ def test_several_rules_are_alternatives():
         ("T1=portal", "KEYWORD~TEXT"),
         ("T1=SeriesNumber=", "KEYWORD~TEXT"),
         ("T1=Description~x", "no attribute 'Description'"),
+        ("T1=InstitutionName!~north", "tells who somebody is"),
         ("T1=EchoTime<low", "must be a number"),
         ("T1=SeriesDescription~(", "no regular expression"),
     ],

@@ -1,15 +1,17 @@
 """Readers of slides: the same pixels whatever the file, regions and levels beside a plain reading of the whole."""
 
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from shared.data.slides import reading
 from shared.data.slides.folder import slide_names
 from shared.data.slides.grid import tile_grid
-from shared.data.slides.reading import open_slide
+from shared.data.slides.reading import OpenSlideReader, open_slide
 from shared.errors import DataError
 from tests.support.tiny_slides import write_ome, write_png, write_tiff
 
@@ -112,3 +114,23 @@ def test_what_was_not_scanned_is_white(tmp_path):
     with open_slide(tmp_path / "a.tif") as reader:
         assert np.array_equal(reader.read(0, 200, 0, 56, 256), PIXELS[:256, 200:256])
         assert (reader.read(0, 256, 0, 256, 256) == 255).all()
+
+
+def test_qupath_counts_from_where_the_scanned_part_begins(tmp_path, monkeypatch):
+    bounds = {"openslide.bounds-x": "300", "openslide.bounds-y": "70"}
+
+    class Opened:
+        level_dimensions = ((1000, 800),)
+
+        def __init__(self, path):
+            self.properties = bounds
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(reading, "openslide_module", lambda: SimpleNamespace(OpenSlide=Opened))
+    with OpenSlideReader(tmp_path / "a.mrxs") as reader:
+        assert reader.origin == (0, 0)  # QuPath crops where all four are there
+    bounds |= {"openslide.bounds-width": "500", "openslide.bounds-height": "600"}
+    with OpenSlideReader(tmp_path / "a.mrxs") as reader:
+        assert reader.origin == (300, 70) and (reader.width, reader.height) == (1000, 800)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ SIZE = "tumour size"
 SIZE_UNITS = ("ml", "mm2", "share of the patch")
 
 
-def read_subgroup_tables(dataset_dir: str | os.PathLike, tables: Sequence[str] = TABLES) -> dict[str, dict[str, Any]]:
+def read_subgroup_tables(
+    dataset_dir: str | os.PathLike, tables: Sequence[str] = TABLES, *, by_modality: bool = False
+) -> dict[str, dict[str, Any]]:
     """Columns of ``subgroups.csv`` and ``acquisition.csv`` in a prepared folder, each by patient or image.
 
-    A table has one row per patient (column ``patient``) or image (``image``); numbers are taken as such, empty cells
-    are not known. Nothing where there is no table.
+    A table has one row per patient (column ``patient``) or image (``image``), or, as the preparation of DICOM writes
+    it, per patient and ``modality``; numbers are taken as such, empty cells are not known. Nothing where there is no
+    table.
+
+    Args:
+        dataset_dir: the prepared folder.
+        tables: names of the files.
+        by_modality: a column for each modality; else one for all, not known of a patient whose modalities differ.
 
     Raises:
         DataError: a table without such a column or without another, a row twice, a column in both tables.
@@ -31,6 +40,12 @@ def read_subgroup_tables(dataset_dir: str | os.PathLike, tables: Sequence[str] =
         >>> _ = (folder / "subgroups.csv").write_text("patient,site\\nP1,A\\nP2,")
         >>> read_subgroup_tables(folder)
         {'site': {'P1': 'A', 'P2': None}}
+        >>> lines = ["patient,modality,scanner,echo", "P1,t1,7,2.5", "P1,t2,7,90"]
+        >>> _ = (folder / "acquisition.csv").write_text("\\n".join(lines))
+        >>> read_subgroup_tables(folder)["scanner"], read_subgroup_tables(folder)["echo"]
+        ({'P1': 7.0}, {'P1': None})
+        >>> list(read_subgroup_tables(folder, ["acquisition.csv"], by_modality=True))
+        ['t1: scanner', 't2: scanner', 't1: echo', 't2: echo']
     """
     columns: dict[str, dict[str, Any]] = {}
     problems = []
@@ -40,17 +55,26 @@ def read_subgroup_tables(dataset_dir: str | os.PathLike, tables: Sequence[str] =
             continue
         rows = read_table(path)
         key = next((key for key in ("image", "patient") if key in rows[0]), None)
-        others = [column for column in rows[0] if column not in ("image", "patient")]
+        names = [nfc(row[key]) for row in rows] if key else []
+        several = "modality" in rows[0] and len(set(names)) < len(names)
+        no_values = ("image", "patient", "modality") if several else ("image", "patient")
+        others = [column for column in rows[0] if column not in no_values]
         if key is None or not others:
             there = ", ".join(rows[0])
             problems.append(f"{path}: needs a column patient (or image) and another, its columns are {there}")
             continue
-        names = [nfc(row[key]) for row in rows]
-        problems += [f"{path}: {who} stands in it twice; keep one row" for who in sorted(names) if names.count(who) > 1]
+        parts = [row["modality"] if several else "" for row in rows]
+        lines = [f"{who} {part}".strip() for who, part in zip(names, parts, strict=True)]
+        problems += [f"{path}: {line} stands in it twice; keep one row" for line, n in Counter(lines).items() if n > 1]
         for column in others:
             if column in columns:
                 problems.append(f"{path}: the column {column!r} is in {TABLES[0]}, too; keep one")
-            columns[column] = {who: value_of(row[column]) for who, row in zip(names, rows, strict=True)}
+            found: dict[str, dict[str, set]] = {}
+            for who, part, row in zip(names, parts, rows, strict=True):
+                title = f"{part}: {column}" if by_modality and part else column
+                found.setdefault(title, {}).setdefault(who, set()).add(value_of(row[column]))
+            for title, of in found.items():
+                columns[title] = {who: next(iter(own)) if len(own) == 1 else None for who, own in of.items()}
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
     return columns

@@ -283,14 +283,14 @@ def sidecar(path: Path) -> dict[str, Any]:
 
 
 def acquisition_columns(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
-    """Columns of ``acquisition.csv`` in the prepared folder, by patient (column ``patient``) or image (``image``).
+    """Columns of ``acquisition.csv`` in the prepared folder, by patient or image; one for each modality.
 
     Raises:
         DataError: see :func:`shared.data.subgroups.read_subgroup_tables`; or none of its rows is of the datalist.
     """
     from shared.data.subgroups import read_subgroup_tables
 
-    columns = read_subgroup_tables(cohort.root, (TABLE,))
+    columns = read_subgroup_tables(cohort.root, (TABLE,), by_modality=True)
     named = {name for of in columns.values() for name in of}
     if named and not named & {name for row in cohort.rows for name in (row.name, row.patient)}:
         raise DataError(f"{cohort.root / TABLE}: none of its {len(named)} rows is in {cohort.file}")

@@ -81,6 +81,15 @@ def test_without_a_column_that_divides_nothing_is_left(tmp_path):
     assert not (folder / "sections/20_subgroups.json").exists() and not (folder / "subgroups.png").exists()
 
 
+def test_an_evaluation_without_labels_leaves_none_of_an_earlier_one(tmp_path):
+    folder = tmp_path / "data"
+    cases, _ = prepared(folder)
+    evaluated_subgroups(folder, cases, folder, bootstrap=20)
+    write_csv(folder / "predictions.csv", [{"patient": c["patient"], "label": "", "probability": 0.5} for c in cases])
+    assert evaluated_subgroups(folder, cases, folder, bootstrap=20) == []
+    assert not (folder / "subgroup_metrics.csv").exists() and not (folder / "sections/20_subgroups.json").exists()
+
+
 def test_patches_have_their_share_inside_and_patients_are_drawn_whole(tmp_path):
     from PIL import Image
 

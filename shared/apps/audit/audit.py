@@ -64,7 +64,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def audit(args: argparse.Namespace) -> list[Finding]:
     """Run all checks; write audit.csv, audit.json, near_duplicates.csv and .png, and the report's section."""
     from shared.apps.audit.rows import read_cohort
-    from shared.apps.audit.signals import file_fields, header_fields
+    from shared.apps.audit.signals import file_fields, header_fields, split_dates
     from shared.bundle.configs import find_bundle
 
     bundle = find_bundle(args.bundle, ROOT)
@@ -77,7 +77,7 @@ def audit(args: argparse.Namespace) -> list[Finding]:
     if labelled:
         names, dates = name_columns(labelled, cohort.patches)
         columns, caps = file_fields(labelled, cohort.root)
-        headers, dated = split(header_fields(cohort, labelled))
+        headers, dated = split_dates(header_fields(cohort, labelled))
         for kind, asked in (("names", names), ("files", columns), ("dates", dates | dated), ("acquisition", headers)):
             findings += signal_findings(kind, labelled, asked, caps if kind == "files" else {})
     else:
@@ -229,14 +229,6 @@ def name_columns(rows: Sequence[Any], patches: bool) -> tuple[dict[str, Any], di
         days = [day_of(name) for name in names]
         dates |= {f"date in the {what}": days} if any(day is not None for day in days) else {}
     return columns, dates
-
-
-def split(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of the acquisition, and those that are dates."""
-    from shared.apps.audit.signals import split_dates
-
-    kept, dated = split_dates(columns)
-    return dict(kept), dict(dated)
 
 
 def signal_findings(

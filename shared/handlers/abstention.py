@@ -28,7 +28,7 @@ class Abstention:
     """The columns ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason`` of predictions.
 
     The distance is taken from the forward pass that predicts. What the model lacks (``cohort.npz``, ``conformal.json``)
-    leaves its columns empty, and a line of the log says how to make it.
+    leaves its columns empty, and a line of the log says how to make it; so do sets of another of the network's answers.
 
     Args:
         ckpt_dir: folder of the model.
@@ -66,6 +66,10 @@ class Abstention:
                 CONFORMAL_FILE,
                 self.ckpt_dir,
             )
+        made_of, answer = (conformal or {}).get("answer"), getattr(self.network, "answer", None)
+        if made_of and answer and made_of != answer:
+            logger.warning("The sets were calibrated on the answer %s, this one is %s: no sets.", made_of, answer)
+            self._scores = None
         self._cohort = self._seen = None
         if cohort is None:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)

@@ -1,7 +1,8 @@
 """A prediction in subgroups of the patients: AUC, sensitivity and specificity of each, and how they differ.
 
 Of every column one level is the reference, the one with the most rows; the others' AUCs are compared with its. p is of
-the same draws of patients for both, corrected for all comparisons of all columns (Holm).
+the same draws of patients for both, corrected for all comparisons of all columns (Holm); levels of few patients have
+none, since draws from a handful of them do not vary as new ones would (one pair is ranked alike in every draw).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def subgroup_levels(
         ends = [f"< {bounds[0]:.4g}", *(f"{a:.4g} to {b:.4g}" for a, b in pairwise(bounds))]
         ends.append(f">= {bounds[-1]:.4g}")
         return [UNKNOWN if v is None else ends[int(np.searchsorted(bounds, v, side="right"))] for v in values]
-    texts = [UNKNOWN if v is None else f"{v:g}" if numeric else str(v) for v in values]
+    texts = [UNKNOWN if v is None else f"{v:.12g}" if isinstance(v, float) else str(v) for v in values]
     names, counts = np.unique([text for text in texts if text != UNKNOWN], return_counts=True)
     if len(names) > _LEVELS:
         kept = {*names[np.argsort(-counts, kind="stable")][: _LEVELS - 1].tolist(), UNKNOWN}
@@ -107,8 +108,9 @@ def subgroup_metrics(
         - labels, groups, each column: ``[n]``; probability: ``[n]`` or ``[seeds, n]``; threshold: a number or alike
         - returns: of every level ``column``, ``level``, ``n``, ``positives``, ``AUC``, ``sensitivity``,
           ``specificity`` (``{"value", "low", "high"}``, None where not defined), ``reference`` (whether the others are
-          compared with it), ``difference`` (AUC minus the reference's, with ``p`` and ``p_holm``; None of the
-          reference, of what is not known, and where either has one class), ``few``
+          compared with it), ``difference`` (AUC minus the reference's, with ``p`` and ``p_holm``, None where either
+          has fewer than :data:`FEW` patients; the whole None of the reference, of what is not known, and where
+          either has one class), ``few``
 
     Raises:
         DataError: see ``classification_metrics``; a column of another length.
@@ -130,12 +132,14 @@ def subgroup_metrics(
         if len(names) < 2:
             continue
         reference = str(names[int(counts.argmax())])
+        owners = np.arange(len(truth)) if groups is None else np.array([str(group) for group in groups])
+        patients = {name: len(np.unique(owners[given == name])) for name in (*names.tolist(), UNKNOWN)}
         drawn = _drawn_aucs(truth, both, given, [*names.tolist()], groups, bootstrap, seed)
         for name in [*_ordered(names.tolist()), *([UNKNOWN] if (given == UNKNOWN).any() else [])]:
             inside = given == name
             own = None if groups is None else [group for group, is_in in zip(groups, inside, strict=True) if is_in]
             found: dict[str, Any] = {"column": column, "level": name, "n": int(inside.sum())}
-            found |= {"patients": len(set(own)) if own is not None else found["n"]}
+            found |= {"patients": patients[name]}
             found |= {"positives": int(truth[inside].sum()), "few": found["patients"] < FEW}
             found["AUC"] = _auc(truth[inside], both[:, inside], own, bootstrap, seed)
             point = operating_points(
@@ -144,7 +148,8 @@ def subgroup_metrics(
             found |= {key: point[key] for key in ("sensitivity", "specificity")}
             found |= {"reference": name == reference, "difference": None}
             if name not in (reference, UNKNOWN):
-                found["difference"] = _difference(drawn[name], drawn[reference])
+                enough = min(patients[name], patients[reference]) >= FEW
+                found["difference"] = _difference(drawn[name], drawn[reference], tested=enough)
             rows.append(found)
     known = [row["difference"] for row in rows if row["difference"] is not None]
     for difference, corrected in zip(known, holm_adjusted([each["p"] for each in known]), strict=True):
@@ -187,11 +192,11 @@ def _drawn_aucs(
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def _difference(own: np.ndarray, reference: np.ndarray) -> dict[str, float | None] | None:
+def _difference(own: np.ndarray, reference: np.ndarray, *, tested: bool) -> dict[str, float | None] | None:
     both = own - reference
     if not np.isfinite(both[0]):
         return None
     drawn = both[1:][np.isfinite(both[1:])]
     sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = float(min(1.0, 2 * (1 + sides) / (len(drawn) + 1))) if len(drawn) else None
+    p = float(min(1.0, 2 * (1 + sides) / (len(drawn) + 1))) if tested and len(drawn) else None
     return {**percentile_interval(float(both[0]), drawn), "p": p}

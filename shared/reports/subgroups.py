@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.errors import DataError
 from shared.io import write_csv
 from shared.metrics.subgroups import FEW, UNKNOWN, subgroup_levels, subgroup_metrics
 from shared.reports.sections import write_section
@@ -59,8 +60,6 @@ def write_subgroups(
     Raises:
         DataError: cuts that fit no column.
     """
-    from shared.errors import DataError
-
     if odd := sorted(set(cuts or {}) - set(values)):
         raise DataError(f"Cuts of {', '.join(odd)}: there is no such column (there: {', '.join(values) or 'none'}).")
     columns = {}
@@ -70,8 +69,7 @@ def write_subgroups(
             columns[column] = levels
     folder = Path(folder)
     if not columns:
-        for name in ("subgroup_metrics.csv", "subgroups.png", "sections/20_subgroups.json"):
-            (folder / name).unlink(missing_ok=True)
+        _remove(folder)
         return []
     options: dict[str, Any] = {"threshold": threshold, "groups": groups, "bootstrap": bootstrap, "seed": seed}
     rows = subgroup_metrics(labels, probability, columns, **options)
@@ -79,6 +77,12 @@ def write_subgroups(
     subgroup_figure(rows, folder / "subgroups.png")
     _section(folder, rows, threshold_name)
     return rows
+
+
+def _remove(folder: Path) -> None:
+    """Take away what an earlier evaluation left."""
+    for name in ("subgroup_metrics.csv", "subgroups.png", "sections/20_subgroups.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,8 +102,10 @@ def _section(folder: Path, rows: Sequence[Mapping[str, Any]], threshold: str) ->
         f"Sensitivity and specificity are at the threshold {threshold}. Brackets: 95 % intervals."
     ]
     named = ", ".join(f"{row['column']} {row['level']}" for row in apart)
-    text.append(f"The AUC differs in: {named}." if apart else "No difference is beyond chance after correction.")
-    text += [f"Fewer than {FEW} patients, of which little can be said: {', '.join(few)}."] if few else []
+    tested = any(row["difference"] and row["difference"]["p"] is not None for row in rows)
+    none = "No difference is beyond chance after correction." if tested else "No difference could be tested."
+    text.append(f"The AUC differs in: {named}." if apart else none)
+    text += [f"Fewer than {FEW} patients, of which little can be said, not tested: {', '.join(few)}."] if few else []
     table = []
     for row in rows:
         found = row["difference"]
@@ -172,6 +178,7 @@ def evaluated_subgroups(
     with (Path(folder) / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label")]
     if not rows:
+        _remove(Path(folder))
         return []
     unit = "image" if "image" in rows[0] else "patient"
     names = [row[unit] for row in rows]

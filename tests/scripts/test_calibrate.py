@@ -54,6 +54,28 @@ def test_all_folds_and_seeds_are_taken_a_patient_counting_once(model, tmp_path, 
     assert content(model)["weights"] == "these" and "P1" not in (model / "conformal.json").read_text()
 
 
+@pytest.mark.parametrize("answer", ["graph", "additive"])
+def test_the_answer_that_was_predicted_is_told(model, tmp_path, answer):
+    others = {"graph": [0.1 * k for k in range(8)], "additive": [0.9 - 0.1 * k for k in range(8)]}
+    rows = [row(k, probability=others[answer][k] + 1e-6) for k in range(8)]
+    rows = [r | {f"probability_{name}": values[k] for name, values in others.items()} for k, r in enumerate(rows)]
+    write(tmp_path / "eval", rows)
+    calibrate(str(model), str(tmp_path / "eval"))
+    assert content(model)["answer"] == answer
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"shuffle_labels": True}, "trained with shuffle_labels"), ({"share": 0.5}, "with share"), ({}, "seed0/fold1")],
+)
+def test_a_cross_validation_of_other_labels_or_not_done_is_refused(model, tmp_path, settings, message):
+    write(tmp_path / "seed0/fold0", [row(k) for k in range(8)])
+    (tmp_path / "experiment.json").write_text(json.dumps({"settings": {"folds": 2, **settings}}))
+    with pytest.raises(DataError, match=message):
+        calibrate(str(model), str(tmp_path))
+    assert not (model / "conformal.json").exists()
+
+
 def test_groups_count_once_and_an_older_table_has_no_distance(model, tmp_path):
     rows = [row(k, group=f"G{k // 4}", trained_on=0) for k in range(16)]
     write(tmp_path / "eval", [{key: value for key, value in r.items() if key != "cohort_distance"} for r in rows])

@@ -10,6 +10,7 @@ import pytest
 from shared.apps.audit import robustness as script
 from shared.apps.audit.robustness import chosen, rank_correlation, summarise
 from shared.apps.experiments import processes
+from shared.digests import sha256
 from tests.support.documented import undocumented_in
 from tests.support.tiny_patches import write_patch_data
 
@@ -81,6 +82,20 @@ def test_a_model_that_looks_at_colour_is_green_when_blurred(place, monkeypatch):
         assert found[change]["status"] == "green" and float(found[change]["absolute_95"]) < 0.05, change
         assert found[change]["n"] == "5"
     assert float(found["stains weaker"]["median"]) > 0  # lighter
+
+
+def test_patients_that_trained_the_model_are_told(place, monkeypatch):
+    monkeypatch.setenv("FAKE_MODEL", "colour")
+    run(place, "--most", "4")
+    told = "trained on 1 of these patients"
+    section = place / "out/sections/30_robustness.json"
+    assert told not in section.read_text()
+    with (place / "out/robustness_cases.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))["case"]
+    split = {"images": {"train": {"then": [sha256(place / "data" / first)]}}}
+    (place / "models/split.json").write_text(json.dumps(split))
+    run(place, "--most", "4")
+    assert told in section.read_text()
 
 
 def test_bad_input_and_a_run_that_is_not_whole_are_refused(place, monkeypatch):

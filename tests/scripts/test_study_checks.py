@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from shared.apps.audit import external, learning_curve
+from shared.apps.audit import audit, external, learning_curve
 from shared.apps.experiments import cross_validate, folder, processes
 from shared.apps.study import study as script
 from tests.support.documented import undocumented_in
@@ -145,6 +145,23 @@ def test_a_study_runs_its_checks_and_takes_them_up(place):
     assert calls == [path.read_text() for path in study.glob("rows/whole/seed*/fold*/calls.txt")]
 
 
+def test_checks_run_once_and_one_that_fails_takes_no_report_away(place, monkeypatch):
+    calls = []
+    monkeypatch.setattr(audit, "audit", calls.append)
+    given = options(place, "failing", "--tables", "table_2", "--checks", "audit")
+    script.main(given)
+    assert len(calls) == 1
+
+    def fails(_):
+        raise external.DataError("it failed")
+
+    monkeypatch.setattr(audit, "audit", fails)
+    (place / "failing/report.html").unlink()
+    with pytest.raises(SystemExit, match="it failed"):
+        script.main(given)
+    assert "Table 2" in (place / "failing/report.html").read_text()
+
+
 def test_external_patients_are_compared_with_the_development(place, monkeypatch):
     monkeypatch.setenv("FAKE_FAR", "1")
     script.main(options(place, "far_study", "--tables", "table_2", "--external", str(place / "far")))
@@ -159,6 +176,7 @@ def test_external_patients_are_compared_with_the_development(place, monkeypatch)
 def test_external_data_that_cannot_be_used_are_refused_before_anything_is_predicted(place, tmp_path):
     with pytest.raises(SystemExit, match="External patients must not be those of the development"):
         script.main(options(place, "same", "--tables", "table_2", "--external", str(place / "data")))
+    assert not (place / "same").exists()  # before anything is trained
     content = json.loads((place / "far/datalist.json").read_text())
     content["testing"] = [case for case in content["testing"] if case["label"] == 1]
     (tmp_path / "datalist.json").write_text(json.dumps(content))

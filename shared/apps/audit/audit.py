@@ -64,7 +64,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def audit(args: argparse.Namespace) -> list[Finding]:
     """Run all checks; write audit.csv, audit.json, near_duplicates.csv and .png, and the report's section."""
     from shared.apps.audit.rows import read_cohort
-    from shared.apps.audit.signals import file_fields, header_fields
+    from shared.apps.audit.signals import file_fields, header_fields, split_dates
     from shared.bundle.configs import find_bundle
 
     bundle = find_bundle(args.bundle, ROOT)
@@ -77,7 +77,7 @@ def audit(args: argparse.Namespace) -> list[Finding]:
     if labelled:
         names, dates = name_columns(labelled, cohort.patches)
         columns, caps = file_fields(labelled, cohort.root)
-        headers, dated = split(header_fields(cohort, labelled))
+        headers, dated = split_dates(header_fields(cohort, labelled))
         for kind, asked in (("names", names), ("files", columns), ("dates", dates | dated), ("acquisition", headers)):
             findings += signal_findings(kind, labelled, asked, caps if kind == "files" else {})
     else:
@@ -101,7 +101,7 @@ def patient_findings(cohort: Any) -> list[Finding]:
             parts["patient"][row.patient].add(row.part)
             parts["group"][row.unit].add(row.part)
         groups[row.patient].add(row.unit)
-        labels[row.patient].add(row.label)
+        labels[row.patient] |= {row.label} - {None}
         spelled[_plain(row.patient)].add(row.patient)
         of_patient[row.patient].add(row.part)
     findings = []
@@ -156,6 +156,7 @@ def duplicate_findings(
     near = [pair for pair in near if pair.same or (pair.first, pair.other) not in same]
     near.sort(key=lambda pair: -pair.correlation)
     told: list[dict[str, Any]] = []
+    statuses: dict[tuple[int, int, str], str] = {}
 
     def tell(first: int, other: int, view: str, kind: str, **more: Any) -> None:
         a, b = rows[first], rows[other]
@@ -164,6 +165,7 @@ def duplicate_findings(
         free = "unlabelled" in (a.section, b.section)
         clash = None not in (a.label, b.label) and a.label != b.label
         status = "green" if not open_pair else "amber" if free or kind == "alike" else "red"
+        statuses[first, other, view] = status
         who = {"first": a.name, "other": b.name, "first_patient": a.patient, "other_patient": b.patient}
         who |= {"first_part": a.part, "other_part": b.part, "of": where, "two_labels": int(clash)}
         told.append({"kind": kind, "status": status, **who, "view": view, **more})
@@ -195,7 +197,7 @@ def duplicate_findings(
         text = (text if open_pairs else "none of different patients or parts; ") + inside
         text += f"; {clashes} pairs have two labels" if clashes else ""
         findings.append(Finding("near-duplicates", item, status, text, rows=len(rows)))
-    shown = [pair for pair in near if _status_of(told, rows, pair) != "green"] or near
+    shown = [pair for pair in near if statuses[pair.first, pair.other, pair.view] != "green"] or near
     if shown:
         pictures = [
             (views[p.view][p.first], views[p.view][p.other], f"{rows[p.first].name} | {rows[p.other].name}\n"
@@ -213,11 +215,6 @@ def _apart(a: Any, b: Any) -> bool:
     return a.part != b.part and "unlabelled" not in (a.section, b.section)
 
 
-def _status_of(told: Sequence[Mapping[str, Any]], rows: Sequence[Any], pair: Any) -> str:
-    names = (rows[pair.first].name, rows[pair.other].name, pair.view)
-    return next((r["status"] for r in told if (r["first"], r["other"], r["view"]) == names), "green")
-
-
 def name_columns(rows: Sequence[Any], patches: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Columns of the patients' names and, of patches, of the files'; and of the dates in them."""
     from shared.apps.audit.signals import day_of, name_fields
@@ -232,14 +229,6 @@ def name_columns(rows: Sequence[Any], patches: bool) -> tuple[dict[str, Any], di
         days = [day_of(name) for name in names]
         dates |= {f"date in the {what}": days} if any(day is not None for day in days) else {}
     return columns, dates
-
-
-def split(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of the acquisition, and those that are dates."""
-    from shared.apps.audit.signals import split_dates
-
-    kept, dated = split_dates(columns)
-    return dict(kept), dict(dated)
 
 
 def signal_findings(

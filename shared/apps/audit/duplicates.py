@@ -159,8 +159,9 @@ def thumbnails_of(cohort: AuditCohort, threads: int = 2) -> dict[str, np.ndarray
     for number, result in enumerate(results):
         assert not isinstance(result, str)
         for view, picture in result.items():
-            everything = views.setdefault(view, np.full((len(results), SIDE, SIDE), np.nan, np.float32))
-            everything[number] = picture
+            if view not in views:
+                views[view] = np.full((len(results), SIDE, SIDE), np.nan, np.float32)
+            views[view][number] = picture
     return views
 
 

@@ -63,6 +63,22 @@ def external_rows(dataset_dir: Path) -> tuple[str, dict[str, int], dict[str, str
     return part, truth, patients
 
 
+def other_patients(experiment: Any, dataset_dir: Path) -> None:
+    """The patients that are predicted can be, and are not those of the development.
+
+    Raises:
+        DataError: see :func:`external_rows`; a patient is in both cohorts.
+    """
+    _, truth, patients = external_rows(dataset_dir)
+    cohorts = ((experiment.rows.labels, experiment.rows.patients), (truth, patients))
+    near, far = (set(own if owner is None else owner.values()) for own, owner in cohorts)
+    if both := sorted(near & far):
+        raise DataError(
+            f"External patients must not be those of the development; {len(both)} names are in both "
+            f"{experiment.dataset_dir} and {dataset_dir}: {', '.join(both[:5])}; rename them where they are others"
+        )
+
+
 def external_runs(experiment: Any, dataset_dir: Path, output: Path) -> list[Any]:
     """One run of ``inference.json`` for each fold of the experiment that is trained and has not predicted yet.
 
@@ -128,14 +144,7 @@ def external_study(experiment: Any, dataset_dir: Path, folder: Path, *, title: s
 
     if experiment.waiting():
         raise DataError(f"{experiment.output} is not done: external validation needs all of its folds")
-    _, truth, patients = external_rows(dataset_dir)
-    cohorts = ((experiment.rows.labels, experiment.rows.patients), (truth, patients))
-    near, far = (set(own if owner is None else owner.values()) for own, owner in cohorts)
-    if both := sorted(near & far):
-        raise DataError(
-            f"External patients must not be those of the development; {len(both)} names are in both "
-            f"{experiment.dataset_dir} and {dataset_dir}: {', '.join(both[:5])}; rename them where they are others"
-        )
+    other_patients(experiment, dataset_dir)
     output = folder / "external"
     output.mkdir(parents=True, exist_ok=True)
     runs = external_runs(experiment, dataset_dir, output)

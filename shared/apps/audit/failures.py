@@ -7,6 +7,7 @@ python scripts/failures.py eval/study/rows/ircl --explained eval/study/rows/ircl
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,7 @@ def failures(folder: Path, explained: Sequence[Path] = ()) -> tuple[list[Failure
 
 def _pictures(folders: Sequence[Path]) -> dict[str, Path]:
     """Pictures by their name without ending; those of ``overlays`` before those of ``cam``."""
-    paths = sorted(
-        {path for folder in folders for path in folder.rglob("*.png")}, key=lambda p: (p.parent.name == "cam", p)
-    )
+    paths = {path for folder in folders for path in folder.rglob("*.png")}
     found: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: (path.parent.name == "cam", path)):
         found.setdefault(path.stem, path)
@@ -118,7 +117,7 @@ def write(folder: Path, found: Sequence[Failure], rows: int, count: int = 12, *,
     table = []
     for rank, f in enumerate(found, 1):
         row = {"rank": rank, "name": f.name, "patient": f.patient, "label": f.label, "probability": f.probability}
-        explained = "" if f.picture is None else str(f.picture)
+        explained = "" if f.picture is None else Path(os.path.relpath(f.picture, folder)).as_posix()
         table.append({**row, "sd": "" if f.sd is None else f.sd, "error": f.error, "picture": explained})
     write_csv(folder / "failures.csv", table, columns=COLUMNS)
     shown = list(found[:count])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLD = 0
 FILES = ("image", "mask", "fa")
+KINDS = ("*.pt", "*.npz")  # also the cohort that a model knows, and its atlas
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,9 @@ def _exchange(source: Path, target: Path, key: str) -> Path:
 
 
 def differing(first: Path, other: Path) -> list[str]:
-    """Checkpoints below two folders that differ, each with the first value that does."""
-    names = sorted({path.relative_to(folder) for folder in (first, other) for path in folder.rglob("*.pt")})
+    """Checkpoints below two folders that differ, and what lies beside them, each with the first value that does."""
+    folders = (first, other)
+    names = sorted({path.relative_to(f) for f in folders for kind in KINDS for path in f.rglob(kind)})
     found = []
     for name in names:
         if not (first / name).is_file() or not (other / name).is_file():
@@ -190,6 +192,9 @@ def _loaded(path: Path) -> Any:
     import torch
 
     try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name].tobytes() for name in file.files}
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds
         raise DataError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error

@@ -41,7 +41,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", required=True, help="folder with datalist.json")
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--split", choices=("training", "validation", "testing"), help="part (default: testing)")
+    which.add_argument(
+        "--split", choices=("training", "validation", "testing"), help="part (default: testing, else training)"
+    )
     which.add_argument("--fold", type=int, help="the training cases of this fold, which the model left out")
     add("--most", type=int, default=40, help="cases at most, drawn by label (default: 40)")
     add("--output", type=Path, help="folder (default: bundles/BUNDLE/eval/robustness)")
@@ -86,6 +88,7 @@ def robustness(args: argparse.Namespace) -> list[dict[str, Any]]:
     from shared.apps.audit.perturbations import perturbed_patch, perturbed_volumes
     from shared.apps.experiments.training_rows import is_patch_list
     from shared.bundle.configs import find_bundle
+    from shared.bundle.record import seen_patients
     from shared.data.checks import read_datalist
 
     bundle = find_bundle(args.bundle, ROOT)
@@ -97,6 +100,7 @@ def robustness(args: argparse.Namespace) -> list[dict[str, Any]]:
     content = read_datalist(args.dataset_dir, datalist)
     cases = chosen(content, args)
     patches = is_patch_list({"training": cases})
+    trained = seen_patients(args.ckpt_dir, [_absolute(case, root) for case in cases])
     perturb = perturbed_patch if patches else perturbed_volumes
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".forms_") as temporary:
@@ -119,7 +123,7 @@ def robustness(args: argparse.Namespace) -> list[dict[str, Any]]:
     names = [str(case["image"]) if patches else str(case["patient"]) for case in cases]
     table = case_rows(names, [case.get("label") for case in cases], forms, probability, maps)
     summary = summarise(table, len(cases))
-    write(output, args.report or output, table, summary, bundle.name, patches)
+    write(output, args.report or output, table, summary, bundle.name, patches, trained=len(trained))
     return summary
 
 
@@ -279,9 +283,16 @@ def summarise(table: Sequence[Mapping[str, Any]], cases: int) -> list[dict[str, 
 
 
 def write(
-    output: Path, report: Path, table: Sequence[Mapping], summary: Sequence[Mapping], bundle: str, patches: bool
+    output: Path,
+    report: Path,
+    table: Sequence[Mapping],
+    summary: Sequence[Mapping],
+    bundle: str,
+    patches: bool,
+    *,
+    trained: int = 0,
 ) -> None:
-    """Write the tables, the picture and the section."""
+    """Write the tables, the picture and the section; ``trained``: patients of them whom the model was trained on."""
     from shared.reports.sections import worst, write_section
     from shared.reports.tables import interval_text, number_text
 
@@ -294,6 +305,8 @@ def write(
     cases = len({row["case"] for row in table})
     turned = [row["change"] for row in summary if row["status"] != "green"]
     text = [f"{cases} {unit}, each predicted as it is and after small changes that leave the tissue the same."]
+    if trained:
+        text.append(f"The model was trained on {trained} of these patients: others may be less stable.")
     what = f"of more than {MANY:.0%} of the {unit}"
     text.append(
         f"Calls at 0.5 turn over {what}: {', '.join(turned)}." if turned else f"No change turns over calls {what}."

@@ -91,10 +91,17 @@ def ask(labels: np.ndarray, units: Sequence[str], columns: Mapping[str, Values],
 
 
 def _encoded(values: Values) -> np.ndarray:
-    """A number a column, NaN where unknown; a column of 0 and 1 of each text."""
+    """Ranks of numbers, NaN where unknown; a column of 0 and 1 of each text.
+
+    A tree asks for the order alone; in its 32 bits, times of files or long numbers in names would be one number.
+    """
     known = [value for value in values if value is not None]
     if all(isinstance(value, int | float) for value in known):
-        return np.array([[np.nan if value is None else float(value)] for value in values])
+        x = np.array([np.nan if value is None else float(value) for value in values])
+        ranks = np.full(len(x), np.nan)
+        inside = ~np.isnan(x)
+        ranks[inside] = np.unique(x[inside], return_inverse=True)[1]
+        return ranks[:, None]
     texts = np.array(["" if value is None else str(value) for value in values])
     names, counts = np.unique(texts, return_counts=True)
     told = names[np.argsort(-counts, kind="stable")][:_CATEGORIES]
@@ -283,7 +290,7 @@ def sidecar(path: Path) -> dict[str, Any]:
 
 
 def acquisition_columns(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
-    """Columns of ``acquisition.csv`` in the prepared folder, by patient (column ``patient``) or image (``image``).
+    """Columns of ``acquisition.csv`` in the prepared folder, by patient or image; one for each modality.
 
     Raises:
         DataError: see :func:`shared.data.subgroups.read_subgroup_tables`; or none of its rows is of the datalist.

@@ -13,28 +13,47 @@ if TYPE_CHECKING:
     from shared.apps.study.study import StudyRun
 
 
-def run_checks(study: StudyRun) -> None:
-    """Take up the first row's subgroups; run the checks that are asked for (none with ``--report``).
+def check_asked(study: StudyRun) -> None:
+    """The checks that are asked for can be run, which is told before anything is trained.
+
+    Raises:
+        DataError: the study has no row that is trained; the other patients cannot be used.
+    """
+    args, main = study.args, _main(study)
+    needed = [check for check in args.checks if check != "audit"] + ["external"] * bool(args.external)
+    if args.report or not needed:
+        return
+    if main is None:
+        raise DataError(f"{', '.join(needed)}: the study has no row that is trained; name tables that have one")
+    if args.external:
+        from shared.apps.audit.external import other_patients
+
+        other_patients(study.experiments[main], args.external.resolve())
+
+
+def _main(study: StudyRun) -> str | None:
+    """The first row that is trained."""
+    return next((name for name in study.study.rows if name in study.experiments), None)
+
+
+def run_checks(study: StudyRun, *, now: bool = True) -> None:
+    """Take up the first row's subgroups; run the checks that are asked for.
 
     Args:
         study: whose rows are run and collected.
+        now: false: run none.
 
     Raises:
         DataError: what a check needs is not there.
     """
     args = study.args
-    main = next((name for name in study.study.rows if name in study.experiments), None)
-    asked = [] if args.report else [*args.checks]
-    experiment = None if main is None else study.experiments[main]
+    asked, main = [*args.checks] * now, _main(study)
     if "audit" in asked:
         _audit(study)
-    if main is None or experiment is None:
-        if needed := [check for check in asked if check != "audit"] + ["external"] * bool(args.external):
-            raise DataError(f"{', '.join(needed)}: the study has no row that is trained; name tables that have one")
+    if main is None:
         return
+    experiment = study.experiments[main]
     take_section(study.output, study.folder(study.rows[main]), "20_subgroups")
-    if args.report:
-        return
     if "robustness" in asked:
         _robustness(study, experiment)
     if "failures" in asked:
@@ -45,7 +64,7 @@ def run_checks(study: StudyRun) -> None:
         failures.write(folder, found, rows, report=study.output)
     if "learning_curve" in asked:
         _learning_curve(study, main, experiment)
-    if args.external:
+    if args.external and now:
         from shared.apps.audit.external import external_study
 
         title = study.rows[main].title

@@ -17,6 +17,8 @@ from typing import Any
 
 from shared.errors import DataError
 
+ANSWER = "probability_"
+
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -31,7 +33,8 @@ def calibrate(model: str, predictions: str) -> str:
     """Write ``conformal.json`` beside the model; return what was written, in words.
 
     Raises:
-        DataError: no model, no usable predictions, a cross-validation of other settings, patients trained on.
+        DataError: no model, no usable predictions, a cross-validation that is not done or of other settings or labels,
+            patients trained on.
     """
     from shared.bundle.record import CONFORMAL_FILE, read_model
     from shared.io import write_json
@@ -43,6 +46,7 @@ def calibrate(model: str, predictions: str) -> str:
         raise DataError(f"{model} holds no model.json: give the folder of a trained model")
     folder = Path(predictions)
     tables = sorted(folder.glob("seed*/fold*/predictions.csv")) or [folder / "predictions.csv"]
+    _check_experiment(folder)
     for table in tables:
         _check_same_settings(known, read_model(table.parent / "models"), table.parent)
     rows = [row for table in tables for row in _rows(table)]
@@ -55,7 +59,7 @@ def calibrate(model: str, predictions: str) -> str:
     limit = None
     if len({row["unit"] for row in far}) >= FEWEST:
         limit = distance_limit([row["distance"] for row in far], [row["unit"] for row in far])
-    content = {"weights": known.get("weights", ""), "scores": scores, "distance": limit}
+    content = {"weights": known.get("weights", ""), "answer": _answer(rows), "scores": scores, "distance": limit}
     write_json(Path(model) / CONFORMAL_FILE, content)
     counts = " and ".join(str(part["patients"]) for part in scores)
     text = f"{Path(model) / CONFORMAL_FILE}: sets from {counts} patients of class 0 and 1"
@@ -77,8 +81,34 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             distance = float(row["cohort_distance"]) if row.get("cohort_distance") else None
         except ValueError as error:
             raise DataError(f"{path}: {row['patient']} has no number where one is needed ({error})") from error
-        found.append(numbers | {"unit": row.get("group") or row["patient"], "distance": distance})
+        answers = {key.removeprefix(ANSWER): value for key, value in row.items() if key.startswith(ANSWER)}
+        found.append(numbers | {"unit": row.get("group") or row["patient"], "distance": distance, "answers": answers})
     return found
+
+
+def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Whose probability was predicted, of a network with several answers (``probability_<answer>``); else ""."""
+    names = [name for name in rows[0]["answers"] if all(row["answers"].get(name) for row in rows)]
+    apart = {name: max(abs(float(row["answers"][name]) - row["probability"]) for row in rows) for name in names}
+    return min(apart, key=lambda name: apart[name], default="")
+
+
+def _check_experiment(folder: Path) -> None:
+    """A cross-validation, where its record is there, is done and trained as a model is: on all patients' own labels."""
+    from shared.apps.experiments.folder import read_experiment
+
+    if not (folder / "experiment.json").is_file():
+        return
+    settings = read_experiment(folder)["settings"]
+    odd = [key for key in ("shuffle_labels", "votes") if settings.get(key)]
+    odd += ["share"] * (settings.get("share", 1.0) < 1)
+    if odd:
+        raise DataError(f"{folder} was trained with {', '.join(odd)}: its models are not made as the model is")
+    seeds = sorted(path for path in folder.glob("seed*") if path.is_dir())
+    places = [seed / f"fold{k}" for seed in seeds for k in range(settings.get("folds") or 0)]
+    if lacking := [path for path in places if not (path / "predictions.csv").is_file()]:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in lacking[:5])
+        raise DataError(f"{folder} is not done ({names}): finish the cross-validation first")
 
 
 def _check_same_settings(model: Mapping[str, Any], fold: Mapping[str, Any], folder: Path) -> None:

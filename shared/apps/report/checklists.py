@@ -40,7 +40,8 @@ def write_checklists(folder: Path, content: Mapping[str, Any]) -> list[dict[str,
 def answers(folder: Path, content: Mapping[str, Any]) -> dict[str, str]:
     """By subject what the files of a study say, each with its file; subjects that they say nothing of are absent."""
     study = read_object(folder / "study.json") or {}
-    external = read_object(folder / "external.json") or {}
+    place = next((p for p in ("external/external.json", "external.json") if (folder / p).is_file()), "")  # of a study
+    external = (read_object(folder / place) if place else None) or {}
     experiments = content["experiments"]
     rows = [row["folder"] for row in study.get("rows", {}).values()]
     # a control's numbers are not the method's
@@ -71,10 +72,8 @@ def answers(folder: Path, content: Mapping[str, Any]) -> dict[str, str]:
     if external:
         difference = interval_text(external["difference"]["AUC"]) if external.get("difference", {}).get("AUC") else "-"
         auc = interval_text(external["external"]["AUC"])
-        found["external"] = f"AUC {auc}, difference to development {difference} (external.json)"
-        found["updating"] = (
-            "recalibration of intercept, and of intercept and slope, on half of the patients (external.json)"
-        )
+        found["external"] = f"AUC {auc}, difference to development {difference} ({place})"
+        found["updating"] = f"recalibration of intercept, and of intercept and slope, on half of the patients ({place})"
     if content["explanations"]:
         folders = ", ".join(part["folder"] for part in content["explanations"][:3])
         found["explanations"] = f"maps, beside controls where they were scored (report.html, Explanations: {folders})"
@@ -151,7 +150,7 @@ def _of_results(folder: Path, first: Mapping[str, Any]) -> dict[str, str]:
             shares = ("sensitivity", "specificity")
             lines.append(f"{name}: " + ", ".join(f"{share} {interval_text(point[share])}" for share in shares))
         found["operating"] = f"{'; '.join(lines)} ({where})"
-        found["output"] = f"probability of class 1; thresholds {', '.join(points)}, ({where}, operating_points)"
+        found["output"] = f"probability of class 1; thresholds {', '.join(points)} ({where}, operating_points)"
     if results.get("sample_size"):
         found["sample_size"] = f"after Riley et al.: {where}, sample_size; planned size: {AUTHOR}"
     if isinstance(folds := results.get("fold_auc"), Mapping) and folds.get("value") is not None:

@@ -31,7 +31,8 @@ def write_model_card(folder: Path, bundle: Path, ckpt_dir: Path | None = None) -
     """
     metadata, study = read_metadata(bundle), read_object(folder / "study.json") or {}
     where, results = _results(folder, study)
-    models = [ckpt_dir] if ckpt_dir else sorted(folder.glob("rows/*/seed*/fold*/models"))
+    first = next(iter(study.get("rows", {}).values()), {}).get("folder", "")
+    models = [ckpt_dir] if ckpt_dir else sorted(folder.glob(f"{first}/seed*/fold*/models")) if first else []
     model = next((found for path in models if (found := read_object(path / "model.json"))), {})
     text = (
         f"---\n{_head(bundle, metadata, study, results)}---\n\n{_body(bundle, metadata, study, model, results, where)}"

@@ -32,6 +32,9 @@ ANSWER = ("label", "probability", "set", "out_of_cohort", "reason", "trained_on"
 IDS = ("patient", "image", "group", "cam", "overlay", "path", "nearest_patients")
 """Columns and keys that name patients or their files; pages with pseudonyms leave them out."""
 
+NOT_SHOWN = ("pseudonyms.csv", "embeddings.csv", "failures.csv")
+"""Tables that are for others: names, hundreds of features, and what of all patients went wrong."""
+
 MOST = 25  # rows of a table, and contributions, that a page shows
 _SET = {"set": "prediction set", "out_of_cohort": "out of cohort", "trained_on": "trained on"}
 _ALONE = {
@@ -131,7 +134,7 @@ def _tables(folder: Path) -> dict[str, list[dict[str, str]]]:
     """Rows of every CSV in the folder that has a column ``patient``."""
     found = {}
     for path in sorted(folder.glob("*.csv")):
-        if path.name == "pseudonyms.csv":
+        if path.name in NOT_SHOWN:
             continue
         rows = _rows(path)
         if rows and "patient" in rows[0]:
@@ -179,7 +182,10 @@ class _Context:
         self.boxes = read_object(folder / "boxes.json") or {}
         # ids of digits alone would be found in numbers
         known = [re.escape(name) for name in names if re.search(r"[^\d.\s]", name) or len(name) > 4]
-        self._ids = re.compile(rf"(?<!\w)({'|'.join(sorted(known, key=len, reverse=True))})(?!\w)") if known else None
+        longest = "|".join(sorted(known, key=len, reverse=True))
+        # a file's name goes on with _
+        self._ids = re.compile(rf"(?<![^\W_])({longest})(?![^\W_])") if known else None
+        self._owners = {path: name for name, paths in files.items() for path in paths}
 
     def file_of(self, stem: str) -> str:
         """The name of a table in the folder."""
@@ -193,7 +199,10 @@ class _Context:
 
     def relative(self, path: Path) -> str:
         """A file's name in the page."""
-        return self.hidden(path.relative_to(self.folder).as_posix())
+        text = path.relative_to(self.folder).as_posix()
+        if self.pseudonyms and (owner := self._owners.get(path)) is not None:
+            return f"{path.parent.name}/{self.names[owner]}{path.name.removeprefix(owner)}"
+        return self.hidden(text)
 
     def content(self, patient: str) -> dict[str, Any]:
         """What the template of a page shows."""
@@ -211,7 +220,7 @@ class _Context:
         positive = str(summary.get("positive_class") or "the positive class")
         first = answered[0] if answered else {}
         probability = first.get("probability") or summary.get("probability")
-        cells = [_number(probability) if len(answered) < 2 else f"{len(answered)} images"]
+        cells = [_number(probability) if len(answered) < 2 else _several(answered)]
         cells += [_answer_text(key, first.get(key, "")) for key in ("set", "out_of_cohort", "reason")]
         return {
             "title": name,
@@ -235,7 +244,7 @@ class _Context:
         if len(rows) > 1:
             values = [float(row["probability"]) for row in rows if row.get("probability")]
             mean = f", {_number(sum(values) / len(values))} on average" if values else ""
-            return [f"{len(rows)} images of {name} were predicted{mean} (from {source})."]
+            return [f"{name}: {_several(rows)}{mean} (from {source})."]
         row = rows[0] if rows else {}
         value = row.get("probability") or summary.get("probability")
         if value is None or value == "":
@@ -264,7 +273,7 @@ class _Context:
         if len(rows) == 1:
             lines = [[_SET.get(k, k), self.hidden(_answer_text(k, rows[0][k]))] for k in self._columns(rows)]
             return [{"title": "Answer", "header": ["", "value"], "rows": lines, "file": file}]
-        return [self._table(rows, "Answers, an image a row", str(file))]
+        return [self._table(rows, f"Answers, {_several(rows)}", str(file))]
 
     def _table(self, rows: Sequence[Mapping[str, str]], title: str, file: str) -> dict[str, Any]:
         """Rows of a CSV; beyond ``MOST`` they are counted."""
@@ -441,6 +450,11 @@ def _bars(
 
 def _of(summary: Mapping) -> str:
     return str(summary.get("positive_class") or "the positive class")
+
+
+def _several(rows: Sequence[Mapping[str, str]]) -> str:
+    """What a patient has several rows of: images, or the seeds of a cross-validation."""
+    return f"{len(rows)} {'images' if 'image' in rows[0] else 'predictions'}"
 
 
 def _number(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.apps import ROOT
 from shared.apps.experiments.processes import RUN_BUNDLE, SECONDS, FoldRun, bundle_arguments, run_environment
 from shared.errors import DataError
-from shared.io import write_json
+from shared.reports.sections import write_section
 
 if TYPE_CHECKING:
     from shared.apps.study.definition import Table
@@ -85,15 +85,17 @@ class Analyses:
             table = self.run.study.tables[name]
             page = _folder(self.run, table) / _PAGES.get(table.analysis.script, "")
             if jobs and not self.waiting(name) and page.is_file():
-                pictures = [
-                    {"file": path.relative_to(self.run.output).as_posix(), "alt": f"{table.title}: {path.stem}"}
-                    for path in sorted(page.parent.glob("*.png"))
-                ]
                 text, tables = page_parts(page.read_text(encoding="utf-8"))
-                content = {"title": table.title, "status": "", "text": text, "tables": tables}
-                # the pictures of explanations name patients
-                content |= {"pictures": pictures, "patients": table.analysis.script != "label_efficiency"}
-                write_json(self.run.output / "sections" / f"50_{name}.json", content)
+                write_section(
+                    self.run.output,
+                    f"50_{name}",
+                    title=table.title,
+                    text=text,
+                    tables=tables,
+                    pictures=[(p.resolve(), f"{table.title}: {p.stem}") for p in sorted(page.parent.glob("*.png"))],
+                    # the pictures of explanations name patients
+                    patients=table.analysis.script != "label_efficiency",
+                )
 
     def note(self, table: Table) -> str:
         """What stands under the table's title."""
@@ -110,12 +112,14 @@ def page_parts(text: str) -> tuple[list[str], list[dict]]:
     Example:
         >>> page_parts("# T\\n\\nAll:\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |\\n\\nEnd.\\n\\n```\\ncommand\\n```\\n")
         (['End.'], [{'caption': 'All:', 'header': ['a', 'b'], 'rows': [['1', '2']]}])
+        >>> page_parts("|  | a |\\n|---|---|\\n| x |  |\\n")[1]
+        [{'caption': '', 'header': ['', 'a'], 'rows': [['x', '']]}]
     """
     sentences: list[str] = []
     tables: list[dict] = []
     for part in text.strip().split("\n\n"):
         if part.startswith("|"):
-            header, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in part.split("\n"))
+            header, _, *rows = ([cell.strip() for cell in line.strip()[2:-2].split(" | ")] for line in part.split("\n"))
             caption = sentences.pop() if sentences and sentences[-1].endswith(":") else ""
             tables.append({"caption": caption, "header": header, "rows": rows})
         elif not part.startswith(("#", "```")):

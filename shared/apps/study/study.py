@@ -72,6 +72,7 @@ class StudyRun:
     """
 
     def __init__(self, args: argparse.Namespace):
+        from shared.apps.audit.study_checks import check_asked
         from shared.apps.experiments.cross_validate import Experiment
         from shared.apps.experiments.cross_validate import arguments as experiment_arguments
         from shared.apps.experiments.training_rows import read_json_datalist
@@ -107,6 +108,7 @@ class StudyRun:
         # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
         self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
         self.analyses = Analyses(self)
+        check_asked(self)
 
     def folder(self, row: Row) -> Path:
         """Where a row's results are."""
@@ -318,8 +320,8 @@ class StudyRun:
             options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": "analyses", "unit": "command"}
             run_folds(self.analyses.runs(), total=total, done=total - waiting, **options)
 
-    def collect(self) -> None:
-        """Results of every row that is done, the tables, the report."""
+    def collect(self, *, checks: bool = False) -> None:
+        """Results of every row that is done, the tables, with ``checks`` what ``--checks`` asks for, the report."""
         from shared.apps.audit.study_checks import run_checks
         from shared.apps.study.report import write_report
         from shared.apps.study.tables import write_tables
@@ -331,8 +333,10 @@ class StudyRun:
                 experiment.finish()
         self.analyses.collect()
         write_tables(self)
-        run_checks(self)
-        write_report(self.output, pseudonyms=self.args.pseudonyms)
+        try:
+            run_checks(self, now=checks)
+        finally:  # a check that fails takes no table away
+            write_report(self.output, pseudonyms=self.args.pseudonyms)
 
     def _collected(self, experiment: Experiment) -> bool:
         from shared.metrics.repeated import RepeatedPredictions
@@ -403,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             study.run()
             study.collect()  # tables are there, should an analysis fail
             study.analyse()
-        study.collect()
+        study.collect(checks=not args.report)
     print(f"Tables: {study.output / 'tables'}\nReport: {study.output / 'report.html'}")
 
 

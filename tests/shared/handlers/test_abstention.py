@@ -139,6 +139,17 @@ def test_sets_of_a_calibrated_model_and_their_coverage(network, model, tmp_path)
     assert {row["out_of_cohort"] for row in predicted(network, folder, images(4, 6), tmp_path)} == {"1"}
 
 
+def test_sets_of_another_answer_are_not_told(network, tmp_path, monkeypatch, caplog):
+    scores = class_scores([0, 1] * 10, [0.3, 0.7] * 10)
+    content = {"weights": "", "answer": "graph", "scores": scores, "distance": None}
+    (tmp_path / "conformal.json").write_text(json.dumps(content))
+    for answer, told in (("graph", True), ("additive", False)):
+        monkeypatch.setattr(network, "answer", answer, raising=False)
+        rows = predicted(network, tmp_path, images(4, 5), tmp_path)
+        assert all(bool(row["set"]) == told for row in rows)
+    assert "calibrated on the answer graph, this one is additive" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["cohort.npz", "conformal.json"])
 def test_files_of_another_model_are_refused(network, model, tmp_path, name):
     (tmp_path / "model.json").write_text(json.dumps({"weights": "others"}))

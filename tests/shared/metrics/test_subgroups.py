@@ -77,6 +77,29 @@ def test_few_rows_unknown_and_one_class_are_told():
     assert rows[UNKNOWN]["AUC"]["value"] == 0.5 + 0.1
 
 
+def test_a_handful_of_patients_is_not_tested():
+    """Two rows that are ranked wrongly are ranked so in every draw."""
+    labels, probability, _ = cohort()
+    levels = ["A"] * 200 + ["B"] * 38 + ["C"] * 2
+    probability[-2:] = [0.9, 0.1]  # labels 0, 1
+    rows = {row["level"]: row for row in subgroup_metrics(labels, probability, {"x": levels}, bootstrap=300)}
+    found = rows["C"]["difference"]
+    assert found["value"] < -0.4 and (found["p"], found["p_holm"]) == (None, None)
+    assert rows["B"]["difference"]["p_holm"] == pytest.approx(rows["B"]["difference"]["p"])  # the only one
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_or_one_row_is_told_without_a_crash(label):
+    rows = subgroup_metrics([label] * 4, [0.1, 0.2, 0.3, 0.4], {"x": list("aabb")}, bootstrap=20)
+    assert [(row["n"], row["AUC"]["value"], row["difference"]) for row in rows] == [(2, None, None)] * 2
+    assert subgroup_metrics([label], [0.1], {"x": ["a"]}, bootstrap=20) == []
+
+
+def test_long_numbers_and_numbers_beside_texts_keep_their_names():
+    assert subgroup_levels([1234561.0, 1234562.0]) == ["1234561", "1234562"]
+    assert subgroup_levels([1.0, "A", None]) == ["1", "A", UNKNOWN]
+
+
 def test_thirds_are_of_patients_not_of_rows():
     values, owners = [1.0] * 90 + [2, 3, 4, 5, 6, 7], ["A"] * 90 + list("BCDEFG")
     levels = subgroup_levels(values, owners=owners)

@@ -81,6 +81,15 @@ def test_without_a_column_that_divides_nothing_is_left(tmp_path):
     assert not (folder / "sections/20_subgroups.json").exists() and not (folder / "subgroups.png").exists()
 
 
+def test_an_evaluation_without_labels_leaves_none_of_an_earlier_one(tmp_path):
+    folder = tmp_path / "data"
+    cases, _ = prepared(folder)
+    evaluated_subgroups(folder, cases, folder, bootstrap=20)
+    write_csv(folder / "predictions.csv", [{"patient": c["patient"], "label": "", "probability": 0.5} for c in cases])
+    assert evaluated_subgroups(folder, cases, folder, bootstrap=20) == []
+    assert not (folder / "subgroup_metrics.csv").exists() and not (folder / "sections/20_subgroups.json").exists()
+
+
 def test_patches_have_their_share_inside_and_patients_are_drawn_whole(tmp_path):
     from PIL import Image
 
@@ -117,6 +126,22 @@ def test_tables_that_cannot_be_used_are_refused_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         read_subgroup_tables(tmp_path)
     assert "P1 stands in it twice" in str(error.value) and "needs a column patient (or image)" in str(error.value)
+
+
+def test_a_table_with_a_row_per_modality_is_read(tmp_path):
+    """As the preparation of DICOM writes it."""
+    header = "patient,modality,scanner,echo_time_ms"
+    (tmp_path / "acquisition.csv").write_text(f"{header}\nP1,t1,1,2.5\nP1,t2,1,90\nP2,t1,2,2.5\nP2,t2,3,90\n")
+    cases = [{"patient": "P1"}, {"patient": "P2"}]
+    values = subgroup_values(cases, ["P1", "P2"], tmp_path)
+    assert values == {"scanner": {"P1": 1.0, "P2": None}, "echo_time_ms": {"P1": None, "P2": None}}
+    found = read_subgroup_tables(tmp_path, by_modality=True)
+    assert found["t2: scanner"] == {"P1": 1.0, "P2": 3.0} and found["t1: echo_time_ms"]["P2"] == 2.5
+    (tmp_path / "acquisition.csv").write_text(f"{header}\nP1,t1,1,2.5\nP1,t1,1,90\n")
+    with pytest.raises(DataError, match="P1 t1 stands in it twice"):
+        read_subgroup_tables(tmp_path)
+    (tmp_path / "acquisition.csv").write_text("patient,modality\nP1,MR\nP2,CT\n")  # the user's own
+    assert read_subgroup_tables(tmp_path, by_modality=True) == {"modality": {"P1": "MR", "P2": "CT"}}
 
 
 def test_a_mask_that_cannot_be_read_is_not_known(tmp_path):

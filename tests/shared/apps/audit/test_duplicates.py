@@ -8,6 +8,7 @@ from PIL import Image
 
 from shared.apps.audit import duplicates
 from shared.apps.audit.duplicates import hash_pairs, near_duplicates, patch_thumbnail, perceptual_hash
+from shared.apps.audit.rows import AuditCohort, AuditRow
 from shared.errors import DataError
 
 
@@ -43,6 +44,17 @@ def test_a_changed_copy_is_found_and_nothing_else(change, tmp_path):
         Image.fromarray(pixels).save(path)
     found = near_duplicates(np.stack([patch_thumbnail(path) for path in paths]), "patch")
     assert [(pair.first, pair.other, pair.same) for pair in found] == [(4, 30, True)]
+
+
+def test_a_view_is_made_once_and_a_row_without_it_has_none(tmp_path, monkeypatch):
+    """A table of all rows for each row would take hours of thousands of patches."""
+    rows = [AuditRow(f"r{k}", f"P{k}", f"P{k}", "training", "training", 0, (), None, k) for k in range(6)]
+    cohort = AuditCohort(tmp_path, tmp_path, tuple(rows), True, False)
+    made, full = [], np.full
+    monkeypatch.setattr(duplicates, "_patch", lambda row, _: {"patch": full((64, 64), row.place)} if row.place else {})
+    monkeypatch.setattr(np, "full", lambda *given: made.append(given) or full(*given))
+    found = duplicates.thumbnails_of(cohort)["patch"]
+    assert len(made) == 1 and np.isnan(found[0]).all() and [float(x[0, 0]) for x in found[1:]] == [1, 2, 3, 4, 5]
 
 
 def test_a_turned_copy_is_found_where_asked_for():

@@ -34,7 +34,7 @@ def test_errors_come_by_confidence_with_their_pictures(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["P1", "P2", "P4"]
     assert [float(row["error"]) for row in rows] == pytest.approx([0.97, 0.8, 0.5])
-    assert rows[0]["picture"].endswith("patients/P1_overlay.png") and rows[1]["picture"] == ""
+    assert rows[0]["picture"] == "patients/P1_overlay.png" and rows[1]["picture"] == ""
     section = json.loads((tmp_path / "sections/40_failures.json").read_text())
     assert section["patients"] and len(section["tables"][0]["rows"]) == 2
     assert section["text"][0] == "3 of 5 are called wrong at 0.5: 1 of label 1, 2 of label 0."

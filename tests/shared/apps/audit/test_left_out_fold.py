@@ -94,6 +94,9 @@ def test_a_difference_in_the_last_bit_and_a_missing_file_are_found(tmp_path):
         torch.save({"x": [torch.tensor([2.0, value])], "n": 3}, tmp_path / name / "model.pt")
     assert differing(tmp_path / "a", tmp_path / "a") == []
     assert differing(tmp_path / "a", tmp_path / "b") == ["model.pt (x/0)"]
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        np.savez(tmp_path / name / "cohort.npz", weights="same", mean=np.full(3, value))
+    assert differing(tmp_path / "a", tmp_path / "b") == ["cohort.npz (mean)", "model.pt (x/0)"]
     torch.save({}, tmp_path / "b/pretrain.pt")
     assert "pretrain.pt (one training only)" in differing(tmp_path / "a", tmp_path / "b")
 

@@ -69,6 +69,15 @@ def test_few_patients_are_told_and_one_patient_is_not_asked():
     assert signals("names", rows, {"x": [1, 2, 3, 4]}, {})[0].auc is None
 
 
+def test_numbers_that_differ_in_the_last_digits_and_infinite_ones_are_told_apart():
+    labels = np.arange(60) % 2
+    units = [f"P{k}" for k in range(60)]
+    seconds = [1_700_000_000 + k // 2 + 30 * int(label) for k, label in enumerate(labels)]  # one number in 32 bits
+    assert roc_auc_score(labels, ask(labels, units, {"time of the file": seconds})) > 0.95
+    ends = [float("inf") if label else None if k % 8 else -1e300 for k, label in enumerate(labels)]
+    assert roc_auc_score(labels, ask(labels, units, {"x": ends})) > 0.95
+
+
 def test_texts_are_categories_and_unknown_values_are_allowed():
     labels = np.arange(80) % 2
     site = [None if k % 5 == 0 else ("GE", "Siemens")[label] for k, label in enumerate(labels)]

@@ -174,6 +174,8 @@ def test_names_of_pages_differ_where_a_file_system_takes_ids_for_one():
 def test_pseudonyms_leave_no_id_in_any_page(folder, stub):
     write_csv(folder / "biomarkers.csv", [{"patient": "P1", "biomarker": "like P1_a", "log_odds": 0.5}])
     write_json(folder / "patients/P1.json", {"patient": "P1", "positive_class": "rich", "images": [{"note": "P1"}]})
+    write_csv(folder / "patients/P1_signs.csv", [{"sign": 1, "file": "P1_overlay.png"}])
+    write_csv(folder / "failures.csv", [{"patient": "P1", "name": "P1", "picture": "patients/P1_overlay.png"}])
     write_patient_pages(folder, niivue=stub)  # pages with ids, which must go
     pages = write_patient_pages(folder, niivue=stub, pseudonyms=True)
     assert sorted(path.name for path in (folder / "report").iterdir()) == sorted(path.name for path in pages)
@@ -185,6 +187,27 @@ def test_pseudonyms_leave_no_id_in_any_page(folder, stub):
         known = {row["patient"]: row["pseudonym"] for row in csv.DictReader(file)}
     assert sorted(known.values()) == ["patient-001", "patient-002"]
     assert "0.831" in text_of(page(folder, known["P1"]))
+
+
+def test_ids_of_digits_alone_are_in_no_files_name_with_pseudonyms(tmp_path):
+    rows = [{"patient": name, "label": 0, "probability": p} for name, p in (("0815", 0.25), ("12 b", 0.5))]
+    write_csv(tmp_path / "predictions.csv", rows)
+    for row in rows:
+        write_csv(tmp_path / f"patients/{row['patient']}_signs.csv", [{"sign": 1, "value": 2}])
+    pages = write_patient_pages(tmp_path, pseudonyms=True)
+    assert len(pages) == 3 and not any(re.search(r"0815|12 b", path.read_text()) for path in pages)
+    assert any("_signs.csv" in path.read_text() for path in pages)
+    plain = write_patient_pages(tmp_path)
+    assert plain[0].name == "0815.html" and "The probability of class 1 is 0.250" in text_of(page(tmp_path, "0815"))
+
+
+def test_seeds_of_a_cross_validation_are_no_images_and_features_no_table(tmp_path):
+    rows = [{"seed": seed, "fold": 0, "patient": "P1", "label": 1, "probability": 0.5 + seed / 4} for seed in (0, 1)]
+    write_csv(tmp_path / "predictions.csv", rows)
+    write_csv(tmp_path / "embeddings.csv", [{"patient": "P1", "brain_0": 0.123}])
+    write_patient_pages(tmp_path)
+    text = text_of(page(tmp_path, "P1"))
+    assert "P1: 2 predictions, 0.625 on average" in text and "brain_0" not in text
 
 
 def test_patches_are_shown_with_map_and_box_and_their_balance(tmp_path):
@@ -200,9 +223,7 @@ def test_patches_are_shown_with_map_and_box_and_their_balance(tmp_path):
     write_patient_pages(tmp_path, dataset_dir=tmp_path / "data")
     html = page(tmp_path, "S1")
     text = text_of(html)
-    assert (
-        "2 images of S1 were predicted, 0.375 on average" in text and "1.png for +0.500 HP 0.875 -0.125 -0.250" in text
-    )
+    assert "S1: 2 images, 0.375 on average" in text and "1.png for +0.500 HP 0.875 -0.125 -0.250" in text
     assert html.count("<img") == 2 and "with map and box of HP 0.750" in text and "2.png as it was read" in text
 
 

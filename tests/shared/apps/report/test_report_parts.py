@@ -136,6 +136,14 @@ def test_checklists_say_what_the_files_say_and_leave_the_rest_to_the_authors(tmp
     assert "sections/10_subgroups.json" in checklist(tmp_path, "TRIPOD_AI")["14"]
 
 
+@pytest.mark.parametrize("place", ["external.json", "external/external.json"])
+def test_checklists_tell_the_external_validation_of_a_study_too(tmp_path, place):
+    auc = {"value": 0.7, "low": 0.6, "high": 0.8}
+    write_json(write_study(tmp_path) / place, {"external": {"AUC": auc}, "difference": {"AUC": auc}})
+    told = answers(tmp_path, report_content(tmp_path))["external"]
+    assert told.startswith("AUC 0.700 [0.600, 0.800]") and told.endswith(f"({place})")
+
+
 def test_a_controls_numbers_are_never_told_as_the_methods(tmp_path):
     write_study(tmp_path, done=False)
     content = report_content(tmp_path)
@@ -149,6 +157,8 @@ def test_the_model_card_has_the_results_and_the_models_settings(tmp_path):
     write_study(tmp_path)
     record = {"settings": {"pretrain#temperature": 0.1}}
     write_json(tmp_path / "rows/whole/seed0/fold0/models/model.json", {"classes": ["no", "yes"], "record": record})
+    other = {"settings": {"pretrain#temperature": 0.7}}  # of a row whose name comes before
+    write_json(tmp_path / "rows/ablation/seed0/fold0/models/model.json", {"record": other})
     text = write_model_card(tmp_path, ROOT / "bundles/ircl_mvi").read_text()
     head = text.split("---\n")[1]
     yaml = pytest.importorskip("yaml")

@@ -50,12 +50,15 @@ def read_subgroup_tables(
             continue
         rows = read_table(path)
         key = next((key for key in ("image", "patient") if key in rows[0]), None)
-        others = [column for column in rows[0] if column not in ("image", "patient", MODALITY)]
+        who = [nfc(row[key]) for row in rows] if key else []
+        # with one row a patient it is a column like others: MR or CT, say
+        several = MODALITY in rows[0] and len(set(who)) < len(who)
+        others = [column for column in rows[0] if column not in ("image", "patient", *[MODALITY] * several)]
         if key is None or not others:
             there = ", ".join(rows[0])
             problems.append(f"{path}: needs a column patient (or image) and another, its columns are {there}")
             continue
-        names = [(nfc(row[key]), row.get(MODALITY, "")) for row in rows]
+        names = [(name, row[MODALITY] if several else "") for name, row in zip(who, rows, strict=True)]
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         problems += [f"{path}: {' '.join(filter(None, name))} stands in it twice; keep one row" for name in twice]
         for column in others:

@@ -147,3 +147,5 @@ def test_a_table_of_images_gives_columns_of_patients_where_these_agree(tmp_path)
     (tmp_path / "acquisition.csv").write_text("patient,modality,site\nP1,T1,1\nP1,T1,1\n")
     with pytest.raises(DataError, match="P1 T1 stands in it twice"):
         read_subgroup_tables(tmp_path)
+    (tmp_path / "acquisition.csv").write_text("patient,modality\nP1,MR\nP2,CT\n")  # the user's own
+    assert read_subgroup_tables(tmp_path, by_modality=True) == {"modality": {"P1": "MR", "P2": "CT"}}

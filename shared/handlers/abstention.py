@@ -43,6 +43,8 @@ class Abstention:
     def __init__(self, ckpt_dir: str | os.PathLike, network: nn.Module, *, coverage: float = 0.9):
         self.ckpt_dir, self.network, self.coverage = Path(ckpt_dir), network, coverage
         conformal_sets([], [{"patients": 0, "scores": [], "weights": []}] * 2, coverage)
+        self.thresholds: dict[str, float] | None = None
+        """Operating points that were fixed on patients left out; None until they are known."""
         self._scores: Any = None
         self._cohort: Cohort | None = None
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
@@ -60,6 +62,7 @@ class Abstention:
         cohort = from_main(lambda: read_cohort(self.ckpt_dir))
         conformal = from_main(lambda: read_conformal(self.ckpt_dir))
         self._scores = None if conformal is None else conformal["scores"]
+        self.thresholds = (conformal or {}).get("thresholds")  # absent in an older file
         if conformal is None:
             logger.info(
                 "No %s in %s: no sets. scripts/calibrate.py makes it from patients left out.",
@@ -69,7 +72,7 @@ class Abstention:
         made_of, answer = (conformal or {}).get("answer"), getattr(self.network, "answer", None)
         if made_of and answer and made_of != answer:
             logger.warning("The sets were calibrated on the answer %s, this one is %s: no sets.", made_of, answer)
-            self._scores = None
+            self._scores = self.thresholds = None
         self._cohort = self._seen = None
         if cohort is None:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)

@@ -36,7 +36,7 @@ class SavePredictions:
         network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
             is written, too, as ``probability_<name>``.
         thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
-            told there, too, beside 0.5.
+            told there, too, beside 0.5 (None: those of the abstention, where the model is calibrated).
         abstention: adds ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason``.
 
     Shape:
@@ -119,8 +119,12 @@ class SavePredictions:
     @property
     def options(self) -> dict[str, Any]:
         """Of :func:`shared.reports.predictions.write_predictions`."""
-        given = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
-        return given | {"coverage": None if self.abstention is None else self.abstention.coverage}
+        given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        if self.abstention is None:
+            return given | {"coverage": None}
+        if self.thresholds is None:
+            given["thresholds"] = self.abstention.thresholds
+        return given | {"coverage": self.abstention.coverage}
 
     def write(self, engine: Engine) -> None:
         """Write table, metrics and pictures, of the cases of all processes."""

@@ -10,6 +10,7 @@ from shared.apps.experiments.calibrate import calibrate, main
 from shared.errors import DataError
 from shared.metrics.cohort_distance import distance_limit
 from shared.metrics.conformal import class_scores
+from shared.metrics.thresholds import training_thresholds
 
 
 def write(folder, rows):
@@ -51,6 +52,8 @@ def test_all_folds_and_seeds_are_taken_a_patient_counting_once(model, tmp_path, 
     names = [r["patient"] for r in rows]
     assert content(model)["scores"] == class_scores([r["label"] for r in rows], [r["probability"] for r in rows], names)
     assert content(model)["distance"] == pytest.approx(distance_limit([r["cohort_distance"] for r in rows], names))
+    fixed = training_thresholds([r["label"] for r in rows], [r["probability"] for r in rows])
+    assert content(model)["thresholds"] == fixed
     assert content(model)["weights"] == "these" and "P1" not in (model / "conformal.json").read_text()
 
 

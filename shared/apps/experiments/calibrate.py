@@ -2,7 +2,8 @@
 
 The folder is a cross-validation of the same configuration (each patient predicted by the fold that left it out), or an
 evaluation of patients whom this very model has not seen. conformal.json then lies beside the model; inference and
-evaluation tell sets of plausible classes, and take the limit of the distance to the training patients from it.
+evaluation tell sets of plausible classes, and take the limit of the distance to the training patients from it; an
+evaluation tells sensitivity, specificity and predictive values at its thresholds (Youden's; 90 % sensitivity), too.
 
     python scripts/cross_validate.py ircl_mvi --dataset_dir data/ircl_mvi --config cpu
     python scripts/calibrate.py bundles/ircl_mvi/models --predictions bundles/ircl_mvi/eval/cross_validation/cpu
@@ -40,6 +41,7 @@ def calibrate(model: str, predictions: str) -> str:
     from shared.io import write_json
     from shared.metrics.cohort_distance import FEWEST, distance_limit
     from shared.metrics.conformal import class_scores
+    from shared.metrics.thresholds import training_thresholds
 
     known = read_model(model)
     if not known:
@@ -54,12 +56,14 @@ def calibrate(model: str, predictions: str) -> str:
     groups = [row["unit"] for row in rows]
     if len(set(labels)) < 2:
         raise DataError(f"{folder}: sets need labelled patients of both classes, there is one")
-    scores = class_scores(labels, [row["probability"] for row in rows], groups)
+    probability = [row["probability"] for row in rows]
+    scores = class_scores(labels, probability, groups)
     far = [row for row in rows if row["distance"] is not None]
     limit = None
     if len({row["unit"] for row in far}) >= FEWEST:
         limit = distance_limit([row["distance"] for row in far], [row["unit"] for row in far])
     content = {"weights": known.get("weights", ""), "answer": _answer(rows), "scores": scores, "distance": limit}
+    content["thresholds"] = training_thresholds(labels, probability)
     write_json(Path(model) / CONFORMAL_FILE, content)
     counts = " and ".join(str(part["patients"]) for part in scores)
     text = f"{Path(model) / CONFORMAL_FILE}: sets from {counts} patients of class 0 and 1"

@@ -122,6 +122,11 @@ def test_sets_of_a_calibrated_model_and_their_coverage(network, model, tmp_path)
     content = {"weights": "these", "scores": class_scores(labels, random.uniform(size=80)), "distance": None}
     (folder / "conformal.json").write_text(json.dumps(content))
     rows = predicted(network, folder, images(10, 6), tmp_path, coverage=0.5)
+    assert list(json.loads((tmp_path / "metrics.json").read_text())["operating_points"]) == ["0.5"]
+    (folder / "conformal.json").write_text(json.dumps(content | {"thresholds": {"Youden": 0.25}}))
+    rows = predicted(network, folder, images(10, 6), tmp_path, coverage=0.5)
+    found = json.loads((tmp_path / "metrics.json").read_text())["operating_points"]
+    assert found["Youden"]["threshold"] == 0.25 and list(found) == ["0.5", "Youden"]
     limit = json.loads((folder / "conformal.json").read_text())["scores"]
     for row in rows:
         p1 = (1 + sum(s >= 1 - float(row["probability"]) for s in limit[1]["scores"])) / (1 + limit[1]["patients"])

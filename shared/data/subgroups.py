@@ -13,6 +13,7 @@ from shared.data.tables import read_table
 from shared.errors import DataError
 
 TABLES = ("subgroups.csv", "acquisition.csv")
+MODALITY = "modality"  # column of a table with a row per patient and modality
 SIZE = "tumour size"
 SIZE_UNITS = ("ml", "mm2", "share of the patch")
 
@@ -22,14 +23,14 @@ def read_subgroup_tables(
 ) -> dict[str, dict[str, Any]]:
     """Columns of ``subgroups.csv`` and ``acquisition.csv`` in a prepared folder, each by patient or image.
 
-    A table has one row per patient (column ``patient``) or image (``image``), or, as the preparation of DICOM writes
-    it, per patient and ``modality``; numbers are taken as such, empty cells are not known. Nothing where there is no
-    table.
+    A table has one row per patient (column ``patient``) or image (``image``); numbers are taken as such, empty cells
+    are not known. Nothing where there is no table. With a column ``modality``, as the preparation from DICOM writes it,
+    a patient has a row per modality: a column whose values agree within every patient is one of the patients.
 
     Args:
         dataset_dir: the prepared folder.
-        tables: names of the files.
-        by_modality: a column for each modality; else one for all, not known of a patient whose modalities differ.
+        tables: which of them.
+        by_modality: also columns that differ between a patient's modalities, as ``<modality>: <column>``.
 
     Raises:
         DataError: a table without such a column or without another, a row twice, a column in both tables.
@@ -40,12 +41,6 @@ def read_subgroup_tables(
         >>> _ = (folder / "subgroups.csv").write_text("patient,site\\nP1,A\\nP2,")
         >>> read_subgroup_tables(folder)
         {'site': {'P1': 'A', 'P2': None}}
-        >>> lines = ["patient,modality,scanner,echo", "P1,t1,7,2.5", "P1,t2,7,90"]
-        >>> _ = (folder / "acquisition.csv").write_text("\\n".join(lines))
-        >>> read_subgroup_tables(folder)["scanner"], read_subgroup_tables(folder)["echo"]
-        ({'P1': 7.0}, {'P1': None})
-        >>> list(read_subgroup_tables(folder, ["acquisition.csv"], by_modality=True))
-        ['t1: scanner', 't2: scanner', 't1: echo', 't2: echo']
     """
     columns: dict[str, dict[str, Any]] = {}
     problems = []
@@ -55,29 +50,33 @@ def read_subgroup_tables(
             continue
         rows = read_table(path)
         key = next((key for key in ("image", "patient") if key in rows[0]), None)
-        names = [nfc(row[key]) for row in rows] if key else []
-        several = "modality" in rows[0] and len(set(names)) < len(names)
-        no_values = ("image", "patient", "modality") if several else ("image", "patient")
-        others = [column for column in rows[0] if column not in no_values]
+        others = [column for column in rows[0] if column not in ("image", "patient", MODALITY)]
         if key is None or not others:
             there = ", ".join(rows[0])
             problems.append(f"{path}: needs a column patient (or image) and another, its columns are {there}")
             continue
-        parts = [row["modality"] if several else "" for row in rows]
-        lines = [f"{who} {part}".strip() for who, part in zip(names, parts, strict=True)]
-        problems += [f"{path}: {line} stands in it twice; keep one row" for line, n in Counter(lines).items() if n > 1]
+        names = [(nfc(row[key]), row.get(MODALITY, "")) for row in rows]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        problems += [f"{path}: {' '.join(filter(None, name))} stands in it twice; keep one row" for name in twice]
         for column in others:
             if column in columns:
                 problems.append(f"{path}: the column {column!r} is in {TABLES[0]}, too; keep one")
-            found: dict[str, dict[str, set]] = {}
-            for who, part, row in zip(names, parts, rows, strict=True):
-                title = f"{part}: {column}" if by_modality and part else column
-                found.setdefault(title, {}).setdefault(who, set()).add(value_of(row[column]))
-            for title, of in found.items():
-                columns[title] = {who: next(iter(own)) if len(own) == 1 else None for who, own in of.items()}
+            values = {name: value_of(row[column]) for name, row in zip(names, rows, strict=True)}
+            columns |= _of_patients(column, values, by_modality)
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
     return columns
+
+
+def _of_patients(column: str, values: Mapping[tuple[str, str], Any], by_modality: bool) -> dict[str, dict[str, Any]]:
+    """A column by patient; one per modality where a patient's modalities differ in it."""
+    of_patient = {who: value for (who, _), value in values.items()}
+    if all(value == of_patient[who] for (who, _), value in values.items()):
+        return {column: of_patient}
+    found: dict[str, dict[str, Any]] = {}
+    for (who, modality), value in values.items() if by_modality else ():
+        found.setdefault(f"{modality}: {column}", {})[who] = value
+    return found
 
 
 def value_of(text: str) -> float | str | None:

@@ -128,25 +128,22 @@ def test_tables_that_cannot_be_used_are_refused_at_once(tmp_path):
     assert "P1 stands in it twice" in str(error.value) and "needs a column patient (or image)" in str(error.value)
 
 
-def test_a_table_with_a_row_per_modality_is_read(tmp_path):
-    """As the preparation of DICOM writes it."""
-    header = "patient,modality,scanner,echo_time_ms"
-    (tmp_path / "acquisition.csv").write_text(f"{header}\nP1,t1,1,2.5\nP1,t2,1,90\nP2,t1,2,2.5\nP2,t2,3,90\n")
-    cases = [{"patient": "P1"}, {"patient": "P2"}]
-    values = subgroup_values(cases, ["P1", "P2"], tmp_path)
-    assert values == {"scanner": {"P1": 1.0, "P2": None}, "echo_time_ms": {"P1": None, "P2": None}}
-    found = read_subgroup_tables(tmp_path, by_modality=True)
-    assert found["t2: scanner"] == {"P1": 1.0, "P2": 3.0} and found["t1: echo_time_ms"]["P2"] == 2.5
-    (tmp_path / "acquisition.csv").write_text(f"{header}\nP1,t1,1,2.5\nP1,t1,1,90\n")
-    with pytest.raises(DataError, match="P1 t1 stands in it twice"):
-        read_subgroup_tables(tmp_path)
-    (tmp_path / "acquisition.csv").write_text("patient,modality\nP1,MR\nP2,CT\n")  # the user's own
-    assert read_subgroup_tables(tmp_path, by_modality=True) == {"modality": {"P1": "MR", "P2": "CT"}}
-
-
 def test_a_mask_that_cannot_be_read_is_not_known(tmp_path):
     case = write_case(tmp_path, "P1")
     (tmp_path / "broken.nii.gz").write_bytes(b"no")
     cases = [{**case, "mask": case["mask"]}, {"patient": "P2", "image": case["image"], "mask": "broken.nii.gz"}]
     sizes = subgroup_values(cases, ["P1", "P2"], tmp_path)["tumour size (ml)"]
     assert sizes["P1"] > 0 and sizes["P2"] is None
+
+
+def test_a_table_of_images_gives_columns_of_patients_where_these_agree(tmp_path):
+    (tmp_path / "acquisition.csv").write_text(
+        "patient,modality,site,echo_time_ms,kernel\nP1,T1,1,1.2,\nP1,T1V,1,2.4,\nP2,T1,2,1.2,\nP2,T1V,2,1.2,\n"
+    )
+    own = {"site": {"P1": 1.0, "P2": 2.0}, "kernel": {"P1": None, "P2": None}}
+    assert read_subgroup_tables(tmp_path) == own
+    each = {"T1: echo_time_ms": {"P1": 1.2, "P2": 1.2}, "T1V: echo_time_ms": {"P1": 2.4, "P2": 1.2}}
+    assert read_subgroup_tables(tmp_path, by_modality=True) == own | each
+    (tmp_path / "acquisition.csv").write_text("patient,modality,site\nP1,T1,1\nP1,T1,1\n")
+    with pytest.raises(DataError, match="P1 T1 stands in it twice"):
+        read_subgroup_tables(tmp_path)

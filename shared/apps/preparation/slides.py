@@ -286,8 +286,8 @@ def prepare(options: argparse.Namespace) -> None:
     """
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise DataError(
-            f"--output {options.output} lies in the folder of slides ({options.folder}), where its tiles would be taken "
-            "for slides; give another"
+            f"--output {options.output} lies in the folder of slides ({options.folder}), where its tiles would be "
+            "taken for slides; give another"
         )
     slides = Slides(options)
     begin(options.output)

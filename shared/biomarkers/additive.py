@@ -36,6 +36,7 @@ class AdditiveFit:
         strength: C of the regression.
         mean: amounts of the average training patient, ``[F]``.
         covariate_mean: covariates of the average training patient, ``[C]``.
+        slope: of the calibration, which the weights hold; those of :func:`bootstrap_weights` do not.
     """
 
     weight: np.ndarray
@@ -44,6 +45,7 @@ class AdditiveFit:
     strength: float
     mean: np.ndarray
     covariate_mean: np.ndarray
+    slope: float
 
 
 def fit_additive(
@@ -118,6 +120,7 @@ def fit_additive(
         strength=best,
         mean=x.mean(axis=0),
         covariate_mean=known.mean(axis=0),
+        slope=slope,
     )
 
 

@@ -300,5 +300,5 @@ class AdditiveStage(PlainStage):
         known, spread = self.cases.stack("covariates").double().numpy(), x.std(axis=0)
         options = {"strength": fit.strength, "draws": self.bootstrap, "seed": self.seed or 0}
         draws = bootstrap_weights(x, labels.numpy(), known, penalty=self.penalty, scaling=self.scaling, **options)
-        low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
+        low, high = fit.slope * np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
         return {"effect": fit.weight * spread, "effect_low": low * spread, "effect_high": high * spread}

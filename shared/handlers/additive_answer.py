@@ -93,7 +93,7 @@ class FitAdditive:
         if self.output_dir is None or not is_main():
             return
         draws = bootstrap_weights(x, labels, strength=fit.strength, draws=self.bootstrap, seed=self.seed)
-        low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
+        low, high = fit.slope * np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
         table = [
             {
                 "term": name,

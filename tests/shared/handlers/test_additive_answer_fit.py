@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.biomarkers import fit_additive
+from shared.biomarkers import bootstrap_weights, fit_additive
 from shared.errors import DataError
 from shared.handlers import FitAdditive
 from tests.support.tiny_glioma_rows import glioma_classifier, patients_rows
@@ -41,9 +41,13 @@ def test_weights_are_those_of_the_penalised_regression_on_scores_and_covariates(
     with (tmp_path / "additive_terms.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["term"] for row in table] == ["image", "points", "brain", "age"]
+    # the interval is on the scale of the effect, which is calibrated
+    draws = expected.slope * bootstrap_weights(x, rows.labels.numpy(), strength=expected.strength)
+    assert abs(expected.slope - 1) > 0.05
     for k, row in enumerate(table):
         assert float(row["effect"]) == pytest.approx(expected.weight[k] * x[:, k].std(), rel=1e-12)
-        assert float(row["effect_low"]) < float(row["effect_high"])
+        found = [float(row["effect_low"]), float(row["effect_high"])]
+        assert found == pytest.approx(np.percentile(draws[:, k], [2.5, 97.5]) * x[:, k].std(), rel=1e-12)
     content = json.loads((tmp_path / "additive_terms.json").read_text())
     assert content["strength"] == expected.strength and content["patients"] == 16
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from shared.bundle.abstention import read_cohort, write_cohort
 from shared.bundle.record import COHORT_FILE
 from shared.distributed.processes import from_main
+from shared.errors import CheckpointError
 from shared.metrics.cohort_distance import FEWEST, ROWS, Cohort
 from shared.networks.layer_statistics import LayerStatistics
 
@@ -60,7 +61,7 @@ class CohortStage:
 
     def _run(self) -> None:
         path = self.ckpt_dir / COHORT_FILE
-        if self.resume and read_cohort(self.ckpt_dir) is not None:
+        if self.resume and self._is_made():
             logger.info("%s exists and resume is true, the stage is skipped.", path)
             return
         path.unlink(missing_ok=True)
@@ -74,6 +75,13 @@ class CohortStage:
         kept = _spread_out(groups, ROWS)
         parts = [part[kept] for part in features]
         write_cohort(self.ckpt_dir, Cohort.fit(parts, [groups[k] for k in kept]), layers)
+
+    def _is_made(self) -> bool:
+        """Whether the file is there, and of this very model: a training that goes on may have left an earlier one."""
+        try:
+            return read_cohort(self.ckpt_dir) is not None
+        except CheckpointError:
+            return False
 
     @torch.no_grad()
     def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str]]:

@@ -75,8 +75,8 @@ def fit_cohort(features: np.ndarray, groups: Sequence[Any]) -> tuple[CohortDista
     Example:
         >>> random = np.random.default_rng(0)
         >>> distance, own = fit_cohort(random.normal(size=(100, 20)), range(100))
-        >>> distance(np.full((1, 20), 3.0)).round().tolist(), own.mean().round(1)
-        ([3.0], 1.0)
+        >>> distance(np.full((1, 20), 3.0)).round().tolist(), float(own.mean().round(1))
+        ([3.0], 0.8)
     """
     x = np.asarray(features, dtype=np.float64)
     code = np.unique([str(g) for g in groups], return_inverse=True)[1]

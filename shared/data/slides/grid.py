@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from shared.data.slides.reading import SlideReader
 
 PIXELS = (0.05, 20.0)  # micrometres: from the finest scanner to an overview
@@ -71,6 +71,8 @@ class TileGrid:
         Shape:
             - returns: x ``[columns + 1]``, y ``[rows + 1]``
         """
+        import numpy as np  # the preparation scripts' --help needs none
+
         found = []
         for starts in (self.lefts, self.tops):
             first = np.asarray(starts, float) * self.downsample

@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from shared.bundle.abstention import read_cohort
 from shared.engines import CohortStage, PreparePatches
 from shared.errors import CheckpointError, DataError
 from shared.handlers import Abstention, SavePredictions
@@ -186,6 +187,10 @@ def test_a_finished_step_is_kept_when_resuming_and_made_anew_otherwise(network, 
     assert (tmp_path / "cohort.npz").read_bytes() == before
     stage(network, tmp_path, images(8, 0)).run()
     assert (tmp_path / "cohort.npz").read_bytes() != before
+    # a training that was stopped and goes on finds the file of the model before
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "others"}))
+    stage(network, tmp_path, images(8, 0), resume=True).run()
+    assert read_cohort(tmp_path) is not None
     stage(network, tmp_path, images(4, 0)).run()
     stage(network, tmp_path, images(8, 0) * torch.nan).run()
     assert "values are not finite" in caplog.text

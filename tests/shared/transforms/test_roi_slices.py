@@ -145,6 +145,11 @@ def test_what_lies_outside_the_image_does_not_set_the_minimum(tmp_path):
     np.testing.assert_allclose(out["image"][:, -r0:, : SHAPE[1] - c0], expected, atol=1e-6)
 
 
+def told(caplog):
+    """What this project warns of; MONAI has warnings of its own where pydicom is installed."""
+    return [record.message for record in caplog.records if record.name.startswith("shared")]
+
+
 def test_a_window_smaller_than_the_tumour_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         cut(write_case(tmp_path, mask=ball(radius=7)), size=8, roi="fixed_mm", extent_mm=9)
@@ -180,7 +185,7 @@ def test_lesions_that_fit_into_the_window_are_seen_together(tmp_path, caplog):
     case = far_apart(tmp_path, [(2, 8), (10, 16), (2, 6)], [(14, 18), (10, 15), (2, 6)])
     with caplog.at_level(logging.WARNING):
         out = one_to_one(case, 3, size=20)
-    assert out["mask"].sum() == 3 * (36 + 20) and not caplog.text
+    assert out["mask"].sum() == 3 * (36 + 20) and not told(caplog)
     boxed = cut(far_apart(tmp_path, [(2, 8), (10, 16), (2, 6)], [(38, 42), (10, 15), (2, 6)]), 3, size=8)
     assert boxed["geometry"]["window"][:2] == (-2, 46)  # a box holds all of them: 40 pixels and a tenth on each side
 
@@ -385,7 +390,7 @@ def test_an_affine_that_was_rounded_is_the_same_grid(tmp_path, caplog):
         save(path, volume, affine)
     with caplog.at_level(logging.WARNING):
         out = LoadCased()(case)
-    assert not caplog.text
+    assert not told(caplog)
     np.testing.assert_array_equal(out["image"][1], texture(seed=1))
     np.testing.assert_array_equal(out["mask"][0], ball())
 
@@ -393,7 +398,7 @@ def test_an_affine_that_was_rounded_is_the_same_grid(tmp_path, caplog):
 def test_one_grid_is_not_touched(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         out = LoadCased()(write_case(tmp_path, modalities=3, codes="AIL"))
-    assert not caplog.text and out["image"].shape == (3, *SHAPE)
+    assert not told(caplog) and out["image"].shape == (3, *SHAPE)
     np.testing.assert_array_equal(out["image"][2], texture(seed=2))
 
 

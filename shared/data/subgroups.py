@@ -14,6 +14,9 @@ from shared.errors import DataError
 
 TABLES = ("subgroups.csv", "acquisition.csv")
 MODALITY = "modality"  # column of a table with a row per patient and modality
+SCANNER = ("manufacturer", "model", "site", "scanner", "year", "field_strength_t")
+"""Columns of the preparation's acquisition.csv that tell patients apart; echo times and the like weaken Holm."""
+PREPARED = "slice_step_mm"  # a column of the preparation's own table
 SIZE = "tumour size"
 SIZE_UNITS = ("ml", "mm2", "share of the patch")
 
@@ -30,7 +33,8 @@ def read_subgroup_tables(
     Args:
         dataset_dir: the prepared folder.
         tables: which of them.
-        by_modality: also columns that differ between a patient's modalities, as ``<modality>: <column>``.
+        by_modality: also columns that differ between a patient's modalities, as ``<modality>: <column>``, and all of
+            the preparation's own table; else of that the :data:`SCANNER` alone.
 
     Raises:
         DataError: a table without such a column or without another, a row twice, a column in both tables.
@@ -54,6 +58,8 @@ def read_subgroup_tables(
         # with one row a patient it is a column like others: MR or CT, say
         several = MODALITY in rows[0] and len(set(who)) < len(who)
         others = [column for column in rows[0] if column not in ("image", "patient", *[MODALITY] * several)]
+        if PREPARED in others and MODALITY in rows[0] and not by_modality:
+            others = [column for column in others if column in SCANNER]
         if key is None or not others:
             there = ", ".join(rows[0])
             problems.append(f"{path}: needs a column patient (or image) and another, its columns are {there}")

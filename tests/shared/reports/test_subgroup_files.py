@@ -149,3 +149,10 @@ def test_a_table_of_images_gives_columns_of_patients_where_these_agree(tmp_path)
         read_subgroup_tables(tmp_path)
     (tmp_path / "acquisition.csv").write_text("patient,modality\nP1,MR\nP2,CT\n")  # the user's own
     assert read_subgroup_tables(tmp_path, by_modality=True) == {"modality": {"P1": "MR", "P2": "CT"}}
+    header = "patient,modality,scanner,echo_time_ms,slice_step_mm"  # the preparation's
+    (tmp_path / "acquisition.csv").write_text(f"{header}\nP1,T1,1,9,3\nP1,T2,1,9,3\nP2,T1,2,9,4\nP2,T2,2,9,4\n")
+    assert list(read_subgroup_tables(tmp_path)) == ["scanner"]
+    (tmp_path / "subgroups.csv").write_text("patient,sex\nP1,f\n")
+    assert list(read_subgroup_tables(tmp_path)) == ["sex", "scanner"]
+    (tmp_path / "subgroups.csv").unlink()
+    assert len(read_subgroup_tables(tmp_path, by_modality=True)) == 3

@@ -37,9 +37,9 @@ monai() { # CONFIG[,CONFIG...] OPTION...: run the bundle with these configs merg
     run python -m monai.bundle run --config_file "[$list]" "${@:2}"
 }
 
-study() { # OPTION...: two folds of the method, its explanations and a control, shortly trained, on one page
+study() { # OPTION...: two folds of the method, its explanations and controls, on one page
     run python scripts/study.py "$bundle" --dataset_dir "$data" --output "$results/study" --tables summary --folds 2 \
-        --bootstrap 500 "$@"
+        --bootstrap 500 --jobs 2 "$@"
 }
 
 case "$bundle" in
@@ -62,7 +62,7 @@ sscl_crc)
     monai train,cpu,phantom,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,phantom,explain --run_id explain --truth planted "${places[@]}"
-    study --config cpu phantom --set pretrain#epochs=30 finetune_epochs=30
+    study --config cpu phantom
     pictures="roc.png, calibration.png, decision.png, confusion.png, gallery.png, randomisation.png"
     ;;
 glioma_idh)
@@ -73,7 +73,7 @@ glioma_idh)
     monai train,cpu,evaluate --run_id evaluate "${places[@]}"
     monai inference --dataset_dir "$data" --ckpt_dir "$models" --output_dir "$results/inference"
     monai train,cpu,explain --run_id explain --max_patients 8 "${places[@]}"
-    study --config cpu --set nodes#epochs=5 edges#epochs=5 contrast#epochs=20 train#epochs=50
+    study --config cpu --set nodes#epochs=10 edges#epochs=10 contrast#epochs=50 train#epochs=100
     pictures="roc.png, calibration.png, decision.png, *_loss.png, patients/"
     ;;
 *)

@@ -23,6 +23,7 @@ from shared.digests import Digests
 from shared.errors import DataError
 from shared.io import DATALIST, MANIFEST
 
+SMALLEST = 32  # pixels, side of a tile
 CROPPED = "square"  # folder of the output
 
 
@@ -50,6 +51,28 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error("--seed must be at least 0")
     if options.mpp is not None and not PIXELS[0] <= options.mpp <= PIXELS[1]:
         parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]} micrometres per pixel")
+
+
+def tile_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the scripts that cut large images into tiles of one physical size."""
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--mpp", type=float, default=1.0, help="micrometres per pixel of the tiles (1.0)")
+    add("--tile-um", type=float, default=224.0, help="side of a tile in micrometres (224)")
+    add("--overlap", type=float, default=0.0, help="largest share of a tile that its neighbour covers (0)")
+    add("--min-tissue", type=float, default=0.25, help="least share of a tile that is tissue (0.25)")
+    add("--test-fraction", type=float, default=0.2, help="of the tiles, by patient (0.2); 0: no testing part")
+    add("--folds", type=int, default=5, help="grouped, stratified folds of the training part (5); 0: none")
+    add("--seed", type=int, default=0, help="of everything drawn (0)")
+    add("--name", help="of the data set (the folder's)")
+
+
+def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the usage where the testing part or the output makes no sense."""
+    if not 0 <= options.test_fraction < 1:
+        parser.error("--test-fraction must lie in [0, 1)")
+    if options.output.suffix.lower() == ".json":
+        parser.error("--output must be a folder")
 
 
 class PatchSet:

@@ -31,7 +31,7 @@ from PIL import Image
 from shared.apps.preparation.cell_numbers import parse_number
 from shared.apps.preparation.files import begin, run_script, script_parser, software_versions, write_datalist
 from shared.apps.preparation.files import write_manifest as write_record
-from shared.apps.preparation.patch_cohort import PatchSet, command_line
+from shared.apps.preparation.patch_cohort import SMALLEST, PatchSet, check_tile_options, command_line, tile_options
 from shared.data.clutter import walk_files
 from shared.data.names import clean, look_alikes
 from shared.data.patches.reading import read_patch, read_patch_mask
@@ -42,7 +42,6 @@ from shared.errors import DataError
 from shared.io import atomic_path
 
 GLASS = 220  # of 255: a pixel whose darkest channel is brighter shows none of H&E's stains
-SMALLEST = 32  # pixels, side of a tile
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 
 
@@ -270,10 +269,10 @@ def prepare(options: argparse.Namespace) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = script_parser(__doc__)
+    tile_options(parser)
     add = parser.add_argument
     add("folder", type=Path, help="folder of the images")
     add("table", type=Path, help="CSV with a row an image")
-    add("--output", type=Path, required=True, help="folder to write")
     add("--image-column", default="image", help="path of the image below the folder (image)")
     add("--patient-column", default="patient", help="whose it is (patient)")
     add("--label-column", default="label", help="what it shows (label)")
@@ -281,14 +280,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--mask-suffix", default="", help="the mask of NAME.png is NAME<suffix>.png, as _glands")
     add("--pixel-um", type=float, help="micrometres per pixel of all images")
     add("--pixel-column", help="the table's column of micrometres per pixel")
-    add("--mpp", type=float, default=1.0, help="micrometres per pixel of the tiles (1.0)")
-    add("--tile-um", type=float, default=224.0, help="side of a tile in micrometres (224)")
-    add("--overlap", type=float, default=0.0, help="largest share of a tile that its neighbour covers (0)")
-    add("--min-tissue", type=float, default=0.25, help="least share of a tile that is tissue (0.25)")
-    add("--test-fraction", type=float, default=0.2, help="of the tiles, by patient (0.2); 0: no testing part")
-    add("--folds", type=int, default=5, help="grouped, stratified folds of the training part (5); 0: none")
-    add("--seed", type=int, default=0, help="of everything drawn (0)")
-    add("--name", help="of the data set (the folder's)")
     add("--inference", action="store_true", help="new regions without labels: all tiles are to be predicted")
     options = parser.parse_args(arguments)
     if (options.pixel_um is None) == (options.pixel_column is None):
@@ -299,10 +290,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--overlap must lie in [0, 0.9] and --min-tissue in [0, 1]")
     if options.folds < 0 or options.folds == 1 or options.seed < 0:
         parser.error("--folds must be 0 or at least 2, and --seed at least 0")
-    if not 0 <= options.test_fraction < 1:
-        parser.error("--test-fraction must lie in [0, 1)")
-    if options.output.suffix.lower() == ".json":
-        parser.error("--output must be a folder")
+    check_tile_options(parser, options)
     return options
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from shared.apps.preparation.files import begin, positive_int, run_script, script_parser
-from shared.apps.preparation.patch_cohort import PatchSet
+from shared.apps.preparation.patch_cohort import SMALLEST, PatchSet, check_tile_options, tile_options
 from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
 from shared.data.slides.grid import PIXELS, TileGrid, tile_grid
@@ -46,7 +46,6 @@ from shared.io import atomic_path, write_csv
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SMALLEST = 32  # pixels, side of a tile
 COLUMNS = ("image", "slide", "patient", "x", "y", "level", "tissue", "label")
 
 
@@ -320,26 +319,18 @@ def prepare(options: argparse.Namespace) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = script_parser(__doc__)
+    tile_options(parser)
     add = parser.add_argument
     add("folder", type=Path, help="folder of the slides")
     add("table", type=Path, help="CSV with a row a slide: slide, patient and, without --annotations, label")
-    add("--output", type=Path, required=True, help="folder to write")
     add("--classes", nargs=2, metavar="CLASS", help="names of the labels, label 0 first (the two there are, sorted)")
     add("--annotations", action="store_true", help="labels come from NAME.geojson beside each slide")
     add("--coverage", type=float, default=0.5, help="least share of a tile that annotations of its class cover (0.5)")
     add("--keep-unlabelled", action="store_true", help="also list tiles outside all annotations, without label")
-    add("--mpp", type=float, default=1.0, help="micrometres per pixel of the tiles (1.0)")
-    add("--tile-um", type=float, default=224.0, help="side of a tile in micrometres (224)")
     add("--slide-mpp", type=float, help="micrometres per pixel of all slides, whatever they say (as each says)")
-    add("--overlap", type=float, default=0.0, help="largest share of a tile that its neighbour covers (0)")
-    add("--min-tissue", type=float, default=0.25, help="least share of a tile that is tissue (0.25)")
     add("--max-ink", type=float, default=0.1, help="largest share of a tile that is ink of a pen (0.1)")
     add("--overview-mpp", type=float, default=8.0, help="micrometres per pixel at which tissue is looked for (8)")
     add("--max-tiles", type=positive_int, help="of a slide, drawn at random (all)")
-    add("--test-fraction", type=float, default=0.2, help="of the tiles, by patient (0.2); 0: no testing part")
-    add("--folds", type=int, default=5, help="grouped, stratified folds of the training part (5); 0: none")
-    add("--seed", type=int, default=0, help="of everything drawn (0)")
-    add("--name", help="of the data set (the folder's)")
     options = parser.parse_args(arguments)
     if not PIXELS[0] <= options.mpp <= PIXELS[1] or round(options.tile_um / options.mpp) < SMALLEST:
         parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
@@ -349,12 +340,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--min-tissue and --max-ink must lie in [0, 1]")
     if options.folds < 0 or options.folds == 1 or options.seed < 0 or options.overview_mpp <= 0:
         parser.error("--folds must be 0 or at least 2, --seed at least 0 and --overview-mpp above 0")
-    if not 0 <= options.test_fraction < 1:
-        parser.error("--test-fraction must lie in [0, 1)")
     if options.annotations and not options.classes:
         parser.error("--annotations needs --classes: annotations have other classes, too")
-    if options.output.suffix.lower() == ".json":
-        parser.error("--output must be a folder")
+    check_tile_options(parser, options)
     return options
 
 

@@ -17,29 +17,7 @@ else
 fi
 python="$VENV/bin/python"
 
-work="$(mktemp -d)"
-stop() { # end the server, and clear away; after a failure its log is shown
-    local status=$? running
-    trap - EXIT
-    running="$(jobs -p)"
-    # shellcheck disable=SC2086
-    [ -z "$running" ] || kill $running 2>/dev/null || true
-    for _ in $(seq 50); do [ -n "$(jobs -pr)" ] || break; sleep 0.2; done
-    # shellcheck disable=SC2086
-    [ -z "$running" ] || kill -9 $running 2>/dev/null || true
-    [ "$status" -eq 0 ] || [ ! -f "$work/orthanc.log" ] || tail -n 20 "$work/orthanc.log" >&2
-    rm -rf "$work"
-    exit "$status"
-}
-trap stop EXIT
-
-step() { # TITLE COMMAND...: within bounds, its output only where it fails
-    printf '%s\n' "$1"
-    timeout --foreground "$STEP" "${@:2}" >"$work/step.log" 2>&1 || {
-        tail -n 20 "$work/step.log" >&2
-        die "stopped: the step above failed"
-    }
-}
+source "$ROOT/scripts/_smoke.sh"
 
 c=bundles/ircl_mvi/configs
 step "phantom patients" "$python" scripts/make_phantom_cohort.py --output "$work/phantom" --patients 16 --test-patients 2 --folds 2
@@ -81,7 +59,7 @@ cat >"$work/orthanc.json" <<JSON
  "Plugins": ["$plugin"], "DicomWeb": {"Enable": true, "Root": "/dicom-web/"}}
 JSON
 printf 'Orthanc, on 127.0.0.1:%s\n' "$port"
-"$orthanc" "$work/orthanc.json" >"$work/orthanc.log" 2>&1 &
+"$orthanc" "$work/orthanc.json" >"$work/server.log" 2>&1 &
 patient="$(cd "$work/results" && ls | head -n 1)"
 timeout --foreground "$STEP" "$python" -m shared.apps.hospital.dicomweb "http://127.0.0.1:$port/dicom-web" \
     "$work/export/$patient/S1" "$work/results/$patient" --wait "$START" &

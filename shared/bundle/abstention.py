@@ -27,6 +27,7 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
         layers: of :class:`shared.networks.LayerStatistics`.
     """
     known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
+    known["patients"] = cohort.patients
     parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
         np.savez(temporary, **known, **parts)
@@ -46,10 +47,13 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
             weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
+            patients = int(file["patients"])
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error!r}): copy it once more, train again, or remove it."
+        ) from error
     _check_weights(path, weights)
-    return Cohort([CohortDistance(part) for part in parts], limits), layers
+    return Cohort([CohortDistance(part) for part in parts], limits, patients), layers
 
 
 def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:

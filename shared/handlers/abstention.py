@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ignite.engine import Engine, Events
 from torch import nn
 
 from shared.bundle.abstention import read_cohort, read_conformal
 from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE
-from shared.distributed.processes import from_main
+from shared.distributed.processes import from_main, gather_objects
 from shared.metrics.cohort_distance import Cohort
 from shared.metrics.conformal import conformal_sets
 from shared.networks.layer_statistics import LayerStatistics
-from shared.reports.abstention import reason_text, set_text
+from shared.reports.abstention import SEPARATOR, reason_text, set_text, shift_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Abstention:
         self._cohort: Cohort | None = None
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
+        self._images: list[tuple[str, np.ndarray]] = []  # patient and features of the image, of each row
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -74,6 +76,7 @@ class Abstention:
             logger.warning("The sets were calibrated on the answer %s, this one is %s: no sets.", made_of, answer)
             self._scores = self.thresholds = None
         self._cohort = self._seen = None
+        self._images = []
         if cohort is None:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)
             return
@@ -92,17 +95,22 @@ class Abstention:
         if error:
             raise error[0]
 
-    def columns(self, probability: Sequence[float], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    def columns(
+        self, probability: Sequence[float], class_names: Sequence[str], patients: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
         """The four columns of the patients of a batch, which the network has just seen.
 
         Args:
             probability: of class 1, of each patient.
             class_names: of both classes.
+            patients: names, by which :meth:`shift` knows which rows are of one patient.
         """
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
         far = None if features is None or self._cohort is None else self._cohort(features)
+        if features is not None:
+            self._images += zip(patients, features[0], strict=False)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
             distance = None if far is None else float(far[k])
@@ -112,3 +120,29 @@ class Abstention:
                 row["out_of_cohort"], row["cohort_distance"] = int(not distance <= self._limit), distance  # NaN, too
             row["reason"] = reason_text(plausible, self.coverage, distance, self._limit)
         return rows
+
+    def shift(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Whether the patients of all batches and processes together are unlike those of the training.
+
+        A contrast that each patient might have is no chance if all have it; then a new scanner or sequence is likely.
+
+        Args:
+            rows: of all predictions: where it is so, it is added to each ``reason``.
+
+        Returns:
+            See :meth:`shared.metrics.cohort_distance.Cohort.shift`.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        for part in gather_objects(self._images):
+            for patient, features in part:
+                found.setdefault(patient, []).append(features)
+        if self._cohort is None or not found:
+            return None
+        shift = self._cohort.shift(np.stack([np.mean(features, axis=0) for features in found.values()]))
+        if shift is not None:
+            logger.warning(
+                "%s: another scanner or sequence? Check the answers on labelled patients.", shift_text(shift)
+            )
+            for row in rows:
+                row["reason"] = SEPARATOR.join(filter(None, [row["reason"], shift_text(shift)]))
+        return shift

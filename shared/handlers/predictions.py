@@ -62,6 +62,7 @@ class SavePredictions:
         self.check, self.seen = check, None
         self._predictors = network if hasattr(network, "answers") else None
         self.rows: list[dict] = []
+        self.shift: dict[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -93,7 +94,8 @@ class SavePredictions:
             self.rows.append(row | self._trained_on(case["patient"]))
         new = self.rows[first:]
         if self.abstention is not None:
-            found = self.abstention.columns([row["probability"] for row in new], self.class_names)
+            told = [row["probability"] for row in new], self.class_names, [row["patient"] for row in new]
+            found = self.abstention.columns(*told)
             self.rows[first:] = [row | columns for row, columns in zip(new, found, strict=True)]
 
     @torch.no_grad()
@@ -114,12 +116,14 @@ class SavePredictions:
     def gathered(self) -> bool:
         """Bring the rows of all processes together; whether this process is the one that writes them."""
         self.rows = [row for rows in gather_objects(self.rows) for row in rows]
+        self.shift = None if self.abstention is None else self.abstention.shift(self.rows)
         return is_main()
 
     @property
     def options(self) -> dict[str, Any]:
         """Of :func:`shared.reports.predictions.write_predictions`."""
         given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        given["shift"] = self.shift
         if self.abstention is None:
             return given | {"coverage": None}
         if self.thresholds is None:

@@ -20,6 +20,12 @@ FALSE_ALARM = 0.01
 FEWEST = 5
 """Patients below which no distance is told."""
 
+SHIFT_P = 0.001
+"""Below it, patients together are unlike the cohort."""
+
+SMALLEST_SHIFT = 0.5
+"""Mean of patients that is worth a word, in SD of the cohort."""
+
 FOLDS = 10
 ROWS = 2000  # rows that a fit takes at most
 
@@ -124,6 +130,7 @@ class Cohort:
     Args:
         distances: of each part.
         limits: of each part.
+        patients: how many the cohort has.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -132,8 +139,8 @@ class Cohort:
         [True]
     """
 
-    def __init__(self, distances: Sequence[CohortDistance], limits: Sequence[float]):
-        self.distances, self.limits = list(distances), [float(limit) for limit in limits]
+    def __init__(self, distances: Sequence[CohortDistance], limits: Sequence[float], patients: int):
+        self.distances, self.limits, self.patients = list(distances), [float(limit) for limit in limits], patients
 
     @classmethod
     def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any]) -> Cohort:
@@ -141,18 +148,43 @@ class Cohort:
         fitted = [fit_cohort(part, groups) for part in parts]
         share = FALSE_ALARM / len(parts)
         limits = [distance_limit(own, groups, false_alarm=share)["limit"] for _, own in fitted]
-        return cls([distance for distance, _ in fitted], limits)
+        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}))
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Distance of each row, ``[n]``; DataError: the parts are not those of the cohort."""
-        sizes, known = [part.shape[1] for part in parts], [distance.parts["mean"].size for distance in self.distances]
-        if sizes != known:
-            raise DataError(
-                f"cohort.npz measures {known} features of image and layers, this version {sizes}: it is of another "
-                "version. Train again, or remove cohort.npz and go without out_of_cohort."
-            )
+        """Distance of each row, ``[n]``."""
         pairs = zip(self.distances, self.limits, parts, strict=True)
         return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
+
+    def shift(self, new: np.ndarray) -> dict[str, Any] | None:
+        """Whether new patients together differ from the cohort in the first part, where one alone may not.
+
+        A t test of each feature's mean, with the cohort's spread, and Bonferroni's correction for their number. Of a
+        significant difference below :data:`SMALLEST_SHIFT` nothing is told: of many patients any is significant.
+
+        Args:
+            new: features of each new patient, means over the patient's rows, ``[n, p]``.
+
+        Returns:
+            ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}``; None: no shift, or fewer than
+            :data:`FEWEST` patients.
+
+        Example:
+            >>> random = np.random.default_rng(0)
+            >>> cohort = Cohort.fit([random.normal(size=(60, 3))], range(60))
+            >>> cohort.shift(random.normal(size=(20, 3))), cohort.shift(1.5 + random.normal(size=(20, 3)))["p"] < 1e-6
+            (None, True)
+        """
+        from scipy import stats
+
+        x = np.asarray(new, dtype=np.float64)
+        if len(x) < FEWEST or not np.isfinite(x).all():
+            return None
+        parts = self.distances[0].parts
+        shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])
+        t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
+        p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
+        found = {"patients": len(x), "sd": float(shift.max()), "p": p}
+        return found if p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT else None
 
 
 def distance_limit(distances: Any, groups: Sequence[Any], *, false_alarm: float = FALSE_ALARM) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 SEPARATOR = "; "
 NONE = "none"
@@ -51,3 +52,14 @@ def reason_text(
     if distance is not None and limit is not None and not distance <= limit:
         reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
     return SEPARATOR.join(reasons)
+
+
+def shift_text(found: Mapping[str, Any]) -> str:
+    """That patients together are unlike those of the training.
+
+    Example:
+        >>> shift_text({"patients": 24, "sd": 1.51, "p": 2e-7})
+        'the 24 patients together are unlike the training patients: shifted by 1.5 SD, p < 0.001'
+    """
+    together = f"the {found['patients']} patients together are unlike the training patients"
+    return f"{together}: shifted by {found['sd']:.1f} SD, p < 0.001"

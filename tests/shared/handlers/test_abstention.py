@@ -87,9 +87,21 @@ def test_a_shifted_scanner_is_flagged_and_new_patients_are_not(network, model, t
         rows = predicted(network, model, images(60, 2, **shift), tmp_path)
         assert sum(row["out_of_cohort"] == "1" for row in rows) >= 57, shift
     row = rows[0]
-    far, limit = float(row["cohort_distance"]), row["reason"].split()[-1]
-    assert row["reason"] == f"unlike the training patients: distance {far:.2f}, limit {limit}" and far > float(limit)
+    alone, _ = row["reason"].split("; ")  # the second is of all together
+    far, limit = float(row["cohort_distance"]), alone.split()[-1]
+    assert alone == f"unlike the training patients: distance {far:.2f}, limit {limit}" and far > float(limit)
     assert row["set"] == "" and json.loads((tmp_path / "metrics.json").read_text())["out_of_cohort"] >= 57
+
+
+def test_patients_together_are_told_to_be_shifted_where_each_alone_passes(network, model, tmp_path):
+    same = predicted(network, model, images(20, 6), tmp_path)
+    assert not any("together" in row["reason"] for row in same)
+    assert "cohort_shift" not in json.loads((tmp_path / "metrics.json").read_text())
+    rows = predicted(network, model, images(20, 7, gain=1.12), tmp_path)
+    assert sum(row["out_of_cohort"] == "1" for row in rows) <= 10
+    assert all("the 20 patients together are unlike the training patients" in row["reason"] for row in rows)
+    found = json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]
+    assert found["patients"] == 20 and found["sd"] > 0.5 and found["p"] < 0.001
 
 
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):

@@ -95,5 +95,26 @@ def test_of_several_parts_the_largest_in_units_of_its_limit_counts():
     new = [cohort(5, random), 8 + random.normal(size=(5, 3))]
     np.testing.assert_allclose(both(new), both.distances[1](new[1]) / both.limits[1])
     assert (both(new) > 1).all() and not (both([new[0], new[1] - 8]) > 1).any()
-    with pytest.raises(DataError, match=r"measures \[60, 3\] features of image and layers, this version \[60, 2\]"):
-        both([new[0], new[1][:, :2]])
+
+
+def test_patients_together_tell_a_shift_that_each_alone_does_not():
+    random = np.random.default_rng(6)
+    known = Cohort.fit([random.normal(size=(60, 8))], range(60))
+    new = random.normal(size=(24, 8))
+    new[:, 3] += 1.4
+    assert (known([new]) > 1).mean() < 0.2
+    found = known.shift(new)
+    mean, spread = known.distances[0].parts["mean"], known.distances[0].parts["scale"]
+    shift = abs(new.mean(axis=0) - mean)[3] / spread[3]
+    assert found["patients"] == 24 and found["sd"] == pytest.approx(shift)
+    assert found["p"] == pytest.approx(8 * 2 * stats.t.sf(shift / np.sqrt(1 / 24 + 1 / 60), 59))
+    assert known.shift(new[:4]) is None  # too few
+    small = Cohort.fit([random.normal(size=(4000, 2))], range(4000))
+    assert small.shift(0.2 + random.normal(size=(4000, 2))) is None  # certain, and nothing
+
+
+def test_a_shift_is_seldom_told_of_patients_of_the_cohort():
+    random, told = np.random.default_rng(7), 0
+    for _ in range(1000):
+        told += Cohort.fit([random.normal(size=(40, 6))], range(40)).shift(random.normal(size=(12, 6))) is not None
+    assert told <= stats.binom.ppf(0.999, 1000, 0.001)

@@ -19,7 +19,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from shared.apps.baselines import patches
-from shared.apps.experiments import cross_validate, folder, processes
+from shared.apps.experiments import cross_validate, folder, label_efficiency_run, processes
 from shared.apps.study import analyses
 from shared.apps.study import study as script
 from shared.apps.study.definition import read_study
@@ -177,7 +177,7 @@ def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, 
     assert r"whole (reference)" in (whole / "tables/table_2.tex").read_text()
     compared = [row["difference"] for row in json.loads((whole / "tables/table_2.json").read_text())["rows"]]
     compared = [difference for difference in compared if difference]
-    assert len(compared) == 2 and "p (Holm)" in page
+    assert len(compared) == 2 and "p (Holm)" in page and any(each["p_holm"] > each["p"] for each in compared)
     assert [each["p_holm"] for each in compared] == holm_adjusted([each["p"] for each in compared])
     controls = {row["title"]: row["status"] for row in table(whole / "tables/controls.csv")}
     done = dict.fromkeys(("longer", "forest"), "done")
@@ -480,3 +480,13 @@ def test_the_graphs_are_those_of_table_1():
     rows = [study.rows[line.row] for line in study.tables["table_2"].lines]
     graphs = [row.settings.get("network_def#graph", train["network_def"]["graph"]) for row in rows]
     assert sorted(graphs) == sorted(VARIANTS)
+
+
+def test_label_efficiency_is_a_command_that_its_module_takes(place):
+    given = ["sscl_crc", "--dataset_dir", str(place / "data"), "--tables", "testing_section", "--jobs", "2"]
+    run = script.StudyRun(script.arguments([*given, "--config", "cpu", "--gpus", "0,1"]))
+    (job,) = analyses._efficiency(run, run.study.tables["testing_section"])
+    assert not run.experiments and job.command[1:3] == ("-m", "shared.apps.experiments.label_efficiency_run")
+    args = label_efficiency_run.arguments(job.command[3:])
+    assert (args.fractions, args.jobs, args.gpus, args.config) == ([1.0], 2, ("0", "1"), ["cpu"])
+    assert args.controls == ["forest", "random", "pretrained", "imagenet"] and (job.cwd / args.imagenet).suffix == ".pt"

@@ -11,6 +11,8 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any, NoReturn
 
+from shared.progress import bars_as_lines
+
 
 class DataError(ValueError):
     """A case, datalist or setting breaks a rule of the data contract.
@@ -52,6 +54,7 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
 
     Where nobody reads the output any more (``| head``) it ends with 141 and no word, as a shell's own commands do.
     """
+    bars_as_lines()
     try:
         try:
             status = main()

@@ -144,8 +144,19 @@ def test_scripts_are_one_call():
 
 # ground first; a room may import those before it
 ROOMS = (
-    *("errors", "lazy", "io", "locks", "digests", "checkpoint", "metrics", "distributed", "data", "bundle", "losses"),
-    *("biomarkers", "visualize", "transforms", "networks", "reports", "explain", "handlers", "engines", "apps"),
+    *("progress", "errors", "lazy", "io", "locks", "digests", "checkpoint", "metrics", "distributed", "data", "bundle"),
+    *(
+        "losses",
+        "biomarkers",
+        "visualize",
+        "transforms",
+        "networks",
+        "reports",
+        "explain",
+        "handlers",
+        "engines",
+        "apps",
+    ),
 )
 
 

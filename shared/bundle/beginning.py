@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shared.bundle.contents import check_vendored
 from shared.bundle.overrides import check_overrides
 from shared.errors import plain_errors
+from shared.progress import bars_as_lines
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 def begin(bundle_root: str | os.PathLike, workflows: Sequence[ConfigWorkflow] = (), seed: int | None = None) -> None:
     """Check whose code runs and what the command line sets, track all stages, seed; once in a workflow.
 
-    Errors of our own are shown without a traceback from here on. Without a workflow, as where MONAI builds a network
-    alone, only the code is checked.
+    From here on errors of our own are shown without a traceback, and progress in a log file as lines. Without a
+    workflow, as where MONAI builds a network alone, only the code is checked.
 
     Args:
         bundle_root: the bundle's folder.
@@ -38,6 +39,7 @@ def begin(bundle_root: str | os.PathLike, workflows: Sequence[ConfigWorkflow] = 
     from shared.bundle.tracking import track_stages
 
     plain_errors()
+    bars_as_lines()
     check_overrides(workflows)
     track_stages(workflows)
     if seed is not None:

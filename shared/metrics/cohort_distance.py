@@ -14,7 +14,7 @@ import numpy as np
 
 from shared.errors import DataError
 
-FALSE_ALARM = 0.02
+FALSE_ALARM = 0.01
 """Share of patients like those of the cohort who are taken for others."""
 
 FEWEST = 5
@@ -144,7 +144,13 @@ class Cohort:
         return cls([distance for distance, _ in fitted], limits)
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Distance of each row, ``[n]``."""
+        """Distance of each row, ``[n]``; DataError: the parts are not those of the cohort."""
+        sizes, known = [part.shape[1] for part in parts], [distance.parts["mean"].size for distance in self.distances]
+        if sizes != known:
+            raise DataError(
+                f"cohort.npz measures {known} features of image and layers, this version {sizes}: it is of another "
+                "version. Train again, or remove cohort.npz and go without out_of_cohort."
+            )
         pairs = zip(self.distances, self.limits, parts, strict=True)
         return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ _LEAST = 1e-3  # added to a spread before its logarithm
 
 
 class LayerStatistics:
-    """Of the image: mean, log SD and log gradient of each channel; of two layers: mean and log SD of each channel.
+    """Of the image: mean, log SD, log gradient and skewness of each channel, correlation of each two; of two layers:
+    mean and log SD of each channel.
 
     The image is what goes into the first convolution, the layers what goes into the first batch normalisation at each
     of the first two resolutions. Where the image is 0 in all channels there is no image (outside a mask): these places
@@ -39,7 +41,7 @@ class LayerStatistics:
         >>> with LayerStatistics(net.eval()) as seen, torch.no_grad():
         ...     _ = net(torch.rand(6, 1, 16, 16))
         >>> seen.layers, [part.shape for part in seen.features(2)]
-        (['1', '3'], [(2, 3), (2, 8), (2, 16)])
+        (['1', '3'], [(2, 4), (2, 8), (2, 16)])
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str] | None = None):
@@ -83,7 +85,13 @@ class LayerStatistics:
             both = inside.narrow(dim, 1, x.shape[dim] - 1) * inside.narrow(dim, 0, x.shape[dim] - 1)
             squares.append(_mean(x.diff(dim=dim).square(), both))
         self._inside, gradient = inside, torch.stack(squares).mean(dim=0).sqrt()
-        self._image = torch.cat([*_moments(x, inside), (gradient + _LEAST).log()], dim=1)
+        mean, spread = _moments(x, inside)
+        ones = [1] * (x.ndim - 2)
+        z = (x - mean.reshape(*mean.shape, *ones)) / spread.exp().reshape(*mean.shape, *ones)
+        # a contrast curve skews the values, another ratio of stains or sequences turns them in the space of channels
+        together = [_mean(z[:, [a]] * z[:, [b]], inside) for a, b in combinations(range(x.shape[1]), 2)]
+        shape = [_mean(z**3, inside), *together]
+        self._image = torch.cat([mean, spread, (gradient + _LEAST).log(), *shape], dim=1)
 
     def _see(self, name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         x, inside = given[0].detach(), self._inside

@@ -51,7 +51,7 @@ def model(network, tmp_path_factory):
     """A model's folder after the last step of its training."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "model.json").write_text(json.dumps({"weights": "these"}))
-    stage(network, folder, images(40, 0)).run()
+    stage(network, folder, images(60, 0)).run()
     return folder
 
 

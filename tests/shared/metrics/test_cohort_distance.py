@@ -95,3 +95,5 @@ def test_of_several_parts_the_largest_in_units_of_its_limit_counts():
     new = [cohort(5, random), 8 + random.normal(size=(5, 3))]
     np.testing.assert_allclose(both(new), both.distances[1](new[1]) / both.limits[1])
     assert (both(new) > 1).all() and not (both([new[0], new[1] - 8]) > 1).any()
+    with pytest.raises(DataError, match=r"measures \[60, 3\] features of image and layers, this version \[60, 2\]"):
+        both([new[0], new[1][:, :2]])

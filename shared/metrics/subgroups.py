@@ -33,36 +33,26 @@ _LEVELS = 10
 UNKNOWN, OTHERS = "not known", "others"
 
 
-def subgroup_levels(
-    values: Sequence[Any], cuts: Sequence[float] | None = None, owners: Sequence[Any] | None = None
-) -> list[str]:
-    """The level of each row: of numbers with many values thirds, or between given cuts; else the values themselves.
+def subgroup_levels(values: Sequence[Any], owners: Sequence[Any] | None = None) -> list[str]:
+    """The level of each row: of numbers with many values thirds; else the values themselves.
 
     Args:
         values: numbers or texts; None: not known.
-        cuts: of numbers; a row is in the level that begins with the last cut it reaches.
         owners: patient of each row: thirds are of patients (by their mean), not of rows.
 
     Shape:
         - values, owners: ``[n]``
 
-    Raises:
-        DataError: cuts of texts, or cuts that do not rise.
-
     Example:
         >>> subgroup_levels([30, 40, 50, 60, 70, 80, None])
         ['< 46.67', '< 46.67', '46.67 to 63.33', '46.67 to 63.33', '>= 63.33', '>= 63.33', 'not known']
-        >>> subgroup_levels([30, 65], cuts=[65]), subgroup_levels(["F", "M"]), subgroup_levels([2, 4.0])
-        (['< 65', '>= 65'], ['F', 'M'], ['2', '4'])
+        >>> subgroup_levels(["F", "M"]), subgroup_levels([2, 4.0])
+        (['F', 'M'], ['2', '4'])
     """
     known = [value for value in values if value is not None]
     numeric = bool(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
-    if cuts is not None and (not numeric or list(cuts) != sorted(set(cuts)) or not len(cuts)):
-        raise DataError(f"Cuts need numbers, and must rise; got cuts {list(cuts)} of values such as {known[:3]}.")
-    if cuts is None and numeric and len(set(known)) > CATEGORIES:
-        cuts = _thirds(values, owners)
-    if cuts is not None:
-        bounds = [float(cut) for cut in cuts]
+    if numeric and len(set(known)) > CATEGORIES:
+        bounds = _thirds(values, owners)
         ends = [f"< {bounds[0]:.4g}", *(f"{a:.4g} to {b:.4g}" for a, b in pairwise(bounds))]
         ends.append(f">= {bounds[-1]:.4g}")
         return [UNKNOWN if v is None else ends[int(np.searchsorted(bounds, v, side="right"))] for v in values]

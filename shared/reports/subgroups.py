@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import DataError
 from shared.io import write_csv
 from shared.metrics.subgroups import FEW, UNKNOWN, subgroup_levels, subgroup_metrics
 from shared.reports.sections import write_section
@@ -34,7 +33,6 @@ def write_subgroups(
     groups: Sequence[Any] | None = None,
     threshold: Any = 0.5,
     threshold_name: str = "0.5",
-    cuts: Mapping[str, Sequence[float]] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -50,21 +48,15 @@ def write_subgroups(
         groups: of each row, drawn together.
         threshold: from which on a row is called positive, one or one each.
         threshold_name: what is told of it.
-        cuts: column to the cuts of its levels; thirds where there are none.
         bootstrap: draws of the intervals.
         seed: of the draws.
 
     Shape:
         - labels, names, patients, groups: ``[n]``; probability, threshold: ``[n]`` or ``[seeds, n]``
-
-    Raises:
-        DataError: cuts that fit no column.
     """
-    if odd := sorted(set(cuts or {}) - set(values)):
-        raise DataError(f"Cuts of {', '.join(odd)}: there is no such column (there: {', '.join(values) or 'none'}).")
     columns = {}
     for column, of in values.items():
-        levels = subgroup_levels([of.get(name) for name in names], (cuts or {}).get(column), patients)
+        levels = subgroup_levels([of.get(name) for name in names], patients)
         if len(set(levels) - {UNKNOWN}) > 1:
             columns[column] = levels
     folder = Path(folder)
@@ -156,7 +148,6 @@ def evaluated_subgroups(
     cases: Sequence[Mapping[str, Any]],
     dataset_dir: str | os.PathLike,
     *,
-    cuts: Mapping[str, Sequence[float]] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -166,7 +157,6 @@ def evaluated_subgroups(
         folder: of the evaluation.
         cases: of the datalist; those that are not in the table are passed by.
         dataset_dir: the prepared folder.
-        cuts: see :func:`write_subgroups`.
         bootstrap: draws of the intervals.
         seed: of the draws.
     """
@@ -192,5 +182,5 @@ def evaluated_subgroups(
     patients = [row["patient"] for row in rows] if unit == "image" else None
     groups = [row["group"] for row in rows] if "group" in rows[0] else patients
     labels, probability = [int(row["label"]) for row in rows], [float(row["probability"]) for row in rows]
-    options: dict[str, Any] = {"patients": patients, "groups": groups, "cuts": cuts, "bootstrap": bootstrap}
+    options: dict[str, Any] = {"patients": patients, "groups": groups, "bootstrap": bootstrap}
     return write_subgroups(folder, labels, probability, names, values, seed=seed, **options)

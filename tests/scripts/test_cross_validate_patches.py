@@ -1,4 +1,4 @@
-"""scripts/cross_validate.py and scripts/compare_runs.py on patches, with a bundle that needs no training."""
+"""scripts/cross_validate.py on patches, with a bundle that needs no training."""
 
 import csv
 import json
@@ -122,7 +122,7 @@ def test_votes_without_a_majority_or_a_meaning_are_refused(run, options, capsys)
     assert "--votes must be odd" in capsys.readouterr().err
 
 
-def test_compare_runs(run, data, tmp_path, capsys):
+def test_runs_of_a_test_part_are_compared(run, data, tmp_path, capsys):
     """Runs on the test part, one of them a control; the cross-validated ones are of other patches."""
     entries = json.loads((data / "datalist.json").read_text())["testing"]
     random = np.random.default_rng(0)
@@ -138,12 +138,12 @@ def test_compare_runs(run, data, tmp_path, capsys):
     output = run("--title", "folds")
     target = tmp_path / "out" / "table.md"
     given = [f"ours={tmp_path / 'ours'}", str(tmp_path / "theirs"), str(output)]
-    load_script("compare_runs").main([*given, "--output", str(target), "--bootstrap", "50"])
+    load_script("cross_validate").main(["--report", *given, "--output", str(target), "--bootstrap", "50"])
     lines = target.read_text().splitlines()
     assert lines[2].startswith("| ours | 1.000 [1.000, 1.000] |") and lines[3].startswith("| theirs |")
     theirs = np.mean([auc_of(read(tmp_path / f"theirs/seed{seed}/predictions.csv")) for seed in (0, 1)])
     assert lines[3].split("|")[2].split()[0] == f"{theirs:.3f}" and f"{theirs - 1:+.3f} [" in lines[3]
     assert lines[4].startswith("| folds |") and "other patches" in lines[4]
     assert target.read_text() in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="compare_runs: 2 problems"):
-        load_script("compare_runs").main([str(tmp_path / "nothing"), f"x={tmp_path / 'nowhere'}"])
+    with pytest.raises(SystemExit, match="cross_validate: 2 problems"):
+        load_script("cross_validate").main(["--report", str(tmp_path / "nothing"), f"x={tmp_path / 'nowhere'}"])

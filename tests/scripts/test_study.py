@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from shared.apps.baselines import patches
-from shared.apps.experiments import cross_validate, folder, processes
+from shared.apps.experiments import cross_validate, folder, label_efficiency_run, processes
 from shared.apps.study import analyses
 from shared.apps.study import study as script
 from shared.apps.study.definition import read_study
 from shared.apps.study.report import report_content, write_report
 from shared.bundle.configs import all_bundles, find_config, merge_configs, parse_overrides
 from shared.errors import DataError
+from shared.metrics import holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions
 from tests.support.documented import json_keys, undocumented
 from tests.support.fake_patch_bundle import write_bundle
@@ -38,11 +40,12 @@ STUDY = {
         "whole": {"title": "whole"},
         "small": {"title": "small net", "config": ["small"], "reuse": {"row": "whole", "stages": ["pretrain"]}},
         "longer": {"title": "longer", "config": ["scratch"], "set": {"epochs": 7}},
-        "forest": {"title": "forest", "baseline": "patch_baselines", "control": "forest"},
+        "forest": {"title": "forest", "baseline": "patches", "control": "forest"},
         "age": {
-            **{"title": "age alone", "baseline": "feature_baselines", "control": "covariates"},
+            **{"title": "age alone", "baseline": "features", "control": "covariates"},
             "needs": {"covariates": True},
         },
+        "imagenet": {"title": "ImageNet", "baseline": "patches", "control": "imagenet", "weights": "models/none.pt"},
     },
     "tables": {
         "table_2": {
@@ -57,7 +60,8 @@ STUDY = {
                 {"title": "never built", "why_not": "no description of it", "paper": {"AUC": 87.7}},
             ],
         },
-        "controls": {"title": "Controls", "rows": [{"row": "longer"}, {"row": "forest"}, {"row": "age"}]},
+        "controls": {"title": "Controls", "rows": [{"row": k} for k in ("longer", "forest", "age", "imagenet")]},
+        "no_network": {"title": "No network", "rows": [{"row": "forest"}]},
         "figure_5": {"title": "Figure 5", "why_not": "made elsewhere"},
         "figure_6": {"title": "Figure 6", "analysis": {"script": "explain", "row": "whole", "set": {"top": 3}}},
         "figure_7": {"title": "Figure 7", "analysis": {"script": "explain", "row": "whole", "set": {"top": 3}}},
@@ -67,8 +71,9 @@ STUDY = {
 }  # fmt: skip
 
 
-def fake_forest(args):
+def fake_forest(controls, args):
     """Stands in for the control's features and trees; what it leaves is of the same form."""
+    assert list(controls) == ["forest"]
     content = json.loads(Path(args.datalist_file).read_text())
     cases = content["training"] + content["validation"]
     rows = []
@@ -85,7 +90,7 @@ PAGE = "# Labels\\n\\nAll patches:\\n\\n| labels | AUC |\\n|---|---|\\n| 5% | 0.
 
 
 def fake_efficiency(run, table):
-    """Stands in for the trainings of label_efficiency.py; leaves a page as it does."""
+    """Stands in for the trainings of label efficiency; leaves a page as it does."""
     folder = run.output / "analyses/efficiency"
     code = f"open({str(folder / 'label_efficiency.md')!r}, 'w').write('{PAGE}')"
     yield analyses.AnalysisJob("efficiency/measure", folder, "measure", (sys.executable, "-c", code))
@@ -170,8 +175,13 @@ def test_rows_share_folds_and_stages_and_stand_beside_the_papers_numbers(place, 
     page = (whole / "tables/table_2.md").read_text()
     assert "never built: no description of it" in page and "on its data (A. Author, A paper; data of the paper)" in page
     assert r"whole (reference)" in (whole / "tables/table_2.tex").read_text()
+    compared = [row["difference"] for row in json.loads((whole / "tables/table_2.json").read_text())["rows"]]
+    compared = [difference for difference in compared if difference]
+    assert len(compared) == 2 and "p (Holm)" in page and any(each["p_holm"] > each["p"] for each in compared)
+    assert [each["p_holm"] for each in compared] == holm_adjusted([each["p"] for each in compared])
     controls = {row["title"]: row["status"] for row in table(whole / "tables/controls.csv")}
-    assert controls == {"longer": "done", "forest": "done", "age": "the cohort has no covariates"}
+    done = dict.fromkeys(("longer", "forest"), "done")
+    assert controls == {**done, "age": "the cohort has no covariates", "imagenet": "there is no file models/none.pt"}
     script.main(options(place, "whole", "--plan"))
     assert "6 trainings, 6 done, 0 to do; nothing left to train" in capsys.readouterr().out
     script.main(options(place, "whole", "--plan", "--seeds", "0", "1"))
@@ -218,7 +228,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_tables(place, whol
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from shared.apps.experiments import cross_validate\n"
         "from shared.apps.baselines import patches\n"
-        "patches.run = lambda args: None\n"
+        "patches.run = lambda controls, given: None\n"
         "from shared.apps.study import analyses\n"
         f"method = {str(place / 'bundle/fake_method.py')!r}\n"
         "analyses.RUN_BUNDLE = cross_validate.RUN_BUNDLE = (sys.executable, method)\n"
@@ -246,11 +256,11 @@ def test_printed_commands_run_and_are_collected(place, whole, capsys, monkeypatc
     lines = capsys.readouterr().out.splitlines()
     comment = next(i for i, line in enumerate(lines) if line.startswith("#"))
     commands = [shlex.split(line) for line in lines if not line.startswith("#")]
-    assert [Path(words[1]).name for words in commands] == ["patch_baselines.py", *["cross_validate.py"] * 3]
-    assert "--reuse" in commands[-1] and comment == 3 and not (place / "printed").exists()
+    assert [Path(words[1]).name for words in commands] == ["cross_validate.py"] * 3
+    assert "--reuse" in commands[-1] and comment == 2 and not (place / "printed").exists()
+    assert lines[-1].startswith("# the study itself runs the rest") and "forest" in lines[-1]
     for words in commands:
-        called = {"patch_baselines.py": patches, "cross_validate.py": cross_validate}[Path(words[1]).name]
-        called.main(words[2:])
+        cross_validate.main(words[2:])
     monkeypatch.setattr(cross_validate, "RUN_BUNDLE", (sys.executable, "-c", "raise SystemExit('trained again')"))
     script.main(options(place, "printed"))
     assert tables(place / "printed") == tables(whole)
@@ -270,6 +280,14 @@ def test_analyses_run_once_on_the_first_seeds_models(place, whole, capsys):
     assert "analyses/figure_6" in (whole / "tables/figure_7.md").read_text()
     script.main(options(place, "planned", "--plan"))
     assert "| efficiency | Labels | label_efficiency |  | 1 of 1 commands to do |  |" in capsys.readouterr().out
+    script.main(options(place, "planned", "--plan", "--tables", "efficiency"))
+    assert "0 trainings" in capsys.readouterr().out  # it trains by itself, not the row
+
+
+def test_controls_alone_need_no_training(place):
+    script.main(options(place, "alone", "--tables", "no_network"))
+    assert [row["status"] for row in table(place / "alone/tables/no_network.csv")] == ["done"]
+    assert not (place / "alone/rows").exists() and (place / "alone/report.html").is_file()
 
 
 def test_an_analysis_that_failed_or_was_cut_off_runs_again(tmp_path):
@@ -446,11 +464,29 @@ def test_studies_of_the_bundles_name_what_there_is(bundle):
     same = {}
     for row in study.rows.values():
         if row.baseline:
-            module = {"feature_baselines": "features", "patch_baselines": "patches"}[row.baseline]
-            known = (ROOT / f"shared/apps/baselines/{module}.py").read_text()
-            assert f'"{row.control}"' in known
+            assert row.control in import_module(f"shared.apps.baselines.{row.baseline}").CONTROLS
             continue
         configs = [find_config(bundle, name) for name in ("train", *row.config)]
         parse_overrides([f"{key}={value}" for key, value in row.settings.items()], merge_configs(configs))
         same.setdefault(json.dumps([row.config, row.settings, row.shuffle_labels]), []).append(row.name)
     assert not [names for names in same.values() if len(names) > 1], "rows that do not differ share one row"
+
+
+def test_the_graphs_are_those_of_table_1():
+    from shared.networks.glioma.population_edges import VARIANTS
+
+    bundle = ROOT / "bundles/glioma_idh"
+    study, train = read_study(bundle / "configs/study.json", bundle), merge_configs([find_config(bundle, "train")])
+    rows = [study.rows[line.row] for line in study.tables["table_2"].lines]
+    graphs = [row.settings.get("network_def#graph", train["network_def"]["graph"]) for row in rows]
+    assert sorted(graphs) == sorted(VARIANTS)
+
+
+def test_label_efficiency_is_a_command_that_its_module_takes(place):
+    given = ["sscl_crc", "--dataset_dir", str(place / "data"), "--tables", "testing_section", "--jobs", "2"]
+    run = script.StudyRun(script.arguments([*given, "--config", "cpu", "--gpus", "0,1"]))
+    (job,) = analyses._efficiency(run, run.study.tables["testing_section"])
+    assert not run.experiments and job.command[1:3] == ("-m", "shared.apps.experiments.label_efficiency_run")
+    args = label_efficiency_run.arguments(job.command[3:])
+    assert (args.fractions, args.jobs, args.gpus, args.config) == ([1.0], 2, ("0", "1"), ["cpu"])
+    assert args.controls == ["forest", "random", "pretrained", "imagenet"] and (job.cwd / args.imagenet).suffix == ".pt"

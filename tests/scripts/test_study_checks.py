@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from shared.apps.audit import audit, external, learning_curve
 from shared.apps.experiments import cross_validate, folder, processes
 from shared.apps.study import study as script
+from shared.io import write_csv
 from tests.support.documented import undocumented_in
 from tests.support.fake_patch_bundle import METHOD, TRAIN, write_bundle
 from tests.support.tiny_patches import write_patch_data, write_patches
@@ -74,7 +75,12 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def curve(place):
-    learning_curve.main(options(place, "curve", "--shares", "0.5", "0.25", "1", "--seeds", "0", "1"))
+    command = options(place, "curve/share_1", "--seeds", "0", "1")
+    cross_validate.main(command)
+    whole = cross_validate.Experiment(cross_validate.arguments(command))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning_curve, "SHARES", (0.25, 0.5))
+        learning_curve.learning_curve(whole, command, place / "curve", place / "curve")
     return place / "curve"
 
 
@@ -114,10 +120,7 @@ def test_the_curve_is_that_of_the_experiments(curve):
     assert len(section["tables"][0]["rows"]) == 3 and (curve / section["pictures"][0]["file"]).is_file()
 
 
-def test_shares_that_make_no_curve_are_refused(place, capsys):
-    for shares in (("0.5",), ("0.5", "0.5"), ("0", "1")):
-        with pytest.raises(SystemExit):
-            learning_curve.arguments(options(place, "x", "--shares", *shares))
+def test_a_share_goes_without_other_labels(place, capsys):
     with pytest.raises(SystemExit):
         cross_validate.arguments(options(place, "x", "--share", "0.5", "--votes", "3"))
     assert "--share must be above 0" in capsys.readouterr().err
@@ -140,8 +143,15 @@ def test_a_study_runs_its_checks_and_takes_them_up(place):
     # all patients were trained on in the row itself: it is not trained again
     assert not (study / "learning_curve/share_1").exists()
     assert len(list((study / "external/models").glob("seed*/predictions.csv"))) == 2
+    assert "20_subgroups" not in names
     calls = [path.read_text() for path in study.glob("rows/whole/seed*/fold*/calls.txt")]
+    cases = json.loads((place / "data/datalist.json").read_text())["training"]
+    patients = dict.fromkeys(case["patient"] for case in cases)
+    later = place / "data/subgroups.csv"
+    write_csv(later, [{"patient": patient, "site": "AB"[k // 2 % 2]} for k, patient in enumerate(patients)])
     script.main(options(place, "study", "--tables", "table_2", *checks))
+    later.unlink()
+    assert (study / "sections/20_subgroups.json").is_file()  # for which nothing is trained again
     assert calls == [path.read_text() for path in study.glob("rows/whole/seed*/fold*/calls.txt")]
 
 

@@ -1,81 +1,56 @@
 """Learning curve: how good a bundle is when it is trained on a share of the patients, cross-validated for each share.
 
 Draws are nested: a larger share keeps the patients of a smaller one; all shares are tested on the same patients. A
-curve that still rises says that more patients would help.
-
-    python scripts/learning_curve.py ircl_mvi --dataset_dir data/hcc --shares 0.25 0.5 0.75 1 --config cpu
+curve that still rises says that more patients would help. A check of ``scripts/study.py``.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.apps import ROOT
-from shared.apps.experiments.options import add_options, check_options, parse_options
 from shared.io import write_csv, write_json
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of the training patients, beside all of them."""
 COLUMNS = ("share", "patients", "AUC_value", "AUC_low", "AUC_high", "AUC_sd", "BRIER_value", "BRIER_low", "BRIER_high")
 COLUMNS += ("difference", "difference_low", "difference_high", "p", "p_holm")
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("bundle", help="a name under bundles/, or the folder of an unpacked bundle")
-    add("--dataset_dir", required=True, help="folder with datalist.json")
-    add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
-    add("--shares", nargs="+", type=float, default=[0.25, 0.5, 0.75, 1.0], help="of the training patients")
-    add("--whole", type=Path, metavar="EXPERIMENT", help="cross-validation with all patients that is done already")
-    add("--output", type=Path, help="folder (default: bundles/BUNDLE/eval/learning_curve)")
-    add("--report", type=Path, help="folder of the report that shows the section (default: OUTPUT)")
-    add_options(parser)
-    args = parse_options(parser, argv)
-    check_options(parser, args)
-    if len(args.shares) < 2 or len(set(args.shares)) < len(args.shares) or not all(0 < s <= 1 for s in args.shares):
-        parser.error("--shares must be two or more numbers above 0, at most 1, none twice")
-    return args
-
-
-def learning_curve(args: argparse.Namespace) -> list[dict[str, Any]]:
+def learning_curve(
+    experiment: Any, command: Sequence[str], output: Path, report: Path, *, jobs: int = 1, gpus: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Run what is not done of every share; write table, picture and section; return a row per share.
 
-    Raises:
-        DataError: as of a cross-validation; a share that leaves too few patients.
-    """
-    from shared.apps.experiments.cross_validate import Experiment
-    from shared.apps.experiments.cross_validate import arguments as experiment_arguments
-    from shared.apps.experiments.processes import run_folds
-    from shared.bundle.configs import find_bundle
+    Args:
+        experiment: the :class:`shared.apps.experiments.cross_validate.Experiment` on all patients, done.
+        command: its arguments of ``scripts/cross_validate.py``; it takes no stages of another one.
+        output: folder of the experiments on shares, and of the files.
+        report: folder of the report that shows the section.
+        jobs: trainings at a time.
+        gpus: numbers.
 
-    bundle = find_bundle(args.bundle, ROOT)
-    output = Path(args.output or bundle / "eval" / "learning_curve").resolve()
+    Raises:
+        DataError: a share that leaves too few patients.
+    """
+    from shared.apps.experiments.cross_validate import Experiment, arguments
+    from shared.apps.experiments.processes import run_folds
+
     experiments: dict[float, Any] = {}
-    for share in sorted(args.shares):
-        folder = output / f"share_{share:g}"
-        command = [str(bundle), "--dataset_dir", args.dataset_dir, "--title", f"{share:.0%} of the patients"]
-        command += ["--datalist_file", args.datalist_file] if args.datalist_file else []
-        command += ["--folds", str(args.folds), "--seeds", *map(str, args.seeds), "--bootstrap", str(args.bootstrap)]
-        command += ["--threads", str(args.threads)]
-        command += ["--config", *args.config] if args.config else []
-        command += ["--set", *args.set] if args.set else []
-        command += ["--share", str(share)] if share < 1 else []
-        folder = args.whole if share == 1 and args.whole else folder
-        experiments[share] = Experiment(experiment_arguments([*command, "--output", str(folder)]))
-    waiting = {share: experiment.waiting() for share, experiment in experiments.items()}
-    for share, experiment in experiments.items():
-        if waiting[share] or share < 1 or not args.whole:
-            experiment.prepare()
+    for share in SHARES:
+        own = ["--output", str(output / f"share_{share:g}"), "--title", f"{share:.0%} of the patients"]
+        experiments[share] = Experiment(arguments([*command, *own, "--share", str(share)]))
+    waiting = {share: found.waiting() for share, found in experiments.items()}
+    for found in experiments.values():
+        found.prepare()
     runs = itertools.chain.from_iterable(experiments[share].runs(folds) for share, folds in waiting.items())
-    total = sum(len(experiment.folds) for experiment in experiments.values())
+    total = sum(len(found.folds) for found in experiments.values())
     done = total - sum(map(len, waiting.values()))
-    run_folds(runs, total=total, done=done, jobs=args.jobs, name="learning curve", unit="training")
-    rows = curve(experiments, args.bootstrap)
-    write(output, args.report or output, rows, bundle.name)
+    run_folds(runs, total=total, done=done, jobs=jobs, gpus=gpus, name="learning curve", unit="training")
+    rows = curve({**experiments, 1.0: experiment}, experiment.args.bootstrap)
+    write(output, report, rows, experiment.bundle.name)
     return rows
 
 
@@ -167,25 +142,3 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set(xlabel="training patients of a fold", ylabel="AUC, 95 % interval", xlim=(0, None))
     plain(axes)
     save(figure, path)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run and print the table."""
-    args = arguments(argv)
-    from shared.apps.experiments.processes import resumable
-    from shared.reports.tables import interval_text, markdown_table
-
-    with resumable("learning_curve"):
-        rows = learning_curve(args)
-    table = [
-        [f"{row['share']:.0%}", f"{row['patients']:.0f}",
-         interval_text({key: row[f"AUC_{key}"] for key in ("value", "low", "high")})]
-        for row in rows
-    ]  # fmt: skip
-    print(markdown_table(["share", "training patients", "AUC"], table))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,14 +118,9 @@ def _robustness(study: StudyRun, experiment: Any) -> None:
 
 
 def _learning_curve(study: StudyRun, main: str, experiment: Any) -> None:
-    from shared.apps.audit import learning_curve
+    from shared.apps.audit.learning_curve import learning_curve
 
-    args, row = study.args, study.rows[main]
-    options = ["--datalist_file", str(study.datalist_file), "--whole", str(experiment.output), *_shared(study)]
-    options += ["--output", str(study.output / "learning_curve"), "--folds", str(args.folds)]
-    options += ["--seeds", *map(str, args.seeds), "--bootstrap", str(args.bootstrap)]
-    overlays = [*study.overlays, *row.config]
-    options += ["--config", *overlays] if overlays else []
-    settings = [*args.set, *(f"{key}={value}" for key, value in row.settings.items())]
-    options += ["--set", *settings] if settings else []
-    learning_curve.learning_curve(learning_curve.arguments([*_places(study), *options]))
+    # a share has stages of its own
+    command = study.command(replace(study.rows[main], source=None, stages=()), study.args.seeds)
+    options: dict[str, Any] = {"jobs": study.args.jobs, "gpus": study.args.gpus}
+    learning_curve(experiment, command, study.output / "learning_curve", study.output, **options)

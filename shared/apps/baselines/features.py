@@ -2,59 +2,27 @@
 
 Every control is a folder that ``cross_validate.py --report`` reads beside the bundles' experiments. Nothing is fitted,
 not even a mean, outside the patients that train.
-
-    python scripts/feature_baselines.py --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --output data/baselines
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared.apps.experiments.options import add_options
 from shared.errors import DataError
 from shared.io import write_csv
+
+if TYPE_CHECKING:
+    from shared.apps.baselines.given import Given
 
 CONTROLS = (
     *("covariates", "size", "size_covariates", "shape", "shape_covariates", "intensity"),
     *("roi_forest", "roi_forest_covariates", "radiomics"),
 )
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--dataset_dir", required=True, help="folder with datalist.json")
-    add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
-    add("--num_slices", type=int, default=3, help="slices of largest tumour area that are measured (default: 3)")
-    add(
-        "--controls",
-        nargs="+",
-        choices=CONTROLS,
-        metavar="NAME",
-        help=f"of {', '.join(CONTROLS)} (default: all; those with covariates where there are some)",
-    )
-    add("--trees", type=int, default=500, help="of each random forest (default: 500)")
-    add("--output", required=True, help="folder; one sub-folder a control")
-    add_options(parser, "--folds", "--seeds", "--bootstrap")
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    if (
-        args.folds < 2
-        or min(args.num_slices, args.bootstrap, args.trees) < 1
-        or len(set(args.seeds)) != len(args.seeds)
-    ):
-        parser.error(
-            "--num_slices, --trees and --bootstrap must be at least 1, --folds at least 2, and no seed given twice"
-        )
-    return args
+TREES = 500
 
 
 def controls(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[str], str]]:
@@ -134,7 +102,6 @@ def out_of_fold(
     rows: Sequence[Mapping],
     columns: Sequence[str],
     kind: str,
-    args: argparse.Namespace,
     folds: Mapping[int, Mapping[str, int]],
     bar: Any,
     groups: Mapping[str, str] | None = None,
@@ -152,10 +119,10 @@ def out_of_fold(
     predictions = []
     for seed, fold_of in folds.items():
         fold = np.array([fold_of[patient] for patient in patients])
-        for number in range(args.folds):
+        for number in range(1 + max(fold_of.values())):
             inside = fold == number
             inner = max(2, min(5, np.bincount(labels[~inside]).min()))
-            model = classifier(kind, seed, trees=args.trees, folds=inner).fit(table[~inside], labels[~inside])
+            model = classifier(kind, seed, trees=TREES, folds=inner).fit(table[~inside], labels[~inside])
             probability = model.predict_proba(table[inside])[:, 1]
             for i, p in zip(np.flatnonzero(inside), probability, strict=True):
                 row = {"seed": seed, "fold": number, "patient": patients[i]}
@@ -165,51 +132,33 @@ def out_of_fold(
     return predictions
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure every patient, then run and write every control."""
+def run(names: Sequence[str], given: Given) -> None:
+    """Measure every patient, then cross-validate these controls in the folds of ``scripts/cross_validate.py``.
+
+    Raises:
+        DataError: every case that cannot be measured; too few patients; no covariates for a control of them.
+    """
     from tqdm import tqdm
 
-    from shared.apps.experiments.comparison import comparison_table
     from shared.apps.experiments.folder import write_experiment, write_results
     from shared.apps.experiments.training_rows import TrainingRows
     from shared.metrics.repeated import RepeatedPredictions
 
-    dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
-    patients = TrainingRows.read(Path(args.datalist_file or dataset_dir / "datalist.json"), dataset_dir)
+    patients = TrainingRows.read(given.datalist_file, given.dataset_dir)
     # too few patients: said before any work
-    folds = {seed: patients.folds(args.folds, seed) for seed in args.seeds}
-    rows, columns = measure(patients.datalist, dataset_dir, args.num_slices)
-    write_csv(output / "features.csv", rows)
-    command = shlex.join(["python", "scripts/feature_baselines.py", *args.argv])
+    folds = {seed: patients.folds(given.folds, seed) for seed in given.seeds}
+    rows, columns = measure(patients.datalist, given.dataset_dir, given.config.get("num_slices", 3))
+    write_csv(given.output / "features.csv", rows)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     found = controls(columns)
-    if args.controls:
-        if lacking := [name for name in args.controls if name not in found]:
-            raise DataError(f"--controls {' '.join(lacking)}: the datalist has no covariates")
-        found = {name: found[name] for name in args.controls}
-    with tqdm(total=len(found) * len(args.seeds) * args.folds, desc="controls", unit="fold", dynamic_ncols=True) as bar:
-        for name, (title, used, kind) in found.items():
-            settings = {"control": name, "folds": args.folds, "columns": used, "features": digest}
-            settings |= {"trees": args.trees} if kind == "forest" else {}
-            write_experiment(output / name, title=title, command=command, settings=settings)
-            predictions = out_of_fold(rows, used, kind, args, folds, bar, patients.groups)
-            write_results(output / name, RepeatedPredictions.from_rows(predictions), bootstrap=args.bootstrap)
-    print(comparison_table([output / name for name in found], bootstrap=args.bootstrap))
-    print(f"Tables, pictures and predictions: {output}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the controls."""
-    args = arguments(argv)
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except DataError as error:
-        raise SystemExit(f"feature_baselines: {error}") from None
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)
+    if lacking := [name for name in names if name not in found]:
+        raise DataError(f"{' '.join(lacking)}: the datalist has no covariates")
+    with tqdm(total=len(names) * len(folds) * given.folds, desc="controls", unit="fold", dynamic_ncols=True) as bar:
+        for name in names:
+            title, used, kind = found[name]
+            settings = {"control": name, "folds": given.folds, "columns": used, "features": digest}
+            settings |= {"trees": TREES} if kind == "forest" else {}
+            write_experiment(given.output / name, title=title, command=given.command, settings=settings)
+            predictions = out_of_fold(rows, used, kind, folds, bar, patients.groups)
+            results = RepeatedPredictions.from_rows(predictions)
+            write_results(given.output / name, results, bootstrap=given.bootstrap)

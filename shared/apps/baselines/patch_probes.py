@@ -135,16 +135,13 @@ def random_encoder(settings: Mapping[str, Any], seed: int) -> Any:
         return PatchEncoder(**settings).eval()
 
 
-def frozen_features(
-    encoder: Any, images: Any, *, size: int | None, views: int = 1, batch_size: int = 16, name: str = ""
-) -> np.ndarray:
+def frozen_features(encoder: Any, images: Any, *, size: int | None, batch_size: int = 16, name: str = "") -> np.ndarray:
     """What an encoder makes of images, resized as the bundle's evaluation resizes them.
 
     Args:
         encoder: image to h.
         images: of a :class:`shared.data.PatchCache`.
         size: side that the encoder sees; None: as they are.
-        views: flips and rotations, 1 to 8, over which h is averaged.
         batch_size: images at once.
         name: before the progress bar.
 
@@ -156,13 +153,11 @@ def frozen_features(
     from tqdm import tqdm
 
     from shared.engines import PreparePatches
-    from shared.engines.inferers import turned
 
     prepare, features = PreparePatches(size=size), []
     with torch.inference_mode():
         for start in tqdm(range(0, len(images), batch_size), desc=name, unit="batch", leave=False, dynamic_ncols=True):
-            batch = prepare({"image": images[start : start + batch_size]})[0]
-            features.append(sum(encoder(turned(batch, view)).float() for view in range(views)) / views)
+            features.append(encoder(prepare({"image": images[start : start + batch_size]})[0]).float())
     return torch.cat(features).numpy()
 
 

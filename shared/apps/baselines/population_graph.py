@@ -7,7 +7,7 @@ with covariates. UCSF-PDGM's own two files are read without further options:
     python scripts/population_graph.py --features radiomic_features_T1gad_bias.csv \\
         --metadata UCSF-PDGM-metadata_v2.csv --output eval/population --folds 5 --seeds 0 1 2
 
-Every method leaves a folder in OUTPUT, which scripts/compare_runs.py reads too; comparison.md, comparison.csv,
+Every method leaves a folder in OUTPUT, which cross_validate.py --report reads too; comparison.md, comparison.csv,
 differences.csv and roc.png put them side by side, over all patients and within grade. What is done is not done again.
 """
 

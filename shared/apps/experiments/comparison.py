@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
 from shared.errors import DataError
+from shared.io import write_text
 from shared.metrics import decision_curve, delong_test, holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
@@ -94,11 +95,33 @@ def read_column(folder: str | os.PathLike, column: str) -> RepeatedPredictions |
     return RepeatedPredictions.from_rows(rows, source=str(folder))
 
 
+def compare(
+    runs: Sequence[str], output: str | None, *, bootstrap: int = 2000, metrics: Sequence[str] | None = None
+) -> str:
+    """The table of ``[TITLE=]FOLDER`` runs, also written to ``output``, beside a picture of the decision curves.
+
+    ``metrics`` as :func:`comparison_table` has it.
+
+    Raises:
+        DataError: a folder has no predictions.
+    """
+    titles, folders = [], []
+    for run in runs:
+        title, equals, folder = ("", "", run) if Path(run).is_dir() else run.partition("=")
+        titles.append(title or None)
+        folders.append(folder if equals else run)
+    table = comparison_table(folders, titles=titles, bootstrap=bootstrap, metrics=metrics)
+    if output:
+        write_text(output, table)
+        picture = Path(output).with_name(f"{Path(output).stem}_decision.png")
+        comparison_figure(folders, picture, titles=titles, bootstrap=bootstrap)
+    return table
+
+
 def comparison_table(
     folders: Sequence[str | os.PathLike],
     *,
     titles: Sequence[str | None] | None = None,
-    column: str = "probability",
     metrics: Sequence[str] | None = None,
     bootstrap: int = 2000,
 ) -> str:
@@ -107,7 +130,6 @@ def comparison_table(
     Args:
         folders: of the experiments, see :func:`read_runs`.
         titles: of the rows; where None the experiment's own or the folder's name.
-        column: what is scored, see :func:`read_column`.
         metrics: those with an interval and a difference; None: AUC, and of patches BACC.
         bootstrap: replicates of the intervals.
 
@@ -117,9 +139,7 @@ def comparison_table(
     experiments, problems = [], []
     for folder, title in zip(folders, titles or [None] * len(folders), strict=True):
         try:
-            table = read_runs(folder) if column == "probability" else read_column(folder, column)
-            if table is None:
-                raise DataError(f"{folder}: no finished experiment (its predictions have no column {column!r})")
+            table = read_runs(folder)
             names = dict.fromkeys((*METRICS_OF[table.images is not None], *(metrics or ())))
             experiments.append(
                 (title or _title(folder), table, summarise(table, names=list(names), bootstrap=bootstrap))

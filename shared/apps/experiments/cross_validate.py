@@ -5,7 +5,11 @@ or a setting changed meanwhile, it is refused. The patches of a patient, and the
 together; of patches, a validation section joins the training section; the testing section stays apart.
 
     python scripts/cross_validate.py ircl_mvi --dataset_dir data/phantom --folds 5 --seeds 0 1 2 --config cpu
-    python scripts/cross_validate.py --report EXPERIMENT [EXPERIMENT ...] --output comparison.md
+    python scripts/cross_validate.py --report EXPERIMENT [TITLE=EXPERIMENT ...] --output comparison.md
+
+--report puts finished experiments side by side: means over seeds, intervals over patients, paired differences to the
+first with p corrected for their number (Holm), and a picture of the decision curves. Folders of an evaluation, or
+folders seed<k> with one each, are taken as well: of runs that were tested on one common part.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.options import METRIC_OPTION, add_options, check_options, parse_options
+from shared.apps.experiments.options import add_options, check_options, parse_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
 from shared.io import write_json
@@ -28,6 +32,7 @@ from shared.io import write_json
 if TYPE_CHECKING:
     from shared.apps.experiments.processes import FoldRun
 
+METRICS = ("AUC", "BACC", "BRIER", "ECE", "SLOPE", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC")
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume")
 
 
@@ -40,7 +45,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--datalist_file", help="another datalist (default: DATASET_DIR/datalist.json); its folds are replaced")
     add("--name", help="of the experiment's folder (default: made of the overlays' names)")
     add("--title", help="of its table (default: the name)")
-    add("--output", help="folder (default: bundles/BUNDLE/eval/cross_validation/NAME); with --report the file to write")
+    add("--output", help="folder (default: bundles/BUNDLE/eval/cross_validation/NAME); with --report a file (.md), too")
     reuse = (
         "start from the earlier stages' checkpoints (all but model.pt) of the same seed and fold of another experiment"
     )
@@ -55,15 +60,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--report",
         nargs="+",
         metavar="[TITLE=]EXPERIMENT",
-        help="only compare finished experiments; the first is the reference",
+        help="only compare finished experiments, or runs tested on one common part; the first is the reference",
     )
-    add("--metrics", **METRIC_OPTION)
+    compared = "what --report compares, with intervals and differences (default: AUC, and of patches BACC)"
+    add("--metrics", nargs="+", choices=METRICS, help=compared)
     add_options(parser)
     args = parse_options(parser, argv)
     if not args.report and not (args.bundle and args.dataset_dir):
         parser.error("BUNDLE and --dataset_dir are needed (or --report)")
-    if args.report and not args.output:
-        parser.error("--report needs --output FILE.md")
     if args.reuse_stages and not args.reuse:
         parser.error("--reuse-stages needs --reuse EXPERIMENT")
     if args.votes is not None and (args.shuffle_labels or args.votes < 1 or args.votes % 2 == 0):
@@ -277,10 +281,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with resumable("cross_validate"):
         if args.report:
-            from shared.apps.experiments.compare_runs import compare
+            from shared.apps.experiments.comparison import compare
 
-            options = {"bootstrap": args.bootstrap, "metrics": args.metrics}
-            print(compare(args.report, output=args.output, **options))
+            print(compare(args.report, args.output, bootstrap=args.bootstrap, metrics=args.metrics))
             return
         output = cross_validate(args)
     print((output / "results.md").read_text(encoding="utf-8"))

@@ -3,10 +3,12 @@
 Each draw pretrains once, on all training pixels and no label (with ``--pretrainings 1`` one pretraining serves all
 draws: they differ by labels alone, not by seed); then, for each fraction, only the labels of some patients are known:
 the bundle is trained from the pretraining and, with the same total budget, from scratch (the overlay scratch.json), and
-tested on the testing section. Runs that are done are not run again.
+tested on the testing section. Beside it stand controls on the same labels (``--controls``): a random forest on colour
+and texture, linear probes of a random encoder, of the pretraining and of ImageNet weights. Runs that are done are not
+run again. An analysis of ``scripts/study.py``:
 
-    python scripts/label_efficiency.py sscl_crc --dataset_dir data/sscl_crc --config cpu --forest \\
-        --fractions 0.05 0.1 0.25 0.5 1 --draws 3 --output eval/label_efficiency
+    python -m shared.apps.experiments.label_efficiency_run sscl_crc --dataset_dir data/sscl_crc --config cpu \\
+        --fractions 0.05 0.1 0.25 0.5 1 --draws 3 --controls forest pretrained --output eval/label_efficiency
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.baselines.patches import CONTROLS, TITLES, TREES
 from shared.apps.experiments.options import add_options, parse_options
 from shared.apps.experiments.processes import RUN_BUNDLE
 from shared.errors import DataError
@@ -27,7 +30,7 @@ from shared.io import write_csv, write_json, write_text
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
 ARMS = ("pretrained", "scratch")
-FOREST = "random forest"
+MARK = "control.json"  # weights of a control that is done
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,18 +45,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--draws", type=int, default=3, help="each with a seed of its own, from 0 on (default: 3)")
     add("--pretrainings", type=int, help="with seeds of their own, which the draws take in turn (default: one a draw)")
     add("--scratch", default="scratch", help="overlay of the control without pretraining (default: scratch)")
-    add("--forest", action="store_true", help="also a random forest on colour and texture, on the same labels")
-    add("--trees", type=int, default=500, help="of the forest (default: 500)")
+    add("--controls", nargs="+", choices=CONTROLS, default=[], help="without training of a network, on the same labels")
+    weights = "ImageNet weights (default: %(default)s), relative to the repository's, or an unpacked bundle's, folder"
+    add("--imagenet", default="models/imagenet_resnet50.pt", help=f"{weights}; without them that control is left out")
     add("--output", required=True, help="folder of the experiment")
     add("--title", default="Label efficiency", help="of table and picture")
     add_options(parser, "--config", "--set", "--jobs", "--gpus", "--threads", "--bootstrap")
     args = parse_options(parser, argv)
     args.fractions = sorted(set(args.fractions))
-    counts = (args.jobs, args.draws, pretraining_count(args), args.bootstrap, args.trees)
+    counts = (args.jobs, args.draws, pretraining_count(args), args.bootstrap)
     if min(counts) < 1 or not all(0 < f <= 1 for f in args.fractions):
         parser.error(
-            "--jobs, --draws, --pretrainings, --trees and --bootstrap must be at least 1, --fractions above 0 and at "
-            "most 1"
+            "--jobs, --draws, --pretrainings and --bootstrap must be at least 1, --fractions above 0 and at most 1"
         )
     return args
 
@@ -120,7 +123,7 @@ def plan(
             drawn = with_labels_of(datalist, draw_patients(labels, patients, fraction, seed=draw))
             counts[draw, fraction] = labelled_counts(drawn)
             write_json(folder / "datalist.json", drawn)
-            for arm in [*ARMS, *([FOREST] * args.forest)]:
+            for arm in [*ARMS, *(TITLES[control] for control in args.controls)]:
                 own = folder / arm.replace(" ", "_")
                 own.mkdir(parents=True, exist_ok=True)
                 name = f"{own.relative_to(output)}"
@@ -128,32 +131,49 @@ def plan(
     return pretrainings, runs, counts
 
 
-def fit_forests(args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping, output: Path) -> None:
-    """Fit and test the forests that are not done, on the labels of their draw."""
-    import numpy as np
+def fit_controls(
+    args: argparse.Namespace, runs: Sequence[Any], datalist: Mapping, output: Path, config: Mapping, weights: Mapping
+) -> None:
+    """Fit and test the controls that are not done, on the labels of their draw.
+
+    Args:
+        args: of the command.
+        runs: those of the controls.
+        datalist: of all patches.
+        output: the experiment's folder.
+        config: the merged configs.
+        weights: by control and number of the pretraining the file that it needs.
+    """
     from tqdm import tqdm
 
-    from shared.apps.baselines.patch_probes import fit_forest, measured_features
-    from shared.data import PatchCache
+    from shared.apps.baselines.patches import Patches, weights_digests
+    from shared.io import read_json_object
     from shared.reports.predictions import patch_name, write_predictions
 
+    control_of = {title: control for control, title in TITLES.items()}
+    waiting = []
+    for run in runs:
+        control, number = control_of[run.arm], run.draw % pretraining_count(args)
+        file = weights.get((control, number))
+        mark = weights_digests(file) if file else {}
+        before = run.folder / MARK
+        if not run.done() or mark != (read_json_object(before, "control") if before.is_file() else {}):
+            waiting.append((run, control, number, file, mark))
+    if not waiting:
+        return
     entries = [*datalist["training"], *datalist[args.split]]
     entries = [{**entry, "image": str(args.dataset_dir / entry["image"])} for entry in entries]
-    names = [patch_name(entry["image"], args.dataset_dir) for entry in entries]
-    table = measured_features(PatchCache(entries).images, names, output / "colour_texture.csv")
-    row_of = {name: row for row, name in enumerate(names)}
-    for run in tqdm(runs, desc=FOREST, unit="run", dynamic_ncols=True):
+    patches = Patches(entries, args.dataset_dir, output / "features", config)
+    row_of = {name: row for row, name in enumerate(patches.names)}
+    for run, control, number, file, mark in tqdm(waiting, desc="controls", unit="run", dynamic_ncols=True):
         kept = json.loads(run.datalist.read_text(encoding="utf-8"))["training"]
         train = [row_of[patch_name(args.dataset_dir / entry["image"], args.dataset_dir)] for entry in kept]
-        labels = np.array([entry["label"] for entry in kept])
-        model = fit_forest(table[train], labels, seed=run.draw, trees=args.trees)
-        probability = model.predict_proba(table[[row_of[name] for name in run.truth]])[:, 1]
-        rows = [
-            {"image": name, "patient": run.patients[name], "label": label, "probability": float(p)}
-            for (name, label), p in zip(run.truth.items(), probability, strict=True)
-        ]
+        table = patches.features(control, number, file)
+        rows = patches.predict(control, table, train, [row_of[name] for name in run.truth], run.draw)
         options = {"class_names": datalist.get("classes", ("negative", "positive")), "bootstrap": args.bootstrap}
         write_predictions(run.folder, rows, **options)
+        if mark:
+            write_json(run.folder / MARK, mark)
 
 
 def label_efficiency(args: argparse.Namespace) -> Path:
@@ -184,16 +204,19 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
     if args.pretrainings is not None:
         settings["pretrainings"] = args.pretrainings
-    settings |= {"datalist": digest, "trees": args.trees if args.forest else None}
+    settings |= {"datalist": digest, "trees": TREES if "forest" in args.controls else None}
     cases = [case for section in datalist.values() if isinstance(section, list) for case in section]
     cases = [case for case in cases if isinstance(case, dict) and "image" in case]
     settings["data"] = data_record(cases, args.dataset_dir, output, files=named_files(overrides, cwd))
-    command = shlex.join(["python", "scripts/label_efficiency.py", *args.argv])
+    command = shlex.join(["python", "-m", "shared.apps.experiments.label_efficiency_run", *args.argv])
+    imagenet = cwd / args.imagenet
+    if not imagenet.is_file():
+        args.controls = [control for control in args.controls if control != "imagenet"]
     write_experiment(output, title=args.title, command=command, settings=settings)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
     environment = run_environment(args.threads)
-    trained = [run for run in tested if run.arm != FOREST]
+    trained = [run for run in tested if run.arm in ARMS]
     wanted = {run.draw % len(pretrainings) for run in trained if run.arm == ARMS[0] and not run.done()}
     queue = [run for run in pretrainings if run.draw in wanted and not run.done()]
     queue += [run for run in trained if not run.done()]
@@ -216,8 +239,10 @@ def label_efficiency(args: argparse.Namespace) -> Path:
         name="label efficiency",
         unit="run",
     )
-    if forests := [run for run in tested if run.arm == FOREST and not run.done()]:
-        fit_forests(args, forests, datalist, output)
+    weights = {("pretrained", number): run.checkpoint for number, run in enumerate(pretrainings)}
+    weights |= {("imagenet", number): imagenet for number in range(len(pretrainings))}
+    controls = [run for run in tested if run.arm not in ARMS]
+    fit_controls(args, controls, datalist, output, merge_configs(train), weights)
     report(args, tested, counts, datalist, output, command)
     return output
 

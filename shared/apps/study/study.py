@@ -17,7 +17,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +80,7 @@ class StudyRun:
         from shared.bundle.configs import find_bundle, find_config
 
         self.args, self.bundle = args, find_bundle(args.bundle, ROOT)
+        self.shell = shlex.join(["python", "scripts/study.py", *args.argv])
         self.study: Study = read_study(args.study or self.bundle / "configs" / "study.json", self.bundle)
         self.tables = args.tables or list(self.study.tables)
         if unknown := [name for name in self.tables if name not in self.study.tables]:
@@ -95,7 +95,9 @@ class StudyRun:
         rows = self.study.needed(self.tables)
         if not isinstance(self.datalist.get("training"), list):
             raise DataError(f"{self.datalist_file} is no datalist: a 'training' list is needed")
-        self.missing = {row.name: reason for row in rows if (reason := row.missing(self.datalist))}
+        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
+        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        self.missing = {row.name: reason for row in rows if (reason := row.missing(self.datalist, self.cwd))}
         for row in rows:
             if row.source in self.missing:
                 self.missing.setdefault(row.name, self.missing[row.source])
@@ -105,8 +107,6 @@ class StudyRun:
             for name, row in self.rows.items()
             if not row.baseline
         }
-        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
         self.analyses = Analyses(self)
         check_asked(self)
 
@@ -127,20 +127,6 @@ class StudyRun:
         command += ["--shuffle-labels"] if row.shuffle_labels else []
         command += ["--reuse", str(self.folder(self.study.rows[row.source]))] if row.source else []
         return command + (["--reuse-stages", *row.stages] if row.stages else [])
-
-    def baseline_commands(self, rows: Sequence[Row]) -> dict[str, list[str]]:
-        """By script the arguments that make these controls, all in one call."""
-        args, found = self.args, {}
-        for script, group in itertools.groupby(sorted(rows, key=lambda row: str(row.baseline)), lambda r: r.baseline):
-            command = [*self._cohort(), "--output", str(self.output / "baselines"), "--folds", str(args.folds)]
-            command += ["--seeds", *map(str, args.seeds), "--bootstrap", str(args.bootstrap)]
-            names = [str(row.control) for row in group]
-            if script == "patch_baselines":
-                command += ["--bundle", str(self.bundle), "--threads", str(args.threads)]
-                command += ["--config", *self.overlays] if self.overlays else []
-            command += ["--methods" if script == "patch_baselines" else "--controls", *names]
-            found[str(script)] = command
-        return found
 
     def _cohort(self) -> list[str]:
         return ["--dataset_dir", str(self.dataset_dir), "--datalist_file", str(self.datalist_file)]
@@ -204,12 +190,6 @@ class StudyRun:
 
     def lines(self) -> Iterator[str]:
         """Shell lines, one per row and seed that is not done; those after a comment need the ones before it."""
-
-        def line(script: str, command: Sequence[str]) -> str:
-            return shlex.join([sys.executable, str(ROOT / "scripts" / f"{script}.py"), *command])
-
-        for script, command in self.baseline_commands(self.baselines()).items():
-            yield line(script, command)
         for free in (True, False):
             started = False
             for name, experiment in self.experiments.items():
@@ -220,11 +200,12 @@ class StudyRun:
                     if not free and not started:
                         yield "# the lines below take stages from those above: start them when these have ended"
                         started = True
-                    yield line("cross_validate", self.command(row, [seed]))
-        if jobs := [job for name in self.analyses.jobs for job in self.analyses.waiting(name)]:
-            yield "# the analyses of trained rows are run by the study itself, after these lines: " + ", ".join(
-                job.name for job in jobs
-            )
+                    script = str(ROOT / "scripts" / "cross_validate.py")
+                    yield shlex.join([sys.executable, script, *self.command(row, [seed])])
+        left = [row.name for row in self.baselines()]
+        left += [job.name for name in self.analyses.jobs for job in self.analyses.waiting(name)]
+        if left:
+            yield f"# the study itself runs the rest, after these lines: {', '.join(left)}"
 
     def record(self) -> None:
         """Write what is run; other data than before is refused.
@@ -254,7 +235,7 @@ class StudyRun:
                 "citation": self.study.citation,
                 "paper_data": self.study.paper_data,
                 "cohort": str(self.datalist.get("name", self.dataset_dir.name)),
-                "command": shlex.join(["python", "scripts/study.py", *args.argv]),
+                "command": self.shell,
                 "seeds": list(args.seeds),
                 "tables": self.tables,
                 "rows": rows,
@@ -299,16 +280,21 @@ class StudyRun:
     def _run_baselines(self) -> None:
         from importlib import import_module
 
-        from shared.apps.study.definition import BASELINES
+        from shared.apps.baselines.given import Given
+        from shared.bundle.configs import find_config, merge_configs
 
-        for script, command in self.baseline_commands(self.baselines()).items():
-            module = import_module(f"shared.apps.baselines.{BASELINES[script]}")
-            (self.output / "baselines").mkdir(parents=True, exist_ok=True)
-            with (
-                (self.output / "baselines" / f"{script}.log").open("w", encoding="utf-8") as log,
-                redirect_stdout(log),  # its own table
-            ):
-                module.run(module.arguments(command))
+        args = self.args
+        names = ["train", *self.overlays]
+        common: dict[str, Any] = {"dataset_dir": self.dataset_dir, "datalist_file": self.datalist_file}
+        common |= {"output": self.output / "baselines", "folds": args.folds, "seeds": args.seeds}
+        common |= {"config": merge_configs([find_config(self.bundle, name) for name in names])}
+        common |= {"command": self.shell, "bootstrap": args.bootstrap, "threads": args.threads}
+        by_module = sorted(self.baselines(), key=lambda row: str(row.baseline))
+        for module, group in itertools.groupby(by_module, lambda row: row.baseline):
+            rows = list(group)
+            weights = next((self.cwd / row.weights for row in rows if row.weights), None)
+            run = import_module(f"shared.apps.baselines.{module}").run
+            run([str(row.control) for row in rows], Given(**common, weights=weights))
 
     def analyse(self) -> None:
         """Run the analyses that are not done; their rows are."""
@@ -339,6 +325,7 @@ class StudyRun:
             write_report(self.output, pseudonyms=self.args.pseudonyms)
 
     def _collected(self, experiment: Experiment) -> bool:
+        from shared.data.subgroups import TABLES
         from shared.metrics.repeated import RepeatedPredictions
 
         path = experiment.output / "results.json"
@@ -346,6 +333,9 @@ class StudyRun:
             there = RepeatedPredictions.read(experiment.output / "predictions.csv").rows()
             bootstrap = json.loads(path.read_text(encoding="utf-8"))["bootstrap"]
         except (DataError, OSError, KeyError, ValueError):
+            return False
+        tables = [table for name in TABLES if (table := self.dataset_dir / name).is_file()]
+        if any(table.stat().st_mtime > path.stat().st_mtime for table in tables):  # subgroups were added
             return False
         rows = [row for fold in experiment.folds for row in fold.rows()]
         return there == RepeatedPredictions.from_rows(rows).rows() and bootstrap == self.args.bootstrap

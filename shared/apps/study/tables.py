@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
+from shared.metrics import holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
 
@@ -67,6 +68,10 @@ def table_content(table: Table, run: StudyRun, found: dict[tuple[str, str], Any]
         if line is not first and isinstance(reference, RepeatedPredictions):
             row["difference"] = paired_seed_difference(reference, predictions, COMPARED, bootstrap=bootstrap)
         rows.append(row)
+    differences = [row["difference"] for row in rows]
+    for difference, p in zip(differences, holm_adjusted([d and d["p"] for d in differences]), strict=True):
+        if difference:
+            difference["p_holm"] = p
     return {
         "name": table.name,
         "title": table.title,
@@ -137,14 +142,14 @@ def _notes(table: Table, run: StudyRun) -> list[str]:
         notes.append(
             "Other numbers: every patient is predicted by the model of the fold that left the patient out; mean over "
             f"the seeds; brackets: 95 % bootstrap interval over patients, {run.args.bootstrap} replicates; difference "
-            "and p (two-sided) to the reference on the same drawn patients."
+            "and p (two-sided) to the reference on the same drawn patients; p (Holm): corrected for the number of rows."
         )
     return notes
 
 
 COLUMNS = (
     *("title", "row", "metric", "value", "low", "high", "sd", "paper", "paper_unit"),
-    *("difference", "difference_low", "difference_high", "p", "patients", "seeds", "source", "status"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "patients", "seeds", "source", "status"),
 )
 
 
@@ -156,7 +161,7 @@ def tidy_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             metric, difference = row["metrics"].get(name, {}), {}
             if name == COMPARED and row["difference"]:
                 found = row["difference"]
-                difference = {"difference": found["value"], "p": found["p"]}
+                difference = {"difference": found["value"], "p": found["p"], "p_holm": found["p_holm"]}
                 difference |= {f"difference_{key}": found[key] for key in ("low", "high")}
             given = {key: row[key] for key in ("title", "row", "patients", "source", "status")}
             given |= {"seeds": len(row["seeds"]) if row["seeds"] else None, "metric": name, **metric, **difference}
@@ -172,7 +177,7 @@ def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     metrics = [name for name in content["metrics"] if name in {*POOLED, *OF_CLASS_0, *CELLS}]
     header = ["row", *metrics]
     compared = sum(row["status"] == "done" for row in content["rows"]) > 1
-    header += [f"{COMPARED} - reference", "p"] if compared else []
+    header += [f"{COMPARED} - reference", "p", "p (Holm)"] if compared else []
     header += ["seeds", *(f"paper: {name}{unit}" for name in papers)]
     rows = []
     for row in content["rows"]:
@@ -180,10 +185,12 @@ def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         if row["status"] == "done":
             line = [title, *(_cell(name, row["metrics"].get(name)) for name in metrics)]
             difference = row["difference"]
-            pair = [difference_text(difference), number_text(difference["p"])] if difference else ["", ""]
-            line += [*(pair if compared else []), str(len(row["seeds"]))]
+            if compared:
+                line += [difference_text(difference)] if difference else [""]
+                line += [number_text(difference.get(key)) if difference else "" for key in ("p", "p_holm")]
+            line.append(str(len(row["seeds"])))
         else:
-            line = [f"{title}: {row['status']}", *[""] * (len(metrics) + 2 * compared + 1)]
+            line = [f"{title}: {row['status']}", *[""] * (len(metrics) + 3 * compared + 1)]
         rows.append([*line, *(str(row["paper"].get(name, "")) for name in papers)])
     return header, rows
 

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from shared.apps.audit import subgroups as script
 from shared.data.subgroups import read_subgroup_tables, subgroup_values
 from shared.errors import DataError
 from shared.io import write_csv
@@ -105,19 +104,6 @@ def test_patches_have_their_share_inside_and_patients_are_drawn_whole(tmp_path):
     found = evaluated_subgroups(tmp_path, content["testing"], tmp_path, bootstrap=50)
     thirds = levels(found, "tumour size (share of the patch)")
     assert sum(row["n"] for row in thirds.values()) == 24 and sum(row["patients"] for row in thirds.values()) >= 8
-
-
-def test_the_command_takes_cuts(tmp_path, capsys):
-    folder = tmp_path / "data"
-    prepared(folder)
-    options = [str(folder), "--dataset_dir", str(folder), "--bootstrap", "50"]
-    script.main([*options, "--cuts", "age=40,60"])
-    assert "| age | 40 to 60 | 20 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="Cuts of weight: there is no such column"):
-        script.main([*options, "--cuts", "weight=3"])
-    with pytest.raises(SystemExit):
-        script.main([*options, "--cuts", "age=60,40"])
-    assert "rising numbers" in capsys.readouterr().err
 
 
 def test_tables_that_cannot_be_used_are_refused_at_once(tmp_path):

@@ -1,4 +1,4 @@
-"""scripts/feature_baselines.py on small NIfTI patients whose label is written in one feature."""
+"""Controls without a network on small NIfTI patients whose label is written in one feature."""
 
 import csv
 import json
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from shared.apps.baselines import features
+from shared.apps.baselines.given import Given
 from shared.apps.baselines.roi_features import roi_features
-from tests.support.script_modules import load_script
+from shared.apps.experiments.comparison import compare
+from shared.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 PATIENTS = 24
 CONTROLS = ("covariates", "size", "size_covariates", "shape", "roi_forest", "roi_forest_covariates", "radiomics")
 
@@ -46,12 +48,17 @@ def data(tmp_path_factory):
     return folder
 
 
+def given(data, output, *, datalist=None, seeds=(0,), bootstrap=20):
+    datalist = datalist or data / "datalist.json"
+    return Given(data, datalist, output, folds=3, seeds=seeds, config={}, command="study", bootstrap=bootstrap)
+
+
 @pytest.fixture(scope="module")
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
-    options = ["--dataset_dir", str(data), "--output", str(folder), "--folds", "3", "--seeds", "0", "1"]
-    options += ["--controls", *CONTROLS, "--bootstrap", "50", "--trees", "30"]
-    load_script("feature_baselines").main(options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "TREES", 30)
+        features.run(CONTROLS, given(data, folder, seeds=(0, 1), bootstrap=50))
     return folder
 
 
@@ -131,38 +138,27 @@ def test_groups_keep_together_and_shape_is_measured_not_read(data, tmp_path):
         case["group"] = f"G{int(case['patient'][1:]) // 4}"
         case["covariates"]["shape_area"] = 1.0
     (tmp_path / "list.json").write_text(json.dumps(content))
-    options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
-    options += ["--folds", "3", "--bootstrap", "20"]
-    load_script("feature_baselines").main([*options, "--controls", "shape", "intensity"])
+    changed = given(data, tmp_path, datalist=tmp_path / "list.json")
+    features.run(["shape", "intensity"], changed)
     rows = read(tmp_path / "shape" / "predictions.csv")
     assert rows == [
         {**row, "probability": rows[i]["probability"]}
         for i, row in enumerate(read(tmp_path / "intensity" / "predictions.csv"))
     ]
     assert len({(row["group"], row["fold"]) for row in rows}) == 6
-    features = read(tmp_path / "features.csv")
-    assert all(float(row["shape_area"]) > 20 for row in features) and "age" in features[0]
+    measured = read(tmp_path / "features.csv")
+    assert all(float(row["shape_area"]) > 20 for row in measured) and "age" in measured[0]
     settings = json.loads((tmp_path / "intensity" / "experiment.json").read_text())["settings"]
     assert "FLAIR_contrast" in settings["columns"] and not {"compactness", "log_area_mm2"} & set(settings["columns"])
     for case in content["training"]:
         case["covariates"] = {}
     (tmp_path / "list.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="--controls size_covariates: the datalist has no covariates"):
-        load_script("feature_baselines").main([*options, "--controls", "size", "size_covariates"])
+    with pytest.raises(DataError, match="size_covariates: the datalist has no covariates"):
+        features.run(["size", "size_covariates"], changed)
 
 
-def test_report_takes_them(output, tmp_path):
-    load_script("cross_validate").main(
-        [
-            "--report",
-            str(output / "covariates"),
-            str(output / "size"),
-            "--output",
-            str(tmp_path / "t.md"),
-            "--bootstrap",
-            "50",
-        ]
-    )
+def test_a_comparison_takes_them(output, tmp_path):
+    compare([str(output / "covariates"), str(output / "size")], str(tmp_path / "t.md"), bootstrap=50)
     text = (tmp_path / "t.md").read_text()
     assert "| age alone (logistic regression) |" in text and "| tumour size alone (logistic regression) | 1.000" in text
 
@@ -170,11 +166,10 @@ def test_report_takes_them(output, tmp_path):
 def test_without_covariates_those_controls_are_left_out():
     columns = {"size": ["a"], "shape": ["c"], "intensity": ["b"], "roi": ["a", "b"], "radiomics": ["e"]}
     columns["covariates"] = ["d"]
-    script = load_script("feature_baselines")
-    found = script.controls(columns | {"covariates": []})
+    found = features.controls(columns | {"covariates": []})
     assert set(found) == {"size", "shape", "intensity", "roi_forest", "radiomics"}
     assert found["shape"][1:] == (["c"], "logistic")
-    assert tuple(script.controls(columns)) == script.CONTROLS
+    assert tuple(features.controls(columns)) == features.CONTROLS
 
 
 def test_all_unreadable_patients_are_named(data, tmp_path):
@@ -182,6 +177,5 @@ def test_all_unreadable_patients_are_named(data, tmp_path):
     datalist["training"][2]["image"] = ["nowhere.nii.gz"]
     datalist["training"][5]["mask"] = datalist["training"][5]["image"][0] + "x"
     (tmp_path / "list.json").write_text(json.dumps(datalist))
-    options = ["--dataset_dir", str(data), "--datalist_file", str(tmp_path / "list.json"), "--output", str(tmp_path)]
-    with pytest.raises(SystemExit, match=r"2 problems:\n- P02: (?s:.)*- P05: "):
-        load_script("feature_baselines").main([*options, "--folds", "3"])
+    with pytest.raises(DataError, match=r"2 problems:\n- P02: (?s:.)*- P05: "):
+        features.run(["size"], given(data, tmp_path, datalist=tmp_path / "list.json"))

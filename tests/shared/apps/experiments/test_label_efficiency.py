@@ -1,4 +1,4 @@
-"""scripts/label_efficiency.py on a bundle that needs no training; its commands are made as cross_validate.py's."""
+"""Label efficiency on a bundle that needs no training; its commands are made as cross_validate.py's."""
 
 import csv
 import json
@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from shared.apps.baselines import patches
+from shared.apps.baselines.patch_probes import fit_probe
+from shared.apps.experiments import label_efficiency_run as module
+from shared.networks import PatchEncoder
 from tests.support.fake_patch_bundle import write_bundle
-from tests.support.script_modules import load_script
 from tests.support.tiny_patches import write_patch_data
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "label_efficiency.py"
 ARMS = ("pretrained", "scratch")
-
-
-@pytest.fixture
-def module():
-    return load_script("label_efficiency")
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def run(module, data, tmp_path, monkeypatch):
+def run(data, tmp_path, monkeypatch):
     """Run main with the method in place of monai.bundle; return the experiment's folder."""
     bundle = write_bundle(tmp_path / "bundle")
     monkeypatch.setattr(module, "RUN_BUNDLE", (sys.executable, str(bundle / "fake_method.py")))
@@ -157,15 +155,48 @@ def test_jobs_wait_for_their_pretraining(run, monkeypatch):
     assert len(starts) == 4 and all(starts)
 
 
-def test_a_forest_on_the_same_labels(run):
-    output = run("--forest", "--trees", "20", "--draws", "1")
-    rows = [row for row in read(output / "results.csv") if row["arm"] == "random forest"]
-    assert [float(row["labelled_patients"]) for row in rows] == [2, 12] and float(rows[1]["AUC"]) == 1.0
-    assert "AUC, random forest" in (output / "label_efficiency.md").read_text()
+def test_controls_on_the_same_labels(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "TREES", 20)
+    monkeypatch.setattr(patches, "IMAGENET_SIZE", 32)
+    encoder = {"block": "basic", "layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stages": [4]}
+    config = tmp_path / "encoder.json"
+    config.write_text(json.dumps({"network_def": {"encoder": encoder}, "size": 32, "cache_size": None}))
+    options = ("--draws", "1", "--config", str(config), "--controls", "forest", "random", "imagenet")
+    output = run(*options)
+    rows = read(output / "results.csv")
+    forest = [row for row in rows if row["arm"] == "random forest"]
+    assert [float(row["labelled_patients"]) for row in forest] == [2, 12] and float(forest[1]["AUC"]) == 1.0
+    text = (output / "label_efficiency.md").read_text()
+    assert "AUC, random forest" in text and "AUC, probe of a random encoder" in text
+    assert "ImageNet" not in text  # there are no weights
     assert not list(output.rglob("random_forest/models"))
+    # the probe at 20 % of the labels, by hand
+    kept = [case["image"] for case in json.loads((output / "draw0/0.2/datalist.json").read_text())["training"]]
+    names = [row["image"] for row in read(output / "features/colour_texture.csv")]
+    stored = np.load(output / "features/random0.npz")
+    assert len(names) == len(stored["features"]) == 54
+    x, train = stored["features"], [names.index(name) for name in kept]
+    of = {case["image"]: case for case in json.loads((data / "datalist.json").read_text())["training"]}
+    labels, owners = np.array([of[name]["label"] for name in kept]), [of[name]["patient"] for name in kept]
+    model = fit_probe(x[train], labels, owners, seed=0)
+    tested = read(output / "draw0/0.2/probe_of_a_random_encoder/predictions.csv")
+    expected = model.predict_proba(x[[names.index(row["image"]) for row in tested]])[:, 1]
+    assert [float(row["probability"]) for row in tested] == pytest.approx(expected.tolist(), abs=1e-9)
+
+    weights, marks = tmp_path / "imagenet.pt", []
+    for seed in (0, 1):  # weights that are new are used
+        torch.manual_seed(seed)
+        torch.save(PatchEncoder(**{**encoder, "channels": [4, 6, 6, 8]}).state_dict(), weights)
+        run(*options, "--imagenet", str(weights))
+        marks.append((output / "draw0/1/probe_of_an_ImageNet_encoder/predictions.csv").read_text())
+    assert marks[0] != marks[1]
+    before = (output / "draw0/1/random_forest/predictions.csv").stat().st_mtime_ns
+    run(*options, "--imagenet", str(weights))
+    assert (output / "draw0/1/random_forest/predictions.csv").stat().st_mtime_ns == before
+    assert calls(output)["draw0/1/scratch"] == ["train_run", "evaluate"]
 
 
-def test_bad_input_is_refused_before_anything_runs(run, module, data, tmp_path):
+def test_bad_input_is_refused_before_anything_runs(run, data, tmp_path):
     content = json.loads((data / "datalist.json").read_text())
 
     def message(change, *options):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.apps.preparation.shape import SHAPE
 from shared.errors import DataError
 from shared.io import read_json_object
 
@@ -49,6 +50,9 @@ class Row:
         Example:
             >>> Row("age", "age", needs={"covariates": ["age"]}).missing({"training": [{"patient": "P1"}]}, Path())
             'the cohort has no covariate age'
+            >>> shape = {"shape_area": 1.0}
+            >>> Row("age", "age", needs={"covariates": True}).missing({"training": [{"covariates": shape}]}, Path())
+            'the cohort has no covariates'
             >>> Row("age", "age", needs={"modalities": ["T1"]}).missing({"modalities": ["T1"], "training": []}, Path())
             ''
         """
@@ -56,8 +60,8 @@ class Row:
             return f"there is no file {self.weights}"
         covariates = {name for case in datalist["training"] for name in case.get("covariates") or {}}
         wanted = self.needs.get("covariates") or []
-        if wanted is True:
-            return "" if covariates else "the cohort has no covariates"
+        if wanted is True:  # the shape is measured anew, as a control of its own
+            return "" if covariates - set(SHAPE) else "the cohort has no covariates"
         lacking = [f"covariate {name}" for name in wanted if name not in covariates]
         modalities = datalist.get("modalities") or []
         lacking += [f"modality {name}" for name in self.needs.get("modalities", ()) if name not in modalities]

@@ -6,6 +6,7 @@ A reader holds an open file, so each process opens its own. Pixels are 8-bit RGB
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from shared.data.patches.reading import patch_header, read_patch
 from shared.data.slides.grid import EXACT, PIXELS
 from shared.errors import DataError
 from shared.io import disguise
+
+logger = logging.getLogger(__name__)
 
 INSTALL = "pip install openslide-python openslide-bin (or -r requirements-slides.txt)"
 READ = (*SLIDES, ".vmu", *ENDINGS)
@@ -62,8 +65,7 @@ class SlideReader:
         self.path, self.shapes = path, list(shapes)
         self.height, self.width = self.shapes[0]
         self.downsamples = [1.0, *((self.width / w + self.height / h) / 2 for h, w in self.shapes[1:])]
-        known = mpp is not None and all(PIXELS[0] <= value <= PIXELS[1] for value in mpp)
-        self.mpp = mpp if known else None  # 72 dpi of a drawing program is no size of tissue
+        self.mpp = _sane(mpp)
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is no coarser than ``downsample``."""
@@ -226,10 +228,7 @@ class ImageReader(SlideReader):
                 f"images of more than {LARGEST // 10**6} million pixels as a tiled TIFF (vips tiffsave IN OUT --tile "
                 "--pyramid)"
             )
-        with Image.open(path) as image:
-            dpi = image.info.get("dpi")
-        mpp = (25400 / float(dpi[0]), 25400 / float(dpi[1])) if dpi and min(dpi) > 0 else None
-        super().__init__(path, [(height, width)], mpp)
+        super().__init__(path, [(height, width)], stated_mpp(path))
         self._pixels: np.ndarray | None = None
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -265,6 +264,42 @@ def open_slide(path: str | os.PathLike) -> SlideReader:
             f"{path}: cannot be read as a slide, it may be truncated or corrupt ({_reason(error)}); copy or download "
             "it again, or move it away"
         ) from error
+
+
+def stated_mpp(path: str | os.PathLike) -> tuple[float, float] | None:
+    """Micrometres per pixel, across and down, that an image's header states: OME-XML, else the resolution.
+
+    None where it states none, or none that tissue can have; where the two differ, that is told and OME-XML counts.
+
+    Raises:
+        DataError: the header cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/a.png"
+        >>> Image.new("RGB", (5, 4)).save(path, dpi=(50800, 50800))
+        >>> [round(value, 3) for value in stated_mpp(path)]
+        [0.5, 0.5]
+    """
+    patch_header(path)  # says what is wrong with a file
+    with Image.open(path) as image:
+        dpi, format_ = image.info.get("dpi"), image.format
+    by_dots = _sane((25400 / float(dpi[0]), 25400 / float(dpi[1])) if dpi and min(dpi) > 0 else None)
+    by_ome = None
+    if format_ == "TIFF":
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            by_ome = _sane(_ome_mpp(file))
+    if by_ome and by_dots and abs(by_ome[0] - by_dots[0]) > TALLER * by_ome[0]:
+        told = "%s: its OME-XML says %g micrometres per pixel, its resolution %g; the first is taken."
+        logger.warning(told, path, by_ome[0], by_dots[0])
+    return by_ome or by_dots
+
+
+def _sane(mpp: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Without sizes that tissue cannot have: 72 dpi are a drawing program's."""
+    return mpp if mpp is not None and all(PIXELS[0] <= value <= PIXELS[1] for value in mpp) else None
 
 
 def _is_slide(path: Path) -> bool:

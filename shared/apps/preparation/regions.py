@@ -324,7 +324,9 @@ def prepare(options: argparse.Namespace) -> None:
 def write_new(cut: Regions, entries: list[dict[str, Any]], folder: Path, *, name: str, **manifest: Any) -> None:
     """Write what lists tiles without labels for a prediction."""
     output, mpp = cut.options.output, cut.options.mpp
-    sources = {entry[key]: sha256(folder / entry[key]) for entry in entries for key in ("image", "mask") if key in entry}
+    sources = {
+        entry[key]: sha256(folder / entry[key]) for entry in entries for key in ("image", "mask") if key in entry
+    }
     place_tiles(folder, output, cut.options.folder)
     given = {"command": command_line(output), "versions": software_versions(("numpy", "pillow")), "images": "cut"}
     write_record(output, **given, **manifest, not_taken=cut.not_taken, sources=sources)

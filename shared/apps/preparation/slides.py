@@ -199,7 +199,9 @@ class Slides:
         self.not_taken = {reason: names for reason, names in left.items() if names}
         return found
 
-    def write_tiles(self, folder: Path) -> tuple[dict[str, list[dict]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    def write_tiles(
+        self, folder: Path
+    ) -> tuple[dict[str, list[dict]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
         """Cut and write the tiles into a folder; entries by part, the table, and what became of each slide."""
         from tqdm import tqdm
 

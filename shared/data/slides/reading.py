@@ -54,6 +54,7 @@ class SlideReader:
         mpp: micrometres per pixel of level 0, across and down; None: the file does not say.
         downsamples: pixels of level 0 per pixel of each level, ascending.
         shapes: height and width of each level.
+        levels: those that have the slide's shape.
         origin: x and y, in pixels of level 0, of the part that was scanned: QuPath counts from there.
         kind: what reads it.
     """
@@ -66,10 +67,15 @@ class SlideReader:
         self.height, self.width = self.shapes[0]
         self.downsamples = [1.0, *((self.width / w + self.height / h) / 2 for h, w in self.shapes[1:])]
         self.mpp = _sane(mpp)
+        expected = [self.width * h / self.height for h, _ in self.shapes]  # width, by the height
+        self.levels = [n for n, (_, w) in enumerate(self.shapes) if abs(w - expected[n]) <= max(1.5, TALLER * w)]
+        if odd := [f"{w} x {h}" for n, (h, w) in enumerate(self.shapes) if n not in self.levels]:
+            told = "%s: levels of another shape than the slide's %d x %d, such as a label's picture, are not used: %s"
+            logger.warning(told, path, self.width, self.height, ", ".join(odd))
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is no coarser than ``downsample``."""
-        fine = [row for row, found in enumerate(self.downsamples) if found <= downsample * (1 + EXACT)]
+        fine = [row for row in self.levels if self.downsamples[row] <= downsample * (1 + EXACT)]
         return max(fine, key=self.downsamples.__getitem__, default=0)
 
     def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -173,13 +179,22 @@ class TiffReader(SlideReader):
         import tifffile
 
         self.file = tifffile.TiffFile(path)
-        self.pages = pages = [level.pages[0] for level in self.file.series[0].levels]
+        if not self.file.is_ome:
+            raise DataError(
+                f"{path}: is called an OME-TIFF and holds no OME-XML: it may be truncated, copy or download it again; "
+                "a TIFF of another kind must have another name (.tif)"
+            )
+        levels = self.file.series[0].levels
+        self.pages = pages = [level.pages[0] for level in levels]
         for page in pages:
-            if page.dtype != np.uint8 or page.samplesperpixel != 3 or page.planarconfig != 1:
-                raise DataError(
-                    f"{path}: slides are 8-bit RGB, this has {page.samplesperpixel} channels of {page.dtype}"
-                    f"{', one plane each' if page.planarconfig != 1 else ''}; convert it"
-                )
+            if page.planarconfig != 1:
+                raise DataError(f"{path}: slides are 8-bit RGB, this has its channels one plane each; convert it")
+            _check_pixels(path, page)
+        if len(levels[0].pages) > 1:
+            raise DataError(
+                f"{path}: a slide is one image, this holds {len(levels[0].pages)} planes (of focus, time or channel); "
+                "save the one to predict"
+            )
         super().__init__(path, [(page.imagelength, page.imagewidth) for page in pages], _ome_mpp(self.file))
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -310,7 +325,16 @@ def _is_slide(path: Path) -> bool:
         with tifffile.TiffFile(path) as file:
             if not file.pages or not file.pages[0].is_tiled:
                 return False
+            _check_pixels(path, file.pages[0])
     return openslide_module().OpenSlide.detect_format(str(path)) is not None
+
+
+def _check_pixels(path: Path, page: Any) -> None:
+    """OpenSlide would make 8-bit RGB of whatever a TIFF holds, without a word."""
+    if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4):
+        raise DataError(
+            f"{path}: slides are 8-bit RGB, this has {page.samplesperpixel} channels of {page.dtype}; convert it"
+        )
 
 
 def _ome_mpp(file: Any) -> tuple[float, float] | None:

@@ -4,13 +4,15 @@
     TABLE: image,patient,label[,mpp]                a row an image: its path below FOLDER, whose it is, what it shows
 
 A tile is --tile-um micrometres wide at --mpp micrometres per pixel, whatever the image's own pixels are; their size
-must be known: as the files say (resolution, OME-XML), --pixel-um for all, or --pixel-column of the table. Tiles lie evenly from border to border, neighbours
-share at most --overlap of a tile. Of a mask all that is not 0 is inside; its tiles are cut at the same places (nearest
-neighbour). Left out and counted: tiles with less tissue than --min-tissue (share of pixels darker than glass), images
-smaller than a tile. Tiles of one patient never straddle training, testing and folds.
+must be known: as the files say (resolution, OME-XML), --pixel-um for all, or --pixel-column of the table. Tiles lie
+evenly from border to border, neighbours share at most --overlap of a tile. Of a mask all that is not 0 is inside; its
+tiles are cut at the same places (nearest neighbour). Left out and counted: tiles with less tissue than --min-tissue
+(share of pixels darker than glass), images smaller than a tile. Tiles of one patient never straddle training, testing
+and folds.
 
 OUTPUT holds tiles/*.png, masks/*.png, datalist.json and manifest.json (pixel size, tiles and SHA-256 of every image),
-in place of the tiles of an earlier run there; other files stay. All problems are listed at once; nothing is written then.
+in place of the tiles of an earlier run there; other files stay. All problems are listed at once; nothing is written
+then.
 
     python scripts/prepare_regions.py /data/glas /data/glas/labels.csv --output data/glas --pixel-um 1.24 --mpp 1.24 \\
         --tile-um 256 --overlap 0.5 --mask-suffix _glands --test-fraction 0
@@ -150,8 +152,8 @@ class Regions:
             )
         if self.unknown:
             problems.append(
-                f"{len(self.unknown)} of {len(rows)} images do not say how large a pixel is: {some(self.unknown)}; give "
-                "micrometres per pixel with --pixel-um or --pixel-column"
+                f"{len(self.unknown)} of {len(rows)} images do not say how large a pixel is: {some(self.unknown)}; "
+                "give micrometres per pixel with --pixel-um or --pixel-column"
             )
         twice = [name for name, count in Counter(r.image for r in regions).items() if count > 1]
         problems += [f"{name}: appears in {options.table.name} more than once; keep one row" for name in twice]
@@ -196,8 +198,8 @@ class Regions:
             self.unknown.append(image)
         elif abs(stated[0] - stated[1]) > TALLER * stated[0]:
             problems.append(
-                f"{image}: says that a pixel is {stated[0]:g} micrometres wide and {stated[1]:g} high; tiles are square: "
-                "save it with square pixels, or, where the file is wrong, give --pixel-um or --pixel-column"
+                f"{image}: says that a pixel is {stated[0]:g} micrometres wide and {stated[1]:g} high; tiles are "
+                "square: save it with square pixels, or, where the file is wrong, give --pixel-um or --pixel-column"
             )
         else:
             self.stated.append(stated[0])

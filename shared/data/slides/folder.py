@@ -11,13 +11,15 @@ from pathlib import Path
 
 from shared.data.clutter import walk_files
 from shared.data.names import clean, look_alikes
-from shared.data.patches.files import is_utf8
+from shared.data.patches.files import is_utf8, plain
 from shared.data.slides.grid import PIXELS
 from shared.data.slides.reading import READ, TALLER, open_slide
 from shared.data.tables import read_table, some
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_BESIDE = (".csv", ".tsv", ".xlsx", ".json", ".geojson", ".txt", ".dat", ".opt")  # tables, annotations; VMS's data
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,13 @@ def find_slides(
         found, root = [folder], folder.parent
     elif folder.is_dir():
         root = folder
-        found = [path for path in walk_files(folder) if path.suffix.lower() in READ]
+        there = list(walk_files(folder))
         # the folder of a MRXS slide's data, named as the slide, holds no slides
-        data = {path.with_suffix("") for path in found if path.suffix.lower() == ".mrxs"}
-        found = sorted(path for path in found if not data & set(path.parents))
+        data = {path.with_suffix("") for path in there if path.suffix.lower() == ".mrxs"}
+        there = sorted(path for path in there if not data & set(path.parents))
+        found = [path for path in there if path.suffix.lower() in READ]
+        if others := [plain(path.relative_to(root)) for path in there if path.suffix.lower() not in (*READ, *_BESIDE)]:
+            logger.warning("%s: %d files are of no kind that is read as a slide: %s", folder, len(others), some(others))
     else:
         raise DataError(f"{folder}: no such folder of slides")
     if not found:
@@ -170,8 +175,10 @@ def read_slide_labels(file: Path, slides: Sequence[SlideFile], classes: Sequence
             keys[clean(key)].add(slide.inner)
     values = {str(number): number for number in range(len(classes))} | {name: n for n, name in enumerate(classes)}
     missing = []
+    paths = {clean(slide.inner): slide.inner for slide in slides}
     for row in rows:
-        places = keys.get(row["slide"], set())
+        # a path that is another slide's name, too, is the path
+        places = {paths[row["slide"]]} if row["slide"] in paths else keys.get(row["slide"], set())
         if not places:
             missing.append(row["slide"])
         elif len(places) > 1:

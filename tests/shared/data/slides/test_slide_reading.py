@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from shared.data.slides import reading
-from shared.data.slides.folder import slide_names
+from shared.data.slides.folder import find_slides, read_slide_labels, slide_names
 from shared.data.slides.grid import tile_grid
 from shared.data.slides.reading import OpenSlideReader, open_slide, stated_mpp
 from shared.errors import DataError
@@ -185,3 +185,20 @@ def test_the_size_of_a_pixel_in_two_places_of_a_file(tmp_path, caplog):
         assert reader.kind == "pillow" and reader.mpp == (0.5, 0.5)
     Image.fromarray(PIXELS).save(tmp_path / "b.jpg", dpi=(300, 300))  # a camera's
     assert stated_mpp(tmp_path / "b.jpg") is None
+
+
+def test_a_path_that_is_another_slides_name_too_is_the_path_and_other_kinds_are_named(tmp_path, caplog):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/a.png"):
+        write_png(tmp_path / name, PIXELS, 0.5)
+    for name in ("b.isyntax", "notes.txt", "sub/a.geojson"):
+        (tmp_path / name).touch()
+    slides = find_slides(tmp_path)
+    assert [slide.inner for slide in slides] == ["a.png", "sub/a.png"]
+    assert "1 files are of no kind that is read as a slide: b.isyntax" in caplog.text
+    (tmp_path / "labels.csv").write_text("slide,label\na.png,1\nsub/a.png,0\n")
+    found = read_slide_labels(tmp_path / "labels.csv", slides, ["x", "y"])
+    assert {name: label.label for name, label in found.items()} == {"a.png": 1, "sub/a.png": 0}
+    (tmp_path / "labels.csv").write_text("slide,label\na,1\n")
+    with pytest.raises(DataError, match=r"a: is the name of a.png, sub/a.png; give the path"):
+        read_slide_labels(tmp_path / "labels.csv", slides, ["x", "y"])

@@ -38,6 +38,7 @@ def write_predictions(
     class_names: Sequence[str] = ("negative", "positive"),
     thresholds: Mapping[str, float] | None = None,
     coverage: float | None = None,
+    evaluated: Mapping[str, Any] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -50,6 +51,7 @@ def write_predictions(
         class_names: of class 0 and 1.
         thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
         coverage: what was asked for of the column ``set``, whose coverage is then told.
+        evaluated: what metrics.json says of the part of the datalist and of the model.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -89,6 +91,7 @@ def write_predictions(
             _log(f"coverage of {name}", found)
     if any(row.get("out_of_cohort") not in (None, "") for row in known):
         metrics["out_of_cohort"] = sum(row["out_of_cohort"] == 1 for row in known)
+    metrics |= {} if evaluated is None else {"evaluated": dict(evaluated)}
     write_json(folder / "metrics.json", metrics)
     _log("AUC", metrics["AUC"])
     _log("AUC, DeLong's interval", metrics["delong"])

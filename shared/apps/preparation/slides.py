@@ -142,6 +142,7 @@ class Slides:
         files = find_slides(
             options.folder,
             slide_mpp=options.slide_mpp,
+            mpp=options.mpp,
             smallest_um=self.side * options.mpp,
             option="--slide-mpp",
         )

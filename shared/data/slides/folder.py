@@ -88,13 +88,19 @@ def slide_names(folder: Path, inner: Sequence[str]) -> dict[str, str]:
 
 
 def find_slides(
-    folder: Path, *, slide_mpp: float | None = None, smallest_um: float | None = None, option: str = "--slide_mpp"
+    folder: Path,
+    *,
+    slide_mpp: float | None = None,
+    mpp: float | None = None,
+    smallest_um: float | None = None,
+    option: str = "--slide_mpp",
 ) -> list[SlideFile]:
     """All slides and large images below a folder, or the one that is given, sorted; all problems at once.
 
     Args:
         folder: a folder, searched whole, or one file.
         slide_mpp: micrometres per pixel of all of them; None: as each file says.
+        mpp: micrometres per pixel of the tiles: slides of coarser pixels are told, their tiles are enlarged.
         smallest_um: side of a tile in micrometres, which each slide must hold.
         option: what gives ``slide_mpp``, for messages.
 
@@ -156,6 +162,9 @@ def find_slides(
         )
     if problems:
         raise DataError(problems)
+    if coarse := [f"{slide.inner} ({slide.mpp:g})" for slide in slides if mpp is not None and slide.mpp > 1.01 * mpp]:
+        told = "%d slides have coarser pixels than the tiles' %g micrometres, their tiles are enlarged and blurred: %s"
+        logger.warning(told, len(coarse), mpp, some(coarse))
     return slides
 
 

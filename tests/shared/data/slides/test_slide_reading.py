@@ -193,7 +193,10 @@ def test_a_path_that_is_another_slides_name_too_is_the_path_and_other_kinds_are_
         write_png(tmp_path / name, PIXELS, 0.5)
     for name in ("b.isyntax", "notes.txt", "sub/a.geojson"):
         (tmp_path / name).touch()
-    slides = find_slides(tmp_path)
+    slides = find_slides(tmp_path, mpp=0.5)
+    assert "coarser" not in caplog.text
+    find_slides(tmp_path / "a.png", mpp=0.25)
+    assert "1 slides have coarser pixels than the tiles' 0.25 micrometres, their tiles are enlarged" in caplog.text
     assert [slide.inner for slide in slides] == ["a.png", "sub/a.png"]
     assert "1 files are of no kind that is read as a slide: b.isyntax" in caplog.text
     (tmp_path / "labels.csv").write_text("slide,label\na.png,1\nsub/a.png,0\n")

@@ -147,8 +147,15 @@ def test_glass_and_small_images_are_left_out_and_counted(cohort, capsys):
     assert "not taken: 1 smaller than a tile: r4.png" in out and "8 not in labels.csv" in out
     assert len(cohort.datalist()["training"]) == 13
     assert not any("mask" in entry for entry in cohort.datalist()["training"])
-    with pytest.raises(SystemExit):
-        cohort.run("--tile-um", "20")
+    for given in (
+        ("--tile-um", "20"),
+        ("--tile-um", "inf"),
+        ("--tile-um", "nan"),
+        ("--mpp", "0.0001"),
+        ("--mpp", "nan"),
+    ):
+        with pytest.raises(SystemExit):
+            cohort.run(*given)
     assert cohort.run("--tile-um", "400") == 2
     assert "No tile of 400 micrometres is left of 8 images (8 are smaller" in capsys.readouterr().err
 

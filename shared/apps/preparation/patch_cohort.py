@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -72,7 +73,13 @@ def tile_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with the usage where the testing part or the output makes no sense."""
+    """End with the usage where a number or the output makes no sense."""
+    if not PIXELS[0] <= options.mpp <= PIXELS[1] or not SMALLEST - 0.5 <= options.tile_um / options.mpp < math.inf:
+        parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
+    if not 0 <= options.overlap <= 0.9 or not 0 <= options.min_tissue <= 1:
+        parser.error("--overlap must lie in [0, 0.9] and --min-tissue in [0, 1]")
+    if options.folds < 0 or options.folds == 1 or options.seed < 0:
+        parser.error("--folds must be 0 or at least 2, and --seed at least 0")
     if not 0 <= options.test_fraction < 1:
         parser.error("--test-fraction must lie in [0, 1)")
     if options.output.suffix.lower() == ".json":

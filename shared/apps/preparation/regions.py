@@ -35,7 +35,6 @@ from shared.apps.preparation.cell_numbers import parse_number
 from shared.apps.preparation.files import run_script, script_parser, software_versions, write_datalist
 from shared.apps.preparation.files import write_manifest as write_record
 from shared.apps.preparation.patch_cohort import (
-    SMALLEST,
     PatchSet,
     check_tile_options,
     command_line,
@@ -356,12 +355,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.pixel_um is not None and options.pixel_column is not None:
         parser.error("give --pixel-um (micrometres) or --pixel-column, one of them")
-    if options.mpp <= 0 or round(options.tile_um / options.mpp) < SMALLEST:
-        parser.error(f"--tile-um must be at least {SMALLEST} pixels of --mpp, which must be above 0")
-    if not 0 <= options.overlap <= 0.9 or not 0 <= options.min_tissue <= 1:
-        parser.error("--overlap must lie in [0, 0.9] and --min-tissue in [0, 1]")
-    if options.folds < 0 or options.folds == 1 or options.seed < 0:
-        parser.error("--folds must be 0 or at least 2, and --seed at least 0")
     check_tile_options(parser, options)
     return options
 

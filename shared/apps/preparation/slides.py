@@ -32,10 +32,10 @@ import numpy as np
 from PIL import Image
 
 from shared.apps.preparation.files import positive_int, run_script, script_parser
-from shared.apps.preparation.patch_cohort import SMALLEST, TILES, PatchSet, check_tile_options, cutting, tile_options
+from shared.apps.preparation.patch_cohort import TILES, PatchSet, check_tile_options, cutting, tile_options
 from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
-from shared.data.slides.grid import PIXELS, TileGrid, tile_grid
+from shared.data.slides.grid import TileGrid, tile_grid
 from shared.data.slides.reading import SlideReader, open_slide
 from shared.data.slides.tissue import find_tissue, tissue_shares
 from shared.data.tables import read_table, some
@@ -336,14 +336,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--overview-mpp", type=float, default=8.0, help="micrometres per pixel at which tissue is looked for (8)")
     add("--max-tiles", type=positive_int, help="of a slide, drawn at random (all)")
     options = parser.parse_args(arguments)
-    if not PIXELS[0] <= options.mpp <= PIXELS[1] or round(options.tile_um / options.mpp) < SMALLEST:
-        parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
-    if not 0 <= options.overlap <= 0.9 or not 0.5 <= options.coverage <= 1:
-        parser.error("--overlap must lie in [0, 0.9] and --coverage in [0.5, 1]")
-    if not 0 <= options.min_tissue <= 1 or not 0 <= options.max_ink <= 1:
-        parser.error("--min-tissue and --max-ink must lie in [0, 1]")
-    if options.folds < 0 or options.folds == 1 or options.seed < 0 or options.overview_mpp <= 0:
-        parser.error("--folds must be 0 or at least 2, --seed at least 0 and --overview-mpp above 0")
+    if not 0.5 <= options.coverage <= 1 or not 0 <= options.max_ink <= 1 or not options.overview_mpp > 0:
+        parser.error("--coverage must lie in [0.5, 1], --max-ink in [0, 1], and --overview-mpp above 0")
     if options.annotations and not options.classes:
         parser.error("--annotations needs --classes: annotations have other classes, too")
     check_tile_options(parser, options)

@@ -146,7 +146,7 @@ class SlideStage:
             )
         ModelCheck(self.ckpt_dir, used=self.used).run()
         mpp, size = self._trained_size()
-        slides = find_slides(Path(self.slides), slide_mpp=self.slide_mpp, smallest_um=size * mpp)
+        slides = find_slides(Path(self.slides), slide_mpp=self.slide_mpp, mpp=mpp, smallest_um=size * mpp)
         labels = {} if self.labels is None else read_slide_labels(Path(self.labels), slides, self.classes)
         self._tell_of_trained(slides, labels)
         load_model(self.ckpt_dir / "model.pt", self.network)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.bundle.record import MODEL_FILE, SPLIT_FILE, cache_folder, read_model, read_split, seen_patients
 from shared.bundle.settings import refuse_others
@@ -14,7 +14,12 @@ from shared.digests import Digests
 from shared.distributed.processes import from_main
 from shared.errors import CheckpointError, DataError
 
+if TYPE_CHECKING:
+    from shared.data import PatchDatalist, PatchInferenceDatalist
+
 logger = logging.getLogger(__name__)
+
+WIDER = 0.05  # by which the tissue of a patch may be wider or narrower than of the training's
 
 
 class ModelCheck:
@@ -27,6 +32,7 @@ class ModelCheck:
         split: which part of the datalist they are; of ``training`` the caller knows that they were trained on.
         cohort: name of their data set.
         dataset_dir: where digests of files are cached.
+        patches: the datalist, where it is one of patches: they must show as much tissue as the training's did.
     """
 
     def __init__(
@@ -38,9 +44,10 @@ class ModelCheck:
         split: str | None = None,
         cohort: str | None = None,
         dataset_dir: str | os.PathLike | None = None,
+        patches: PatchDatalist | PatchInferenceDatalist | None = None,
     ):
         self.ckpt_dir, self.used, self.cases = Path(ckpt_dir), dict(used or {}), cases
-        self.split, self.cohort = split, cohort
+        self.split, self.cohort, self.patches = split, cohort, patches
         self.digests = Digests(cache_folder(dataset_dir))
         self._seen: dict[str, str] | None = None
 
@@ -49,7 +56,7 @@ class ModelCheck:
 
         Raises:
             CheckpointError: no ``model.json`` beside ``model.pt``, or other settings than the model's.
-            DataError: patients to evaluate whom the model was trained on.
+            DataError: patients to evaluate whom the model was trained on; patches of another width.
         """
         from_main(self._run)
 
@@ -63,12 +70,36 @@ class ModelCheck:
                 "run the last stage again (--run_id train_run)."
             )
         refuse_others(path, read_model(self.ckpt_dir), self.used)
+        self._compare_width(read_model(self.ckpt_dir))
         if self.split is None:
             self.seen()
         elif self.split == "training":
             logger.warning("These are the patients the model was trained on: the figures say nothing about new ones.")
         else:
             self._refuse_seen()
+
+    def _compare_width(self, model: Mapping[str, Any]) -> None:
+        """All patches are resized to one number of pixels, so that another width is another magnification."""
+        side = model.get("patch_size")
+        if self.patches is None or side is None:
+            return
+        (now, _), mpp, trained_mpp = self.patches.patch_size, self.patches.mpp, model.get("mpp")
+        if mpp is None or trained_mpp is None:
+            if now != side:
+                whose = "these patches'" if mpp is None else "the training's"
+                logger.warning(
+                    "The patches have %d pixels a side, the training's had %d, and the size of %s pixels is not known: "
+                    "the model is right only where both show the same width of tissue (mpp in datalist.json).",
+                    now,
+                    side,
+                    whose,
+                )
+        elif abs(now * mpp - side * trained_mpp) > WIDER * side * trained_mpp:
+            raise DataError(
+                f"the patches are {now * mpp:g} micrometres wide ({now} pixels of {mpp:g}), the model was trained on "
+                f"{side * trained_mpp:g} ({side} pixels of {trained_mpp:g}), another magnification: cut them anew, or "
+                "correct mpp in the datalist where it is wrong"
+            )
 
     def _refuse_seen(self) -> None:
         content = read_split(self.ckpt_dir)

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from shared.bundle.record import read_model
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
@@ -38,6 +39,7 @@ class SavePredictions:
         thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
             told there, too, beside 0.5 (None: those of the abstention, where the model is calibrated).
         abstention: adds ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason``.
+        split: of an evaluation: which part of the datalist it is; metrics.json tells it, with the model's weights.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -55,8 +57,9 @@ class SavePredictions:
         network: nn.Module | None = None,
         thresholds: Mapping[str, float] | None = None,
         abstention: Abstention | None = None,
+        split: str | None = None,
     ):
-        self.thresholds, self.abstention = thresholds, abstention
+        self.thresholds, self.abstention, self.split = thresholds, abstention, split
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
@@ -124,8 +127,12 @@ class SavePredictions:
         """Of :func:`shared.reports.predictions.write_predictions`."""
         given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
         given["shift"] = self.shift
+        if self.split is not None:
+            given["evaluated"] = {"split": self.split}
         if self.abstention is None:
             return given | {"coverage": None}
+        if self.split is not None:
+            given["evaluated"]["weights"] = read_model(self.abstention.ckpt_dir).get("weights")
         if self.thresholds is None:
             given["thresholds"] = self.abstention.thresholds
         return given | {"coverage": self.abstention.coverage}

@@ -39,6 +39,7 @@ def write_predictions(
     thresholds: Mapping[str, float] | None = None,
     coverage: float | None = None,
     shift: Mapping[str, Any] | None = None,
+    evaluated: Mapping[str, Any] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -52,6 +53,7 @@ def write_predictions(
         thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
         coverage: what was asked for of the column ``set``, whose coverage is then told.
         shift: by which the patients together differ from the training patients, if they do.
+        evaluated: what metrics.json says of the part of the datalist and of the model.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -92,6 +94,7 @@ def write_predictions(
     if any(row.get("out_of_cohort") not in (None, "") for row in known):
         metrics["out_of_cohort"] = sum(row["out_of_cohort"] == 1 for row in known)
     metrics |= {"cohort_shift": shift} if shift else {}
+    metrics |= {} if evaluated is None else {"evaluated": dict(evaluated)}
     write_json(folder / "metrics.json", metrics)
     _log("AUC", metrics["AUC"])
     _log("AUC, DeLong's interval", metrics["delong"])

@@ -123,7 +123,7 @@ def used(request, tmp_path_factory):
     command = ["run", "--config_file", "configs/inference.json", "--dataset_dir", data]
     command += command_words(quick)
     options = write_new(bundle.name, Path(data), folder / "new")
-    preparation = read_metadata(bundle)["preparation"]
+    preparation = read_metadata(bundle)["preparation"][0]
     new = [preparation, str(folder / "new"), "--inference", "--output", str(folder / "prepared"), *options]
     start = np.round((AFFINE - mni_affine())[:3, 3] / 2).astype(int).tolist()
     tiny = {"folder": str(folder / "prepared"), "start": start, "shape": list(SHAPE)}
@@ -162,7 +162,7 @@ def test_a_zip_alone_takes_a_folder_of_new_patients_to_predictions(used):
     predicted = list((folder / "predicted").rglob("predictions.csv"))
     assert len(predicted) == 1 and len(predicted[0].read_text().splitlines()) == 3
     manifest = json.loads((folder / "prepared/manifest.json").read_text())
-    assert manifest["command"].startswith(f"python -m {read_metadata(bundle)['preparation']} ")
+    assert manifest["command"].startswith(f"python -m {read_metadata(bundle)['preparation'][0]} ")
 
 
 def test_a_package_holds_no_tests_no_caches_and_no_outputs(used):

@@ -75,6 +75,8 @@ def test_evaluation_predicts_the_test_part_once_and_by_case(trained, patches):
     assert [row["patient"] for row in found] == [entry["patient"] for entry in listed]
     assert all(0 <= float(row["probability"]) <= 1 for row in found)
     metrics = json.loads((trained / "eval/metrics.json").read_text())
+    model = json.loads((trained / "models/model.json").read_text())
+    assert metrics["evaluated"] == {"split": "testing", "weights": model["weights"]} and model["patch_size"] == 96
     assert metrics["n"] == 12 and 0 <= metrics["AUC"]["value"] <= 1
     assert all((trained / f"eval/{name}.png").is_file() for name in ("confusion", "roc", "calibration"))
 
@@ -296,3 +298,21 @@ def test_fewer_labels_are_trained_on_from_the_same_pretraining(trained, patches,
     workflow("train", "cpu", data=patches, out=tmp_path, **options).run()
     first, again = (json.loads((out / "models/model.json").read_text()) for out in (trained, tmp_path))
     assert first["weights"] != again["weights"] and first["record"]["parents"] == again["record"]["parents"]
+
+
+def test_patches_of_another_magnification_are_neither_evaluated_nor_predicted(trained, patches, tmp_path):
+    for name in ("image", "mask", "planted"):
+        (tmp_path / name).symlink_to(patches / name)
+    content = json.loads((patches / "datalist.json").read_text())
+    (tmp_path / "datalist.json").write_text(json.dumps(content | {"mpp": content["mpp"] / 2}))
+    for configs, given in (
+        (("train", "cpu", "evaluate"), {"run_id": "evaluate", **SMALL}),
+        (("train", "cpu", "explain"), {"run_id": "explain", **SMALL}),
+        (("inference",), {"kind": "infer"}),
+    ):
+        with pytest.raises(Exception) as raised:
+            workflow(*configs, data=tmp_path, out=trained, output_dir=str(tmp_path / "out"), **given).run()
+        assert "the patches are 128 micrometres wide (96 pixels of 1.33333), the model was trained on 256" in str(
+            cause(raised.value)
+        )
+    assert not (tmp_path / "out/predictions.csv").exists()

@@ -107,3 +107,23 @@ def test_a_cross_validation_of_other_settings_is_refused(model, tmp_path):
         calibrate(str(model), str(tmp_path / "cv"))
     with pytest.raises(DataError, match=r"no model\.json"):
         calibrate(str(tmp_path), str(tmp_path / "cv"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"split": "training", "weights": "these"}, "evaluates the training part"),
+        ({"split": "testing", "weights": "others"}, "evaluates another model than this one"),
+        ({"split": "testing", "weights": "these"}, None),
+    ],
+)
+def test_an_evaluation_is_of_this_model_and_of_patients_left_out(model, tmp_path, said, words):
+    folder = tmp_path / "eval"
+    write(folder, [row(k) for k in range(16)])
+    (folder / "metrics.json").write_text(json.dumps({"evaluated": said}))
+    if words is None:
+        assert "sets from 8 and 8" in calibrate(str(model), str(folder))
+        return
+    with pytest.raises(DataError, match=words):
+        calibrate(str(model), str(folder))
+    assert not (model / "conformal.json").exists()

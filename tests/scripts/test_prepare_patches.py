@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.data import PatchDatalist
+from shared.data import PatchDatalist, PatchInferenceDatalist
 from shared.digests import sha256
 from tests.support.script_modules import load_script
 
@@ -325,6 +325,27 @@ def test_new_patches_become_a_datalist_without_labels(ebhi, tmp_path, capsys):
         and f"{len(content['testing'])} patches" in capsys.readouterr().out
     )
     assert not [entry for entry in content["testing"] if set(entry) != {"image", "patient"}]
+
+
+def test_new_patches_that_are_not_square_are_cropped_where_that_is_asked_for(tmp_path, capsys):
+    folder, output = tmp_path / "set", tmp_path / "new"
+    save(folder / "S1-0.png", 1)
+    square = Image.open(folder / "S1-0.png")
+    side = square.width
+    wide = square.resize((side, side)), Image.new("RGB", (side + 10, side), "red")
+    wide[1].paste(wide[0], (5, 0))
+    wide[1].save(folder / "S2-0.png")
+    given = ["--inference", "--crop-square", "--mpp", "0.5"]
+    assert run(folder, output, *given) == 0
+    content = json.loads((output / "datalist.json").read_text())
+    assert [entry["image"] for entry in content["testing"]] == ["../set/S1-0.png", "square/S2-0.png.png"]
+    assert content["mpp"] == 0.5 and np.array_equal(np.asarray(Image.open(output / "square/S2-0.png.png")), wide[0])
+    assert len(PatchInferenceDatalist(output).cases) == 2
+    (folder / "S3-0.png").write_bytes(b"")
+    assert run(folder, tmp_path / "more", *given) == 2 and "S3-0.png: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+    with pytest.raises(SystemExit):
+        run(folder, output, "--inference", "--skip-blank")
 
 
 FEW = ["--folds", "2", "--test-fraction", "0.3"]

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from shared.apps.preparation.regions import places, tissue_share
@@ -146,8 +147,15 @@ def test_glass_and_small_images_are_left_out_and_counted(cohort, capsys):
     assert "not taken: 1 smaller than a tile: r4.png" in out and "8 not in labels.csv" in out
     assert len(cohort.datalist()["training"]) == 13
     assert not any("mask" in entry for entry in cohort.datalist()["training"])
-    with pytest.raises(SystemExit):
-        cohort.run("--tile-um", "20")
+    for given in (
+        ("--tile-um", "20"),
+        ("--tile-um", "inf"),
+        ("--tile-um", "nan"),
+        ("--mpp", "0.0001"),
+        ("--mpp", "nan"),
+    ):
+        with pytest.raises(SystemExit):
+            cohort.run(*given)
     assert cohort.run("--tile-um", "400") == 2
     assert "No tile of 400 micrometres is left of 8 images (8 are smaller" in capsys.readouterr().err
 
@@ -190,10 +198,11 @@ def test_all_problems_are_told_at_once_and_nothing_is_written(cohort, capsys):
 
 
 def test_what_is_unknown_is_asked_for(cohort, capsys):
-    for size in ((), ("--pixel-um", "2", "--pixel-column", "um")):
-        with pytest.raises(SystemExit):
-            cohort.run(size=size)
-        assert "the size of a pixel must be known" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cohort.run(size=("--pixel-um", "2", "--pixel-column", "um"))
+    assert "give --pixel-um (micrometres) or --pixel-column, one of them" in capsys.readouterr().err
+    assert cohort.run(size=()) == 2
+    assert "8 of 8 images do not say how large a pixel is: r0.png" in capsys.readouterr().err
     assert cohort.run("--mask-suffix", "_lumen") == 2
     assert "no image has a mask NAME_lumen.png" in capsys.readouterr().err
     cohort.rows[0]["label"] = "unsure"
@@ -219,3 +228,81 @@ def test_new_regions_need_no_labels(cohort):
     assert content["training"] == [] and len(content["testing"]) == 16 and "classes" not in content
     assert all("label" not in entry for entry in content["testing"])
     assert json.loads((cohort.output / "manifest.json").read_text())["regions"]["r7.png"]["tiles"] == 2
+
+
+def test_the_size_of_a_pixel_is_read_from_the_file_and_what_is_given_wins(cohort, capsys):
+    dots = 25400 / 2.0
+    for number, row in enumerate(cohort.rows):
+        image = Image.open(cohort.folder / row["image"])
+        if number == 6:  # an OME-TIFF of another size
+            row["image"] = "r6.tif"
+            metadata = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeY": 1.0}
+            values = np.repeat(np.repeat(np.asarray(image), 2, 0), 2, 1)
+            tifffile.imwrite(cohort.folder / "r6.tif", values, ome=True, photometric="rgb", metadata=metadata)
+        else:
+            row["image"] = f"r{number}.{'tif' if number % 2 else 'png'}"
+            cohort.save(row["image"], image, dpi=(dots, dots))
+    assert cohort.run(size=()) == 0
+    assert "size of a pixel: 1 to 2 micrometres, as 8 files say" in capsys.readouterr().out
+    regions = json.loads((cohort.output / "manifest.json").read_text())["regions"]
+    assert {name: region["tiles"] for name, region in regions.items()} == dict.fromkeys(regions, 2)
+    assert regions["r6.tif"]["pixel_um"] == 1 and regions["r1.tif"]["pixel_um"] == pytest.approx(2)
+    assert cohort.run(size=("--pixel-um", "2")) == 0
+    told = capsys.readouterr().out
+    assert "1 files say another size of a pixel than --pixel-um, which is taken: r6.tif (1, not 2)" in told
+    regions = json.loads((cohort.output / "manifest.json").read_text())["regions"]
+    assert regions["r6.tif"]["tiles"] > 4 and regions["r6.tif"]["pixel_um"] == 2
+    # no size that tissue can have; pixels that are not square
+    cohort.save("r0.png", Image.open(cohort.folder / "r0.png"), dpi=(72, 72))
+    cohort.save("r2.png", Image.open(cohort.folder / "r2.png"), dpi=(dots, dots / 2))
+    before = snapshot(cohort.output)
+    assert cohort.run(size=()) == 2
+    told = capsys.readouterr().err
+    assert "1 of 8 images do not say how large a pixel is: r0.png; give" in told
+    assert "r2.png: says that a pixel is 2 micrometres wide and 4 high" in told
+    assert snapshot(cohort.output) == before
+
+
+def snapshot(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("inference", [(), ("--inference",)])
+def test_another_run_takes_its_own_tiles_away_and_nothing_else(cohort, inference):
+    assert cohort.run("--mask-suffix", "_glands", "--overlap", "0.5", *inference) == 0
+    before = snapshot(cohort.output)
+    (cohort.output / "tiles/notes.txt").write_text("of the user")
+    redrawn = sorted((cohort.output / "masks").iterdir())[3]
+    redrawn.write_bytes(b"drawn anew by hand")
+    (cohort.output / "tiles/own_y0_x0.png").write_bytes(b"a picture of the user's")
+    # one that fails at its end, and one that is stopped, change nothing
+    with_own = snapshot(cohort.output)
+    assert cohort.run("--tile-um", "400", *inference) == 2
+    assert snapshot(cohort.output) == with_own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script.Regions, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            cohort.run(*inference)
+    assert snapshot(cohort.output) == with_own
+    assert cohort.run("--tile-um", "140", *inference) == 0
+    content, after = cohort.datalist(), snapshot(cohort.output)
+    listed = {entry["image"] for entry in content["training"] + content["testing"]}
+    kept = {"tiles/notes.txt", "tiles/own_y0_x0.png", redrawn.relative_to(cohort.output).as_posix()}
+    assert set(after) == listed | kept | {"datalist.json", "manifest.json"} and len(before) > 50
+    # folders that are empty now go
+    for name in kept:
+        (cohort.output / name).unlink()
+    assert cohort.run(*inference) == 0
+    assert {path.name for path in cohort.output.iterdir()} == {"tiles", "datalist.json", "manifest.json"}
+
+
+def test_images_that_lie_among_the_tiles_of_an_earlier_run_stay(cohort):
+    assert cohort.run() == 0
+    before = snapshot(cohort.output / "tiles")
+    cohort.folder, cohort.table = cohort.output / "tiles", cohort.output / "again.csv"
+    cohort.rows = [
+        {"image": entry["image"].removeprefix("tiles/"), "patient": entry["patient"], "label": str(entry["label"])}
+        for entry in cohort.datalist()["training"]
+    ]
+    assert cohort.run("--tile-um", "64") == 0
+    assert before.items() <= snapshot(cohort.output / "tiles").items()

@@ -152,3 +152,20 @@ def test_tiles_do_not_go_among_the_slides(cohort, capsys):
     cohort.output = cohort.folder / "out"
     assert cohort.run() == 2 and "lies in the folder of slides" in capsys.readouterr().err
     assert not cohort.output.exists()
+
+
+def test_another_run_leaves_its_own_tiles_alone_and_a_failed_one_the_former(cohort, capsys):
+    assert cohort.run() == 0
+    before = {path.name for path in (cohort.output / "tiles").iterdir()}
+    assert cohort.run("--min-tissue", "1", "--tile-um", "300") == 2
+    assert "no labelled tile of 300 micrometres is left" in capsys.readouterr().err
+    assert {path.name for path in (cohort.output / "tiles").iterdir()} == before
+    assert (cohort.output / "datalist.json").exists()
+    cohort.rows[3]["slide"] = cohort.rows[2]["slide"].replace("s2", "s3")
+    write_png(cohort.folder / "s3.png", stained(512, 640, box=BOX, seed=3), 1.0)
+    assert cohort.run("--tile-um", "96") == 0
+    listed = {entry["image"].removeprefix("tiles/") for entry in cohort.datalist()["training"]}
+    assert {path.name for path in (cohort.output / "tiles").iterdir()} == listed and not listed & before
+    with (cohort.output / "tiles.csv").open() as file:
+        assert {row["image"].removeprefix("tiles/") for row in csv.DictReader(file)} == listed
+    assert not (cohort.output / ".cutting").exists()

@@ -49,6 +49,7 @@ def calibrate(model: str, predictions: str) -> str:
     folder = Path(predictions)
     tables = sorted(folder.glob("seed*/fold*/predictions.csv")) or [folder / "predictions.csv"]
     _check_experiment(folder)
+    _check_evaluation(folder, known)
     for table in tables:
         _check_same_settings(known, read_model(table.parent / "models"), table.parent)
     rows = [row for table in tables for row in _rows(table)]
@@ -95,6 +96,19 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in rows[0]["answers"] if all(row["answers"].get(name) for row in rows)]
     apart = {name: max(abs(float(row["answers"][name]) - row["probability"]) for row in rows) for name in names}
     return min(apart, key=lambda name: apart[name], default="")
+
+
+def _check_evaluation(folder: Path, model: Mapping[str, Any]) -> None:
+    """An evaluation, where it says so, is of this very model, and of patients whom it was not trained on."""
+    if not (folder / "metrics.json").is_file() or not (folder / "predictions.csv").is_file():
+        return
+    from shared.io import read_json_object
+
+    said = read_json_object(folder / "metrics.json", "evaluation").get("evaluated") or {}
+    if said.get("split") == "training":
+        raise DataError(f"{folder} evaluates the training part: calibrate with patients left out")
+    if said.get("weights") and model.get("weights") and said["weights"] != model["weights"]:
+        raise DataError(f"{folder} evaluates another model than this one: evaluate this one (--ckpt_dir)")
 
 
 def _check_experiment(folder: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,14 @@ from shared.data.patches.checks import MAPS, SECTIONS, PatchDatalistCheck, Patch
 from shared.data.slides.grid import PIXELS
 from shared.data.splits import grouped_folds, split_off_groups
 from shared.data.tables import some
-from shared.digests import Digests
+from shared.digests import Digests, sha256
 from shared.errors import DataError
-from shared.io import DATALIST, MANIFEST
+from shared.io import DATALIST, MANIFEST, read_json_object
 
 SMALLEST = 32  # pixels, side of a tile
 CROPPED = "square"  # folder of the output
+CUT = ("tiles", "masks")  # likewise
+TILES = "tiles.csv"
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +73,77 @@ def tile_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with the usage where the testing part or the output makes no sense."""
+    """End with the usage where a number or the output makes no sense."""
+    if not PIXELS[0] <= options.mpp <= PIXELS[1] or not SMALLEST - 0.5 <= options.tile_um / options.mpp < math.inf:
+        parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
+    if not 0 <= options.overlap <= 0.9 or not 0 <= options.min_tissue <= 1:
+        parser.error("--overlap must lie in [0, 0.9] and --min-tissue in [0, 1]")
+    if options.folds < 0 or options.folds == 1 or options.seed < 0:
+        parser.error("--folds must be 0 or at least 2, and --seed at least 0")
     if not 0 <= options.test_fraction < 1:
         parser.error("--test-fraction must lie in [0, 1)")
     if options.output.suffix.lower() == ".json":
         parser.error("--output must be a folder")
+
+
+@contextmanager
+def cutting(output: Path) -> Iterator[Path]:
+    """A hidden folder of the output to cut tiles into; gone afterwards: a run that stops changes nothing.
+
+    Raises:
+        DataError: the output is a file.
+    """
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is a file; give a folder as --output")
+    new, folder = not output.exists(), output / ".cutting"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds what was made
+                output.rmdir()
+
+
+def place_tiles(cut: Path, output: Path, sources: Path) -> None:
+    """Move what was cut into the output, in place of what an earlier run cut there.
+
+    Of an earlier run are, in the folders of ``CUT``, the files that its manifest names and that have not changed since.
+
+    Args:
+        cut: the folder of :func:`cutting`.
+        output: the folder of its datalist, which goes, with the manifest.
+        sources: folder of what was cut; nothing in it is touched.
+    """
+    former = _cut_before(output)
+    begin(output)
+    for path in former:
+        if not path.resolve().is_relative_to(sources.resolve()):
+            path.unlink()
+    for path in sorted(path for path in cut.rglob("*") if path.is_file()):
+        target = output / path.relative_to(cut)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+    for name in CUT:
+        with suppress(OSError):  # it is not empty, or not there
+            (output / name).rmdir()
+
+
+def _cut_before(output: Path) -> list[Path]:
+    """Files of an earlier run that cut tiles into this folder."""
+    try:
+        manifest = read_json_object(output / MANIFEST, "manifest")
+    except DataError:
+        return []
+    if manifest.get("images") != "cut" or not isinstance(manifest.get("sources"), dict):
+        return []
+    parts = {name: name.split("/") for name in manifest["sources"]}
+    names = [name for name, found in parts.items() if found[0] in CUT and ".." not in found]
+    files = {output / name: manifest["sources"][name] for name in names}
+    own = [path for path, digest in files.items() if path.is_file() and sha256(path) == digest]
+    return [*own, *(path for path in [output / TILES] if path.is_file())]
 
 
 class PatchSet:
@@ -262,8 +333,26 @@ class PatchSet:
         if check.problems:
             raise DataError(check.problems + ([remedy] if straddling else []))
 
-    def write(self, output: Path, *, name: str | None, copy: bool, mpp: float | None = None, **manifest: Any) -> None:
-        """Write the manifest and, last, the datalist, which tells micrometres per pixel where they are known."""
+    def write(
+        self,
+        output: Path,
+        *,
+        name: str | None,
+        copy: bool = False,
+        cut_from: Path | None = None,
+        mpp: float | None = None,
+        **manifest: Any,
+    ) -> None:
+        """Write the manifest and, last, the datalist, which tells micrometres per pixel where they are known.
+
+        Args:
+            output: folder, or a .json file in it.
+            name: of the data set.
+            copy: copy the images.
+            cut_from: the patches were cut from images of this folder and lie in that of :func:`cutting`.
+            mpp: micrometres per pixel.
+            manifest: what else the manifest tells.
+        """
         from tqdm import tqdm
 
         from shared.data.patches.looks import crop_square
@@ -276,13 +365,18 @@ class PatchSet:
                 raise DataError(
                     f"{option}: {output} lies in the data set's own folder; leave {option} out, or give another"
                 )
-        begin(output, (file, record))
         keys = ("image", *MAPS)
         files = sorted({entry[key] for part in SECTIONS for entry in self.parts[part] for key in keys if key in entry})
         oblong = {inner for inner in files if len(set(self._fact(inner).size)) > 1}
         digests = Digests(output if copy else None)
-        where = {inner: inner if copy else portable(self.folder / inner, output) for inner in files}
+        placed = copy or cut_from is not None
+        where = {inner: inner if placed else portable(self.folder / inner, output) for inner in files}
         where |= {inner: f"{CROPPED}/{inner}.png" for inner in oblong}
+        sources = {inner: digests(self.folder / inner) for inner in files}
+        if cut_from is not None:
+            place_tiles(self.folder, output, cut_from)
+        else:
+            begin(output, (file, record))
         for inner in tqdm(files, desc="copying", unit="file", disable=not (copy or oblong)):
             if inner in oblong:
                 crop_square(self.folder / inner, output / where[inner], mask=self._is_mask(inner))
@@ -298,14 +392,14 @@ class PatchSet:
             file=record,
             command=command_line(output),
             versions=software_versions(("numpy", "pillow", "scikit-learn")),
-            images="copied" if copy else "in place",
+            images="copied" if copy else "cut" if cut_from is not None else "in place",
             **manifest,
             counts={part: self.counts(part) for part in parts},
             copies_of_one_image=self.copies,
             patients_merged_by_copies=self.merged,
             not_taken=self.not_taken,
             cropped=sorted(oblong),
-            sources={inner: digests(self.folder / inner) for inner in files},
+            sources=sources,
         )
         digests.save()
         name = name or self.folder.resolve().name

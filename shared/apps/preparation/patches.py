@@ -34,12 +34,15 @@ one; with two labels they are refused. --skip-blank leaves out tiles of (nearly)
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
 
 from shared.apps.preparation.files import begin, run_script, script_parser, write_datalist, write_manifest
-from shared.apps.preparation.patch_cohort import PatchSet, check_options, common_options, portable
+from shared.apps.preparation.patch_cohort import CROPPED, PatchSet, check_options, common_options, portable
 from shared.data.patches.datalist import folder_patches
 from shared.data.patches.files import same_name
 from shared.data.patches.layout import Layout
+from shared.errors import DataError
 from shared.io import DATALIST, MANIFEST
 
 
@@ -97,12 +100,39 @@ def prepare_new(options: argparse.Namespace) -> None:
         DataError: with every problem found; nothing is written then.
     """
     entries = folder_patches(options.folder, options.group_by, options.classes)
-    entries = [{**entry, "image": portable(options.folder / entry["image"], options.output)} for entry in entries]
+    where = {entry["image"]: portable(options.folder / entry["image"], options.output) for entry in entries}
+    oblong = _oblong(options.folder, where) if options.crop_square else []
+    where |= {inner: f"{CROPPED}/{inner}.png" for inner in oblong}
     begin(options.output, (DATALIST, MANIFEST))
-    write_manifest(options.output, images="in place", group_by=options.group_by)
+    for inner in oblong:
+        from shared.data.patches.looks import crop_square
+
+        crop_square(options.folder / inner, options.output / where[inner], mask=False)
+    write_manifest(options.output, images="in place", group_by=options.group_by, cropped=oblong)
     name = options.name or options.folder.resolve().name
-    path = write_datalist(options.output, name=name, training=[], testing=entries)
+    known = {} if options.mpp is None else {"mpp": options.mpp}
+    entries = [{**entry, "image": where[entry["image"]]} for entry in entries]
+    path = write_datalist(options.output, name=name, training=[], testing=entries, **known)
     print(f"{path}: {len(entries)} patches to predict")
+
+
+def _oblong(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the images that are not square.
+
+    Raises:
+        DataError: with every file whose header cannot be read.
+    """
+    from shared.data.patches.reading import patch_header
+
+    found, problems = [], []
+    for inner in names:
+        try:
+            found += [inner] * (len(set(patch_header(folder / inner)[0])) > 1)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -134,8 +164,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     check_options(parser, options)
     if options.old_name is not None:
         parser.error("--test-share is now called --test-fraction")
-    if options.inference and (options.copy or options.output.suffix.lower() == ".json"):
-        parser.error("--inference lists the patches in place, in a folder given by --output")
+    if options.inference and (options.copy or options.skip_blank or options.output.suffix.lower() == ".json"):
+        parser.error("--inference lists all patches, in place, in a folder given by --output")
     named = [*options.classes, *options.unlabelled]
     if len(set(map(same_name, named))) < len(named):
         parser.error("--classes and --unlabelled must name each folder once")

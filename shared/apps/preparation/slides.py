@@ -12,8 +12,8 @@ Tissue is found by Otsu's threshold on saturation; pen marks are left out. The s
 scanner's name and images of glass labels are not copied.
 
 OUTPUT holds tiles/*.png, tiles.csv (a row a tile: place, tissue, label), datalist.json (which tells the training the
-pixel size) and manifest.json. All problems are listed at once; nothing is written then. New slides need no preparation:
-inference reads them (--slides).
+pixel size) and manifest.json, in place of the tiles of an earlier run there, other files stay. All problems are listed
+at once; nothing is written then. New slides need no preparation: inference reads them (--slides).
 
     python scripts/prepare_slides.py /data/wsi /data/wsi/slides.csv --output data/wsi --mpp 0.5 --tile-um 112
     python scripts/prepare_slides.py /data/wsi /data/wsi/slides.csv --output data/wsi --mpp 0.5 --annotations \\
@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from shared.apps.preparation.files import begin, positive_int, run_script, script_parser
-from shared.apps.preparation.patch_cohort import SMALLEST, PatchSet, check_tile_options, tile_options
+from shared.apps.preparation.files import positive_int, run_script, script_parser
+from shared.apps.preparation.patch_cohort import TILES, PatchSet, check_tile_options, cutting, tile_options
 from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
-from shared.data.slides.grid import PIXELS, TileGrid, tile_grid
+from shared.data.slides.grid import TileGrid, tile_grid
 from shared.data.slides.reading import SlideReader, open_slide
 from shared.data.slides.tissue import find_tissue, tissue_shares
 from shared.data.tables import read_table, some
@@ -132,6 +132,7 @@ class Slides:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.side = round(options.tile_um / options.mpp)
+        self.digests = Digests(options.output)
         self.not_taken: dict[str, list[str]] = {}
         self.classes: list[str] = list(options.classes or ())
         self.slides = self._read()
@@ -141,6 +142,7 @@ class Slides:
         files = find_slides(
             options.folder,
             slide_mpp=options.slide_mpp,
+            mpp=options.mpp,
             smallest_um=self.side * options.mpp,
             option="--slide-mpp",
         )
@@ -198,19 +200,21 @@ class Slides:
         self.not_taken = {reason: names for reason, names in left.items() if names}
         return found
 
-    def write_tiles(self) -> tuple[dict[str, list[dict]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
-        """Cut and write the tiles; entries by part, the table, and what became of each slide."""
+    def write_tiles(
+        self, folder: Path
+    ) -> tuple[dict[str, list[dict]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Cut and write the tiles into a folder; entries by part, the table, and what became of each slide."""
         from tqdm import tqdm
 
         parts: dict[str, list[dict]] = {"training": [], "unlabelled": []}
         table: list[dict[str, Any]] = []
         report: dict[str, dict[str, Any]] = {}
-        bare, digests = [], Digests(self.options.output)
+        bare = []
         for slide in tqdm(self.slides, desc="cutting", unit="slide", disable=None):
             before = len(table)
             with open_slide(slide.file.path) as reader:
                 for entry, row, pixels in self._tiles(slide, reader):
-                    with atomic_path(self.options.output / entry["image"]) as temporary:
+                    with atomic_path(folder / entry["image"]) as temporary:
                         Image.fromarray(pixels).save(temporary, "PNG")
                     parts["training" if "label" in entry else "unlabelled"].append(entry)
                     table.append(row)
@@ -218,11 +222,10 @@ class Slides:
             if not tiles:
                 bare.append(slide.file.inner)
             report[slide.file.inner] = {
-                "sha256": digests(slide.file.path),
+                "sha256": self.digests(slide.file.path),
                 "pixel_um": slide.file.mpp,
                 "tiles": tiles,
             }
-        digests.save()
         if bare:
             self.not_taken["slides without a tile of tissue and label"] = bare
         if not parts["training"]:
@@ -289,31 +292,32 @@ def prepare(options: argparse.Namespace) -> None:
             "taken for slides; give another"
         )
     slides = Slides(options)
-    begin(options.output)
-    parts, table, report = slides.write_tiles()
-    write_csv(options.output / "tiles.csv", table, COLUMNS)
-    who = "column 'patient' tells them apart"
-    patches = PatchSet(options.output, slides.classes, parts, not_taken=slides.not_taken, who=who)
-    patches.check()
-    if options.test_fraction:
-        patches.draw_testing(options.test_fraction, options.seed)
-    patches.check_parts("give every patient one name in the table")
-    patches.draw_folds(options.folds, options.seed)
-    patches.write(
-        options.output,
-        name=options.name or options.folder.resolve().name,
-        copy=False,
-        mpp=options.mpp,
-        split=f"drawn by patient, seed {options.seed}",
-        labels="annotations" if options.annotations else "of the whole slide",
-        tiles={
-            "mpp": options.mpp,
-            "side": slides.side,
-            "overlap": options.overlap,
-            "min_tissue": options.min_tissue,
-        },
-        regions=report,
-    )
+    with cutting(options.output) as folder:
+        parts, table, report = slides.write_tiles(folder)
+        write_csv(folder / TILES, table, COLUMNS)
+        who = "column 'patient' tells them apart"
+        patches = PatchSet(folder, slides.classes, parts, not_taken=slides.not_taken, who=who)
+        patches.check()
+        if options.test_fraction:
+            patches.draw_testing(options.test_fraction, options.seed)
+        patches.check_parts("give every patient one name in the table")
+        patches.draw_folds(options.folds, options.seed)
+        patches.write(
+            options.output,
+            name=options.name or options.folder.resolve().name,
+            cut_from=options.folder,
+            mpp=options.mpp,
+            split=f"drawn by patient, seed {options.seed}",
+            labels="annotations" if options.annotations else "of the whole slide",
+            tiles={
+                "mpp": options.mpp,
+                "side": slides.side,
+                "overlap": options.overlap,
+                "min_tissue": options.min_tissue,
+            },
+            regions=report,
+        )
+    slides.digests.save()
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -332,14 +336,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--overview-mpp", type=float, default=8.0, help="micrometres per pixel at which tissue is looked for (8)")
     add("--max-tiles", type=positive_int, help="of a slide, drawn at random (all)")
     options = parser.parse_args(arguments)
-    if not PIXELS[0] <= options.mpp <= PIXELS[1] or round(options.tile_um / options.mpp) < SMALLEST:
-        parser.error(f"--mpp must be {PIXELS[0]} to {PIXELS[1]}, and --tile-um at least {SMALLEST} pixels of it")
-    if not 0 <= options.overlap <= 0.9 or not 0.5 <= options.coverage <= 1:
-        parser.error("--overlap must lie in [0, 0.9] and --coverage in [0.5, 1]")
-    if not 0 <= options.min_tissue <= 1 or not 0 <= options.max_ink <= 1:
-        parser.error("--min-tissue and --max-ink must lie in [0, 1]")
-    if options.folds < 0 or options.folds == 1 or options.seed < 0 or options.overview_mpp <= 0:
-        parser.error("--folds must be 0 or at least 2, --seed at least 0 and --overview-mpp above 0")
+    if not 0.5 <= options.coverage <= 1 or not 0 <= options.max_ink <= 1 or not options.overview_mpp > 0:
+        parser.error("--coverage must lie in [0.5, 1], --max-ink in [0, 1], and --overview-mpp above 0")
     if options.annotations and not options.classes:
         parser.error("--annotations needs --classes: annotations have other classes, too")
     check_tile_options(parser, options)

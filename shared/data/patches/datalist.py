@@ -138,10 +138,13 @@ class PatchInferenceDatalist:
             :func:`shared.data.patches.groups.group_of`.
         check_pixels: decode every file before anything is predicted.
         disk_cache: keeps the decoded patches, which :class:`shared.data.PatchCache` then reads.
+        output_dir: of the prediction, which must not lie in a folder that is searched: its pictures would be patches.
 
     Attributes:
         cases: the patches.
         classes: names of the classes.
+        patch_size: height and width.
+        mpp: micrometres per pixel; None: not known.
 
     Raises:
         DataError: with every problem found, or when there is nothing to predict.
@@ -158,6 +161,7 @@ class PatchInferenceDatalist:
         group_by: str | None = None,
         check_pixels: bool = True,
         disk_cache: DiskCache | None = None,
+        output_dir: str | os.PathLike | None = None,
     ):
         if split not in SECTIONS:
             raise DataError(f"split must be one of {', '.join(SECTIONS)}, got {split!r}")
@@ -168,6 +172,11 @@ class PatchInferenceDatalist:
         if file.suffix.lower() in (".csv", ".txt", ".tsv"):
             content = {split: listed_patches(root, root / file, group_by)}
         elif root.is_dir() and not (root / file).exists() and str(file) == "datalist.json":
+            if output_dir is not None and Path(output_dir).resolve().is_relative_to(root.resolve()):
+                raise DataError(
+                    f"output_dir ({output_dir}) lies in the folder of patches ({root}), where its pictures would be "
+                    "taken for patches; give another"
+                )
             content = {split: folder_patches(root, group_by, classes or ())}
         check = PatchDatalistCheck(root, file, num_classes, content=content, disk_cache=disk_cache)
         if not check.content.get(split):
@@ -185,6 +194,8 @@ class PatchInferenceDatalist:
         for line in check.warnings:
             logger.warning("%s: %s", check.file, line)
         self.classes: list[str] = check.classes if named or not classes else list(classes)
+        self.patch_size = check.facts[self.cases[0]["image"]].size
+        self.mpp: float | None = check.content.get("mpp")
 
 
 def folder_patches(folder: Path, group_by: str | None = None, classes: Sequence[str] = ()) -> list[dict[str, str]]:

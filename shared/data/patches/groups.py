@@ -239,4 +239,8 @@ def resolve_groups(
         len(paths) > 1 and (len(set(by_dash)) == 1 or _is_kinds(by_dash, kinds))
     ):
         return by_dash, FIRST_DASH
-    return groups_of(paths, NO_GROUPS), "every patch by itself: neither names nor folders suggest groups"
+    how = "every patch by itself: neither names nor folders suggest groups"
+    beginnings = {re.split(r"[_\s-]", nfc(path.stem))[0] for path in paths}
+    if len(paths) > len(beginnings) == 1 and re.search(r"\d", one := beginnings.pop()):
+        how += f"; but all names begin with {one!r}: if that is one patient or slide, it is in every part and fold"
+    return groups_of(paths, NO_GROUPS), how

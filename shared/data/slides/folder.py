@@ -11,13 +11,15 @@ from pathlib import Path
 
 from shared.data.clutter import walk_files
 from shared.data.names import clean, look_alikes
-from shared.data.patches.files import is_utf8
+from shared.data.patches.files import is_utf8, plain
 from shared.data.slides.grid import PIXELS
 from shared.data.slides.reading import READ, TALLER, open_slide
 from shared.data.tables import read_table, some
 from shared.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_BESIDE = (".csv", ".tsv", ".xlsx", ".json", ".geojson", ".txt", ".dat", ".opt")  # tables, annotations; VMS's data
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,19 @@ def slide_names(folder: Path, inner: Sequence[str]) -> dict[str, str]:
 
 
 def find_slides(
-    folder: Path, *, slide_mpp: float | None = None, smallest_um: float | None = None, option: str = "--slide_mpp"
+    folder: Path,
+    *,
+    slide_mpp: float | None = None,
+    mpp: float | None = None,
+    smallest_um: float | None = None,
+    option: str = "--slide_mpp",
 ) -> list[SlideFile]:
     """All slides and large images below a folder, or the one that is given, sorted; all problems at once.
 
     Args:
         folder: a folder, searched whole, or one file.
         slide_mpp: micrometres per pixel of all of them; None: as each file says.
+        mpp: micrometres per pixel of the tiles: slides of coarser pixels are told, their tiles are enlarged.
         smallest_um: side of a tile in micrometres, which each slide must hold.
         option: what gives ``slide_mpp``, for messages.
 
@@ -106,10 +114,13 @@ def find_slides(
         found, root = [folder], folder.parent
     elif folder.is_dir():
         root = folder
-        found = [path for path in walk_files(folder) if path.suffix.lower() in READ]
+        there = list(walk_files(folder))
         # the folder of a MRXS slide's data, named as the slide, holds no slides
-        data = {path.with_suffix("") for path in found if path.suffix.lower() == ".mrxs"}
-        found = sorted(path for path in found if not data & set(path.parents))
+        data = {path.with_suffix("") for path in there if path.suffix.lower() == ".mrxs"}
+        there = sorted(path for path in there if not data & set(path.parents))
+        found = [path for path in there if path.suffix.lower() in READ]
+        if others := [plain(path.relative_to(root)) for path in there if path.suffix.lower() not in (*READ, *_BESIDE)]:
+            logger.warning("%s: %d files are of no kind that is read as a slide: %s", folder, len(others), some(others))
     else:
         raise DataError(f"{folder}: no such folder of slides")
     if not found:
@@ -151,6 +162,9 @@ def find_slides(
         )
     if problems:
         raise DataError(problems)
+    if coarse := [f"{slide.inner} ({slide.mpp:g})" for slide in slides if mpp is not None and slide.mpp > 1.01 * mpp]:
+        told = "%d slides have coarser pixels than the tiles' %g micrometres, their tiles are enlarged and blurred: %s"
+        logger.warning(told, len(coarse), mpp, some(coarse))
     return slides
 
 
@@ -170,8 +184,10 @@ def read_slide_labels(file: Path, slides: Sequence[SlideFile], classes: Sequence
             keys[clean(key)].add(slide.inner)
     values = {str(number): number for number in range(len(classes))} | {name: n for n, name in enumerate(classes)}
     missing = []
+    paths = {clean(slide.inner): slide.inner for slide in slides}
     for row in rows:
-        places = keys.get(row["slide"], set())
+        # a path that is another slide's name, too, is the path
+        places = {paths[row["slide"]]} if row["slide"] in paths else keys.get(row["slide"], set())
         if not places:
             missing.append(row["slide"])
         elif len(places) > 1:

@@ -6,6 +6,7 @@ A reader holds an open file, so each process opens its own. Pixels are 8-bit RGB
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from shared.data.patches.reading import patch_header, read_patch
 from shared.data.slides.grid import EXACT, PIXELS
 from shared.errors import DataError
 from shared.io import disguise
+
+logger = logging.getLogger(__name__)
 
 INSTALL = "pip install openslide-python openslide-bin (or -r requirements-slides.txt)"
 READ = (*SLIDES, ".vmu", *ENDINGS)
@@ -51,6 +54,7 @@ class SlideReader:
         mpp: micrometres per pixel of level 0, across and down; None: the file does not say.
         downsamples: pixels of level 0 per pixel of each level, ascending.
         shapes: height and width of each level.
+        levels: those that have the slide's shape.
         origin: x and y, in pixels of level 0, of the part that was scanned: QuPath counts from there.
         kind: what reads it.
     """
@@ -62,12 +66,16 @@ class SlideReader:
         self.path, self.shapes = path, list(shapes)
         self.height, self.width = self.shapes[0]
         self.downsamples = [1.0, *((self.width / w + self.height / h) / 2 for h, w in self.shapes[1:])]
-        known = mpp is not None and all(PIXELS[0] <= value <= PIXELS[1] for value in mpp)
-        self.mpp = mpp if known else None  # 72 dpi of a drawing program is no size of tissue
+        self.mpp = _sane(mpp)
+        expected = [self.width * h / self.height for h, _ in self.shapes]  # width, by the height
+        self.levels = [n for n, (_, w) in enumerate(self.shapes) if abs(w - expected[n]) <= max(1.5, TALLER * w)]
+        if odd := [f"{w} x {h}" for n, (h, w) in enumerate(self.shapes) if n not in self.levels]:
+            told = "%s: levels of another shape than the slide's %d x %d, such as a label's picture, are not used: %s"
+            logger.warning(told, path, self.width, self.height, ", ".join(odd))
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is no coarser than ``downsample``."""
-        fine = [row for row, found in enumerate(self.downsamples) if found <= downsample * (1 + EXACT)]
+        fine = [row for row in self.levels if self.downsamples[row] <= downsample * (1 + EXACT)]
         return max(fine, key=self.downsamples.__getitem__, default=0)
 
     def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -171,13 +179,22 @@ class TiffReader(SlideReader):
         import tifffile
 
         self.file = tifffile.TiffFile(path)
-        self.pages = pages = [level.pages[0] for level in self.file.series[0].levels]
+        if not self.file.is_ome:
+            raise DataError(
+                f"{path}: is called an OME-TIFF and holds no OME-XML: it may be truncated, copy or download it again; "
+                "a TIFF of another kind must have another name (.tif)"
+            )
+        levels = self.file.series[0].levels
+        self.pages = pages = [level.pages[0] for level in levels]
         for page in pages:
-            if page.dtype != np.uint8 or page.samplesperpixel != 3 or page.planarconfig != 1:
-                raise DataError(
-                    f"{path}: slides are 8-bit RGB, this has {page.samplesperpixel} channels of {page.dtype}"
-                    f"{', one plane each' if page.planarconfig != 1 else ''}; convert it"
-                )
+            if page.planarconfig != 1:
+                raise DataError(f"{path}: slides are 8-bit RGB, this has its channels one plane each; convert it")
+            _check_pixels(path, page)
+        if len(levels[0].pages) > 1:
+            raise DataError(
+                f"{path}: a slide is one image, this holds {len(levels[0].pages)} planes (of focus, time or channel); "
+                "save the one to predict"
+            )
         super().__init__(path, [(page.imagelength, page.imagewidth) for page in pages], _ome_mpp(self.file))
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -226,10 +243,7 @@ class ImageReader(SlideReader):
                 f"images of more than {LARGEST // 10**6} million pixels as a tiled TIFF (vips tiffsave IN OUT --tile "
                 "--pyramid)"
             )
-        with Image.open(path) as image:
-            dpi = image.info.get("dpi")
-        mpp = (25400 / float(dpi[0]), 25400 / float(dpi[1])) if dpi and min(dpi) > 0 else None
-        super().__init__(path, [(height, width)], mpp)
+        super().__init__(path, [(height, width)], stated_mpp(path))
         self._pixels: np.ndarray | None = None
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -267,6 +281,42 @@ def open_slide(path: str | os.PathLike) -> SlideReader:
         ) from error
 
 
+def stated_mpp(path: str | os.PathLike) -> tuple[float, float] | None:
+    """Micrometres per pixel, across and down, that an image's header states: OME-XML, else the resolution.
+
+    None where it states none, or none that tissue can have; where the two differ, that is told and OME-XML counts.
+
+    Raises:
+        DataError: the header cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/a.png"
+        >>> Image.new("RGB", (5, 4)).save(path, dpi=(50800, 50800))
+        >>> [round(value, 3) for value in stated_mpp(path)]
+        [0.5, 0.5]
+    """
+    patch_header(path)  # says what is wrong with a file
+    with Image.open(path) as image:
+        dpi, format_ = image.info.get("dpi"), image.format
+    by_dots = _sane((25400 / float(dpi[0]), 25400 / float(dpi[1])) if dpi and min(dpi) > 0 else None)
+    by_ome = None
+    if format_ == "TIFF":
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            by_ome = _sane(_ome_mpp(file))
+    if by_ome and by_dots and abs(by_ome[0] - by_dots[0]) > TALLER * by_ome[0]:
+        told = "%s: its OME-XML says %g micrometres per pixel, its resolution %g; the first is taken."
+        logger.warning(told, path, by_ome[0], by_dots[0])
+    return by_ome or by_dots
+
+
+def _sane(mpp: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Without sizes that tissue cannot have: 72 dpi are a drawing program's."""
+    return mpp if mpp is not None and all(PIXELS[0] <= value <= PIXELS[1] for value in mpp) else None
+
+
 def _is_slide(path: Path) -> bool:
     """Whether OpenSlide reads a file; of a TIFF without tiles this needs no OpenSlide."""
     if path.suffix.lower() in (".tif", ".tiff"):
@@ -275,7 +325,16 @@ def _is_slide(path: Path) -> bool:
         with tifffile.TiffFile(path) as file:
             if not file.pages or not file.pages[0].is_tiled:
                 return False
+            _check_pixels(path, file.pages[0])
     return openslide_module().OpenSlide.detect_format(str(path)) is not None
+
+
+def _check_pixels(path: Path, page: Any) -> None:
+    """OpenSlide would make 8-bit RGB of whatever a TIFF holds, without a word."""
+    if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4):
+        raise DataError(
+            f"{path}: slides are 8-bit RGB, this has {page.samplesperpixel} channels of {page.dtype}; convert it"
+        )
 
 
 def _ome_mpp(file: Any) -> tuple[float, float] | None:

@@ -64,7 +64,8 @@ def test_a_package_holds_what_its_bundle_needs_and_no_more():
     files = {name: set(packaged_files(folder)) for name, folder in folders.items()}
     assert "shared/apps/preparation/patients.py" in files["ircl_mvi"]
     assert "shared/apps/preparation/glioma.py" in files["glioma_idh"]
-    assert "shared/apps/preparation/patches.py" in files["sscl_crc"]
+    for name in ("patches", "regions", "slides"):
+        assert f"shared/apps/preparation/{name}.py" in files["sscl_crc"]
     for name, foreign in (
         ("ircl_mvi", ("glioma", "sscl")),
         ("sscl_crc", ("glioma", "networks/ircl")),

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,3 +80,28 @@ def test_a_split_of_an_older_version_is_asked_by_name_and_knows_no_images(model,
     check = ModelCheck(model, cases=[case(tmp_path, "X")], split="testing")
     check.run()
     assert "cannot be checked" in caplog.text and not check.known()
+
+
+@pytest.mark.parametrize(
+    ("now", "trained", "words"),
+    [
+        ((256, 1.0), (128, 2.0), None),  # the same tissue, finer
+        ((128, 2.04), (128, 2.0), None),
+        ((256, None), (256, 2.0), None),
+        ((128, 1.0), (128, 2.0), r"128 micrometres wide \(128 pixels of 1\), the model was trained on 256 \(128"),
+        ((256, 2.0), (128, 2.0), r"512 micrometres wide \(256 pixels of 2\), the model was trained on 256 \(128"),
+        ((256, None), (128, 2.0), None),
+        ((256, 1.0), (128, None), None),
+    ],
+)
+def test_patches_show_as_much_tissue_as_those_of_the_training(tmp_path, caplog, now, trained, words):
+    (tmp_path / "model.pt").touch()
+    (tmp_path / "model.json").write_text(json.dumps({"patch_size": trained[0], "mpp": trained[1]}))
+    check = ModelCheck(tmp_path, patches=SimpleNamespace(patch_size=(now[0], now[0]), mpp=now[1]))
+    if words:
+        with pytest.raises(DataError, match=words):
+            check.run()
+        return
+    check.run()
+    unknown = now[0] != trained[0] and None in (now[1], trained[1])
+    assert ("another magnification" in caplog.text or "the same width of tissue" in caplog.text) == unknown

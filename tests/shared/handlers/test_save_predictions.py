@@ -51,6 +51,9 @@ def test_one_row_per_patient_with_the_probability_of_class_1(tmp_path):
     positive, negative = expected[[1, 2, 4]], expected[[0, 3, 5]]
     assert metrics["AUC"]["value"] == pytest.approx(float((positive[:, None] > negative).float().mean()), abs=1e-6)
     assert (tmp_path / "roc.png").exists() and (tmp_path / "calibration.png").exists()
+    assert "evaluated" not in metrics
+    evaluate(tmp_path, cases, network, split="training")
+    assert json.loads((tmp_path / "metrics.json").read_text())["evaluated"] == {"split": "training"}
 
 
 def test_every_predictor_of_a_network_has_a_column(tmp_path):

@@ -358,6 +358,9 @@ def test_inference_takes_a_plain_folder(tmp_path):
     assert PatchInferenceDatalist(tmp_path, group_by="none").cases[0]["patient"] == "a/S1-1"
     with pytest.raises(DataError, match=r"--group-by 'S\(\\\\d\)' does not fit 1 of 4 file names, as x.png"):
         PatchInferenceDatalist(tmp_path, group_by=r"S(\d)")
+    with pytest.raises(DataError, match="where its pictures would be taken for patches; give another"):
+        PatchInferenceDatalist(tmp_path, output_dir=tmp_path / "b/out")
+    assert PatchInferenceDatalist(tmp_path, output_dir=tmp_path.with_name("out")).patch_size == data.patch_size
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds neither datalist.json nor .*prepare_image_folder"):
         PatchInferenceDatalist(tmp_path / "empty")

@@ -1,6 +1,7 @@
 """Which patches belong to one patient or slide, and when that has to be asked."""
 
 import hashlib
+import re
 import unicodedata
 from pathlib import PurePath
 
@@ -156,6 +157,13 @@ def test_every_patch_is_by_itself_where_nothing_suggests_a_group(text):
     paths, kinds, _ = names(text)
     groups, how = resolve_groups(paths, kinds=kinds)
     assert groups == [path.with_suffix("").as_posix() for path in paths] and how.startswith("every patch by itself")
+
+
+@pytest.mark.parametrize("text", ["P1-{n}.png", "slide12_{n}.png"])
+def test_one_beginning_of_all_names_is_told(text):
+    groups, how = resolve_groups([PurePath(text.format(n=n)) for n in range(8)], kinds=[n % 2 for n in range(8)])
+    assert len(set(groups)) == 8 and re.search("all names begin with '(P1|slide12)': if that is one patient", how)
+    assert "begin with" not in resolve_groups([PurePath(f"patch_{n}.png") for n in range(8)])[1]
 
 
 def test_hashes_are_no_beginnings_of_names():

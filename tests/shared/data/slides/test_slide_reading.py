@@ -9,9 +9,9 @@ import tifffile
 from PIL import Image
 
 from shared.data.slides import reading
-from shared.data.slides.folder import slide_names
+from shared.data.slides.folder import find_slides, read_slide_labels, slide_names
 from shared.data.slides.grid import tile_grid
-from shared.data.slides.reading import OpenSlideReader, open_slide
+from shared.data.slides.reading import OpenSlideReader, open_slide, stated_mpp
 from shared.errors import DataError
 from tests.support.tiny_slides import write_ome, write_png, write_tiff
 
@@ -134,3 +134,74 @@ def test_qupath_counts_from_where_the_scanned_part_begins(tmp_path, monkeypatch)
     bounds |= {"openslide.bounds-width": "500", "openslide.bounds-height": "600"}
     with OpenSlideReader(tmp_path / "a.mrxs") as reader:
         assert reader.origin == (300, 70) and (reader.width, reader.height) == (1000, 800)
+
+
+def test_a_labels_picture_is_no_level_of_the_slide(tmp_path, caplog):
+    pytest.importorskip("openslide")
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib"}
+    pixels = np.repeat(np.repeat(PIXELS, 2, 0), 2, 1)  # 600 x 1000
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(pixels, **options)
+        file.write(np.full((400, 400, 3), 9, np.uint8), subfiletype=1, **options)
+        file.write(
+            np.ascontiguousarray(pixels[::4, ::4][:, :249]), subfiletype=1, **options
+        )  # a level may lose a pixel
+    with open_slide(tmp_path / "a.tif") as reader:
+        assert len(reader.shapes) == 3 and reader.levels == [0, 2]
+        assert [reader.level_for(factor) for factor in (1, 2, 3, 8)] == [0, 0, 0, 2]
+        assert reader.overview(3.0).mean() > 100
+    assert "a.tif: levels of another shape than the slide's 1000 x 600, such as a label's picture" in caplog.text
+    assert "are not used: 400 x 400" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "more", "words"),
+    [
+        (
+            "a.tif",
+            PIXELS.astype(np.uint16) * 16,
+            {"photometric": "rgb", "tile": (256, 256)},
+            "has 3 channels of uint16",
+        ),
+        ("a.tif", PIXELS[..., 0], {"photometric": "minisblack", "tile": (256, 256)}, "has 1 channels of uint8"),
+        ("a.ome.tif", PIXELS, {"photometric": "rgb", "metadata": None}, "holds no OME-XML: it may be truncated"),
+        ("a.ome.tif", np.stack([PIXELS] * 3), {"photometric": "rgb", "metadata": {"axes": "ZYXS"}}, "holds 3 planes"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(tmp_path, name, pixels, more, words):
+    with tifffile.TiffWriter(tmp_path / name, ome=name != "a.tif" and more.get("metadata") is not None) as file:
+        file.write(pixels, **more)
+    with pytest.raises(DataError, match=words):
+        open_slide(tmp_path / name)
+
+
+def test_the_size_of_a_pixel_in_two_places_of_a_file(tmp_path, caplog):
+    metadata = {"axes": "YXS", "PhysicalSizeX": 500.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
+    options = {"photometric": "rgb", "ome": True, "metadata": metadata, "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, resolution=(1e4 / 0.25, 1e4 / 0.25), **options)
+    assert stated_mpp(tmp_path / "a.tif") == (0.5, 0.5)
+    assert "its OME-XML says 0.5 micrometres per pixel, its resolution 0.25; the first is taken" in caplog.text
+    with open_slide(tmp_path / "a.tif") as reader:
+        assert reader.kind == "pillow" and reader.mpp == (0.5, 0.5)
+    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", dpi=(300, 300))  # a camera's
+    assert stated_mpp(tmp_path / "b.jpg") is None
+
+
+def test_a_path_that_is_another_slides_name_too_is_the_path_and_other_kinds_are_named(tmp_path, caplog):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/a.png"):
+        write_png(tmp_path / name, PIXELS, 0.5)
+    for name in ("b.isyntax", "notes.txt", "sub/a.geojson"):
+        (tmp_path / name).touch()
+    slides = find_slides(tmp_path, mpp=0.5)
+    assert "coarser" not in caplog.text
+    find_slides(tmp_path / "a.png", mpp=0.25)
+    assert "1 slides have coarser pixels than the tiles' 0.25 micrometres, their tiles are enlarged" in caplog.text
+    assert [slide.inner for slide in slides] == ["a.png", "sub/a.png"]
+    assert "1 files are of no kind that is read as a slide: b.isyntax" in caplog.text
+    (tmp_path / "labels.csv").write_text("slide,label\na.png,1\nsub/a.png,0\n")
+    found = read_slide_labels(tmp_path / "labels.csv", slides, ["x", "y"])
+    assert {name: label.label for name, label in found.items()} == {"a.png": 1, "sub/a.png": 0}
+    (tmp_path / "labels.csv").write_text("slide,label\na,1\n")
+    with pytest.raises(DataError, match=r"a: is the name of a.png, sub/a.png; give the path"):
+        read_slide_labels(tmp_path / "labels.csv", slides, ["x", "y"])

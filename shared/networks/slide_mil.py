@@ -43,13 +43,14 @@ class SlideMIL(nn.Module):
         num_classes: logits.
         hidden: width of the attention's V and U.
         dropout: of x.
+        freeze_encoder: nothing else is possible, since features are computed once.
 
     Shape:
         - h: ``[B, n, D]``, features of the tiles; mask: bool ``[B, n]``, False where a row only fills up the batch
         - returns: logits ``[B, num_classes]``
 
     Raises:
-        ValueError: of the call: images instead of features.
+        ValueError: an encoder that is to be trained; of the call: images instead of features.
 
     Example:
         >>> net = SlideMIL(dict(block="basic", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16))).eval()
@@ -69,8 +70,11 @@ class SlideMIL(nn.Module):
         num_classes: int = 2,
         hidden: int = 64,
         dropout: float = 0.0,
+        freeze_encoder: bool = True,
     ):
         super().__init__()
+        if not freeze_encoder:
+            raise ValueError("The encoder of a model of slides stays as it is: freeze_encoder must be True.")
         self.settings = {"class": "shared.networks.SlideMIL", "encoder": dict(encoder or {})}
         self.settings |= {"num_classes": num_classes, "hidden": hidden, "dropout": dropout}
         self.encoder = PatchEncoder(**self.settings["encoder"]).requires_grad_(False).eval()

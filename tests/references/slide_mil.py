@@ -1,10 +1,10 @@
-"""Gated attention over a slide's tiles in float64, one tile and one number at a time (Ilse et al. 2018, Eq. 7 and 9)."""
+"""Gated attention over a slide's tiles as loops in Python floats (float64): Ilse et al. 2018, Eq. 7 and 9."""
 
 import math
 
 
 def moments(slides):
-    """Mean and spread of each feature over slides (lists of tiles, each a list of features), each slide counting once."""
+    """Mean and spread of each feature over slides (lists of tiles, lists of features), each slide counting once."""
     width = len(slides[0][0])
     mean, spread = [], []
     for k in range(width):

@@ -1,10 +1,12 @@
 """Do slides' labels alone teach where the telling glands are? Phantom slides, a frozen encoder, attention over tiles.
 
-Slides of 36 phantom patches are written, each with stains of its own; those of class 1 hold a few with serrated crypts
-among straight ones, the others none. The bundle is trained on the labels of the slides, evaluated on those kept apart
-and asked where; the score of a tile is compared with what was painted there. From anywhere:
+Slides are put together from the demo's phantom patches, 16 each, turned at random and of mixed stains: those of class 1
+hold a few with serrated crypts among straight ones, the others none. Slides kept apart are of the patches in the
+testing section. The bundle is trained on the labels of the slides, evaluated on those kept apart and asked where; the
+score of a tile is compared with what was painted there. From anywhere:
 
-    python benchmarks/slide_labels.py --encoder models/imagenet_resnet50.pt
+    python scripts/make_phantom_patches.py --output data/phantom_patches
+    python benchmarks/slide_labels.py --patches data/phantom_patches --encoder models/imagenet_resnet50.pt
 
 A table of scores closes the run.
 """
@@ -24,47 +26,53 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-SIZE, MPP, SIDE = 128, 2.0, 6  # pixels of a patch, micrometres per pixel, patches along a side of the tissue
+SIZE, MPP, SIDE = 128, 2.0, 4  # pixels of a patch, micrometres per pixel, patches along a side of the tissue
 TISSUE = {"overview_mpp": 4.0, "tissue#pen": 80}  # phantoms' stains vary more than a scanner's
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patches", type=Path, required=True, help="what make_phantom_patches.py wrote")
     parser.add_argument("--encoder", type=Path, required=True, help="train#pretrained; ImageNet weights of a ResNet50")
     parser.add_argument("--slides", type=int, default=60, help="half of them of class 1, a third kept apart")
-    parser.add_argument("--planted", type=int, default=6, help="serrated patches of a slide of class 1, of 36")
+    parser.add_argument("--planted", type=int, default=4, help="serrated patches of a slide of class 1, of 16")
     parser.add_argument("--epochs", type=int, default=60, help="of the training on slides")
     parser.add_argument("--seed", type=int, default=0, help="of slides and training")
     parser.add_argument("--output", type=Path, help="where slides and results stay; default: nowhere")
     return parser.parse_args(arguments)
 
 
-def write_slides(folder: Path, count: int, planted: int, seed: int) -> dict[str, set[tuple[int, int]]]:
+def write_slides(folder: Path, patches: Path, count: int, planted: int, seed: int) -> dict[str, set[tuple[int, int]]]:
     """Write slides and their table; left and upper edge of every serrated patch, by slide."""
     import numpy as np
     import tifffile
-
-    from shared.apps.phantoms.patches import draw_slide, paint_patch
+    from PIL import Image
 
     folder.mkdir(parents=True)
+    with (patches / "patches.csv").open(newline="") as file:
+        drawn = list(csv.DictReader(file))
     where: dict[str, set[tuple[int, int]]] = {}
     table = [("slide", "label", "patient", "section")]
     for number in range(count):
-        name, random = f"s{number:03d}", np.random.default_rng([seed, number])
-        stain, positive = draw_slide(random), number % 2
-        serrated = set(random.choice(SIDE**2, planted * positive, replace=False).tolist())
+        name, random, apart = f"s{number:03d}", np.random.default_rng([seed, number]), number // 2 % 3 == 0
+        known = [row for row in drawn if (row["section"] == "testing") == apart]
+        kinds = [[row["image"] for row in known if row["serrated"] == kind] for kind in "01"]
+        serrated = planted * (number % 2)
+        chosen = [(path, 0) for path in random.choice(kinds[0], SIDE**2 - serrated, replace=False)]
+        chosen += [(path, 1) for path in random.choice(kinds[1], serrated, replace=False)]
         side = (SIDE + 2) * SIZE
         pixels = np.clip(243 + random.normal(0, 1.5, (side, side, 3)), 0, 255).astype(np.uint8)
         where[name] = set()
-        for place in range(SIDE**2):
+        for place, row in enumerate(random.permutation(len(chosen)).tolist()):
             y, x = ((1 + at) * SIZE for at in divmod(place, SIDE))
-            drawn = paint_patch(stain, place in serrated, random.uniform(0.2, 1.0), random, size=SIZE)
-            pixels[y : y + SIZE, x : x + SIZE] = drawn["image"]
-            if place in serrated:
+            with Image.open(patches / chosen[row][0]) as image:
+                patch = np.rot90(np.asarray(image), random.integers(4))
+            pixels[y : y + SIZE, x : x + SIZE] = patch[:, ::-1] if random.random() < 0.5 else patch
+            if chosen[row][1]:
                 where[name].add((x, y))
         dots = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
         tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="rgb", compression="zlib", **dots)
-        table.append((name, str(positive), name, "testing" if number // 2 % 3 == 0 else "training"))
+        table.append((name, str(number % 2), name, "testing" if apart else "training"))
     with (folder / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows(table)
     return where
@@ -101,7 +109,7 @@ def run(args: argparse.Namespace, output: Path) -> None:
     from _timing import report
 
     slides = output / "slides"
-    where = write_slides(slides, args.slides, args.planted, args.seed)
+    where = write_slides(slides, args.patches, args.slides, args.planted, args.seed)
     places = {"ckpt_dir": output / "models", "dataset_dir": slides, "bf16": False}
     choice = {f"slide_features#{key}": value for key, value in TISSUE.items()}
     sizes = {"mpp": MPP, "patch_size": SIZE, "size": SIZE, "seed": args.seed, "finetune_epochs": args.epochs}

@@ -43,7 +43,7 @@ def trained_size(
     """Micrometres per pixel and pixels of a side of the patches that a model was trained on.
 
     Args:
-        folder: of ``model.json``, if there is one.
+        folder: of ``model.json``, if there is one; or weights that have none.
         mpp: where that does not say.
         patch_size: likewise.
         section: of the key ``patch_size`` on the command line, with its ``#``.
@@ -59,7 +59,7 @@ def trained_size(
     if missing := [key for key in ("mpp", "patch_size") if key not in known]:
         words = {"mpp": "micrometres per pixel", "patch_size": "pixels of a side"}
         raise CheckpointError(
-            f"{path} does not say of which size the training's patches were: give "
+            f"{folder if Path(folder).is_file() else path} does not say of which size the training's patches were: give "
             + " and ".join(f"--{section * (key != 'mpp')}{key} ({words[key]})" for key in missing)
             + ", or prepare the patches with their --mpp and train again"
         )

@@ -18,11 +18,9 @@ class SlideBags(Dataset):
         entries: of :class:`SlideDatalist`.
         features: of a slide, given its entry.
         tiles: most tiles of an item, drawn without replacement; None: all.
-        seed: of the draws.
 
     Attributes:
         labels: of the slides, ``[len]`` long.
-        generator: of the draws.
 
     Shape:
         - an item: ``image`` (features h) ``[n, D]``, ``label`` a number, ``patient`` and ``path`` texts
@@ -43,11 +41,9 @@ class SlideBags(Dataset):
         features: Callable[[Mapping[str, Any]], Tensor],
         *,
         tiles: int | None = None,
-        seed: int = 0,
     ):
         self.entries, self.features, self.tiles = list(entries), features, tiles
         self.labels = torch.tensor([int(entry["label"]) for entry in self.entries])
-        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -56,7 +52,7 @@ class SlideBags(Dataset):
         entry = self.entries[index]
         h = self.features(entry)
         if self.tiles is not None and len(h) > self.tiles:
-            h = h[torch.randperm(len(h), generator=self.generator)[: self.tiles]]
+            h = h[torch.randperm(len(h))[: self.tiles]]
         told = {"patient": str(entry["patient"]), "path": str(entry["image"])}
         return {"image": h, "label": int(self.labels[index]), **told}
 

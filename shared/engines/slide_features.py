@@ -58,8 +58,9 @@ def trained_size(
     known = {**given, **known}
     if missing := [key for key in ("mpp", "patch_size") if key not in known]:
         words = {"mpp": "micrometres per pixel", "patch_size": "pixels of a side"}
+        where = folder if Path(folder).is_file() else path
         raise CheckpointError(
-            f"{folder if Path(folder).is_file() else path} does not say of which size the training's patches were: give "
+            f"{where} does not say of which size the training's patches were: give "
             + " and ".join(f"--{section * (key != 'mpp')}{key} ({words[key]})" for key in missing)
             + ", or prepare the patches with their --mpp and train again"
         )

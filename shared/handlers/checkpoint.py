@@ -296,10 +296,10 @@ class LoadEncoder:
         state = from_main(lambda: load_checkpoint(self.path, hint=hint))
         if isinstance(state, Mapping) and "conv1.weight" in state:
             load_imagenet_weights(self.network.encoder, self.path)
-        else:
-            whole = isinstance(state, Mapping) and "encoder.conv1.weight" in state
-            state = state if whole else part_of(state, "network", self.path)
-            load_weights(self.network.encoder, weights_below(state, "encoder."), self.path)
+            return  # a split.json that lies beside them is of another training
+        whole = isinstance(state, Mapping) and "encoder.conv1.weight" in state
+        state = state if whole else part_of(state, "network", self.path)
+        load_weights(self.network.encoder, weights_below(state, "encoder."), self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)
 

@@ -6,7 +6,7 @@ from shared.checkpoint import save_checkpoint
 from shared.errors import CheckpointError
 from shared.handlers import LoadEncoder
 from shared.losses import BalancedCrossEntropyLoss
-from shared.networks import ContrastiveNetwork, SSCLClassifier
+from shared.networks import ContrastiveNetwork, PatchEncoder, SSCLClassifier, load_imagenet_weights
 
 SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
@@ -26,6 +26,19 @@ def test_the_encoder_is_bitwise_the_pretrained_one(tmp_path):
     own = classifier.encoder.state_dict()
     assert all(torch.equal(own[key], value) for key, value in pretrained.encoder.state_dict().items())
     assert torch.equal(classifier.head.weight, head)
+
+
+def test_the_encoder_of_a_finished_model_and_imagenet_weights_are_taken_too(tmp_path):
+    model = SSCLClassifier(SMALL)
+    save_checkpoint(tmp_path / "model.pt", model.state_dict())
+    save_checkpoint(tmp_path / "imagenet.pt", model.encoder.state_dict() | {"fc.weight": torch.zeros(1)})
+    folded = PatchEncoder(**SMALL)
+    load_imagenet_weights(folded, tmp_path / "imagenet.pt")
+    for name, encoder in (("model.pt", model.encoder), ("imagenet.pt", folded)):
+        found = SSCLClassifier(SMALL)
+        _start(LoadEncoder(tmp_path / name, found))
+        own = found.encoder.state_dict()
+        assert all(torch.equal(own[key], value) for key, value in encoder.state_dict().items()), name
 
 
 def test_from_scratch_nothing_is_loaded(tmp_path):

@@ -148,10 +148,9 @@ class SlideStage:
                 f"output_dir ({self.output_dir}) lies in the folder of slides ({self.slides}), where its pictures "
                 "would be taken for slides; give another"
             )
-        ModelCheck(self.ckpt_dir, used=self.used).run()
         self._check_choice()
-        given = {"mpp": self.mpp, "patch_size": self.patch_size, "section": "slide_stage#"}
-        mpp, size = trained_size(self.ckpt_dir, **given)
+        ModelCheck(self.ckpt_dir, used=self.used).run()
+        mpp, size = self._trained_size()
         slides = find_slides(Path(self.slides), slide_mpp=self.slide_mpp, smallest_um=size * mpp)
         labels = {} if self.labels is None else read_slide_labels(Path(self.labels), slides, self.classes)
         self._tell_of_trained(slides, labels)
@@ -186,6 +185,10 @@ class SlideStage:
         logger.info("%d slides: %s", len(rows), self.output_dir / "slides.csv")
         if damaged:
             raise DataError([*damaged, f"the other slides are finished ({self.output_dir / 'slides.csv'})"])
+
+    def _trained_size(self) -> tuple[float, int]:
+        """Micrometres per pixel and pixels of a side of the training's patches."""
+        return trained_size(self.ckpt_dir, mpp=self.mpp, patch_size=self.patch_size, section="slide_stage#")
 
     def _check_choice(self) -> None:
         """A model of slides weighs the tiles that it was trained to weigh."""

@@ -20,7 +20,6 @@ from shared.data.cases import CaseDataset
 from shared.distributed.processes import from_main, gather_objects, is_main, rank, world_size
 from shared.errors import CheckpointError
 from shared.losses.balanced import BalancedCrossEntropyLoss
-from shared.networks.sscl import load_imagenet_weights
 
 SHARED_GENERATOR = "shuffle"  # all processes draw the same batches from it, and each takes its part
 
@@ -262,8 +261,7 @@ class LoadEncoder:
     """At the start of fine-tuning: the pretrained encoder into the classifier.
 
     Args:
-        path: checkpoint of the pretraining, ``model.pt`` of a fine-tuning, or ImageNet weights with torchvision's names
-            (:func:`shared.networks.load_imagenet_weights`); None: from scratch.
+        path: checkpoint of the pretraining; None: from scratch.
         network: the classifier; its ``encoder`` is filled.
         loss: of the fine-tuning; one that balances classes starts the head's bias at their frequencies.
         record: of this training; whom a checkpoint of another folder was trained on, is counted as seen.
@@ -293,12 +291,11 @@ class LoadEncoder:
         if self.path is None:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
-        state = from_main(lambda: load_checkpoint(self.path, hint=hint))
-        if isinstance(state, Mapping) and "conv1.weight" in state:
-            load_imagenet_weights(self.network.encoder, self.path)
-            return  # a split.json that lies beside them is of another training
-        whole = isinstance(state, Mapping) and "encoder.conv1.weight" in state
-        state = state if whole else part_of(state, "network", self.path)
+        self.fill(from_main(lambda: load_checkpoint(self.path, hint=hint)))
+
+    def fill(self, state: Any) -> None:
+        """Load the encoder's part of the checkpoint's content."""
+        state = part_of(state, "network", self.path)
         load_weights(self.network.encoder, weights_below(state, "encoder."), self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)

@@ -26,6 +26,8 @@ __all__, __getattr__ = lazy_exports(
         "PatchDatalist": "patches.datalist",
         "PatchInferenceDatalist": "patches.datalist",
         "AttributeRows": "brain.attribute_rows",
+        "SlideBags": "slides.bags",
+        "SlideDatalist": "slides.datalist",
         "DiskCache": "disk_cache",
         "TractAtlas": "brain.atlas",
         "tract_pairs": "brain.atlas",

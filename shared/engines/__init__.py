@@ -20,6 +20,7 @@ __all__, __getattr__ = lazy_exports(
         "PrepareRows": "prepare_ircl",
         "PreparePatches": "prepare_patches",
         "PrepareViews": "prepare_patches",
+        "SlideFeatures": "slide_features",
         "SlideStage": "slide_stage",
         "StageTrainer": "trainer",
         "on_device": "trainer",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from shared.bundle.model import load_model
-from shared.bundle.record import read_model, read_split
-from shared.bundle.settings import refuse_others
-from shared.data.slides.folder import SlideFile, SlideLabel, check_mpp, find_slides, read_slide_labels
+from shared.bundle.record import MODEL_FILE, read_model, read_split
+from shared.data.slides.folder import SlideFile, SlideLabel, find_slides, read_slide_labels
 from shared.data.slides.grid import TileGrid, tile_grid
 from shared.data.slides.reading import open_slide
 from shared.data.slides.tiles import SlideTiles
 from shared.data.slides.tissue import find_tissue
+from shared.engines.slide_features import tile_outputs, trained_size
 from shared.errors import CheckpointError, DataError
 from shared.handlers.model_check import ModelCheck
 from shared.io import read_json_object, write_csv, write_json
+from shared.networks.slide_mil import SlideMIL
 from shared.reports.slides import (
-    SCORES,
+    CONTRIBUTION,
+    PROBABILITY,
     heat_map,
     region_features,
     slide_scores,
@@ -54,10 +54,13 @@ class SlideStage:
     a row per slide. A finished slide is kept by a later run of the same model and settings; an unfinished one leaves
     nothing.
 
+    A model of slides (:class:`shared.networks.SlideMIL`) gives a slide's probability, and of each tile its attention
+    and its contribution to the slide's log odds, which stands where else the tile's probability does.
+
     Args:
         slides: folder of slides or large images, searched whole, or one file.
         output_dir: where the results go.
-        network: image to logits of two classes.
+        network: image to logits of two classes, or a :class:`shared.networks.SlideMIL`.
         ckpt_dir: folder of ``model.pt`` and ``model.json``.
         prepare_batch: as in the evaluation of patches.
         inferer: as in the evaluation of patches.
@@ -76,7 +79,7 @@ class SlideStage:
         tissue: thresholds of :func:`shared.data.slides.tissue.tissue_mask`.
         batch_size: tiles per step.
         num_workers: processes that read tiles, each with the slide opened anew; 0: none.
-        threshold: probability from which a tile is called class 1.
+        threshold: probability from which a tile is called class 1; of contributions it is 0.
         top: how many of a slide's highest tiles the score ``top`` averages.
         gallery: tiles in each row of ``gallery.png``; 0: none.
         seed: of the draws of the intervals.
@@ -134,6 +137,7 @@ class SlideStage:
         self.overview_mpp, self.tissue = overview_mpp, dict(tissue or {})
         self.batch_size, self.num_workers, self.threshold = batch_size, num_workers, threshold
         self.top, self.gallery, self.seed = top, gallery, seed
+        self.measure = CONTRIBUTION if isinstance(network, SlideMIL) else PROBABILITY
 
     def run(self) -> None:
         """Predict all slides that are not finished; write the table of all."""
@@ -144,6 +148,7 @@ class SlideStage:
                 f"output_dir ({self.output_dir}) lies in the folder of slides ({self.slides}), where its pictures "
                 "would be taken for slides; give another"
             )
+        self._check_choice()
         ModelCheck(self.ckpt_dir, used=self.used).run()
         mpp, size = self._trained_size()
         slides = find_slides(Path(self.slides), slide_mpp=self.slide_mpp, mpp=mpp, smallest_um=size * mpp)
@@ -167,11 +172,12 @@ class SlideStage:
                     found = {"problem": "damaged: " + " ".join(error.problems).replace(str(slide.path), slide.inner)}
                 computed += 1
                 left = (time.monotonic() - start) / computed * (len(slides) - number)
-                shown = found.get("problem") or f"{found['tiles']} tiles, mean {found['scores']['mean']:.3f}"
+                first = self.measure.scores[0]
+                shown = found.get("problem") or f"{found['tiles']} tiles, {first} {found['scores'][first]:.3f}"
                 logger.info("slide %d of %d, %s: %s; %s left", number, len(slides), slide.inner, shown, _minutes(left))
             rows.append(self._row(slide, found, labels.get(slide.inner, SlideLabel())))
-        metrics = write_slide_table(self.output_dir, rows, seed=self.seed)
-        for score in SCORES if metrics else ():
+        metrics = write_slide_table(self.output_dir, rows, scores=self.measure.scores, seed=self.seed)
+        for score in self.measure.scores if metrics else ():
             auc = metrics[score]["AUC"]
             logger.info("AUC of slides, %s: %.3f [%.3f, %.3f]", score, *(auc[key] for key in ("value", "low", "high")))
         if bare := [row["slide"] for row in rows if row["problem"] == _NO_TISSUE]:
@@ -182,19 +188,17 @@ class SlideStage:
 
     def _trained_size(self) -> tuple[float, int]:
         """Micrometres per pixel and pixels of a side of the training's patches."""
-        path, model = self.ckpt_dir / "model.json", read_model(self.ckpt_dir)
-        given = {key: value for key in ("mpp", "patch_size") if (value := getattr(self, key)) is not None}
-        known = {key: model[key] for key in ("mpp", "patch_size") if model.get(key) is not None}
-        refuse_others(path, known, given)
-        known = {**given, **known}
-        if missing := [key for key in ("mpp", "patch_size") if key not in known]:
-            words = {"mpp": "micrometres per pixel", "patch_size": "pixels of a side"}
+        return trained_size(self.ckpt_dir, mpp=self.mpp, patch_size=self.patch_size, section="slide_stage#")
+
+    def _check_choice(self) -> None:
+        """A model of slides weighs the tiles that it was trained to weigh."""
+        known = _flat(read_model(self.ckpt_dir).get("tiles") or {})
+        now = _flat({key: getattr(self, key) for key in ("overlap", "min_tissue", "max_ink", "overview_mpp", "tissue")})
+        if others := [f"--slide_stage#{key} {value}" for key, value in known.items() if value != now.get(key)]:
             raise CheckpointError(
-                f"{path} does not say of which size the training's patches were: give "
-                + " and ".join(f"--{'slide_stage#' * (key != 'mpp')}{key} ({words[key]})" for key in missing)
-                + ", or prepare the patches with their --mpp and train again"
+                f"{self.ckpt_dir / MODEL_FILE}: the model of slides was trained on tiles that were chosen otherwise; "
+                f"give {' '.join(others)}"
             )
-        return check_mpp(known["mpp"], "--mpp"), int(known["patch_size"])
 
     def _tell_of_trained(self, slides: Sequence[SlideFile], labels: Mapping[str, SlideLabel]) -> None:
         """Tiles are none of the training's files, so that patients can be compared by their names alone."""
@@ -280,65 +284,76 @@ class SlideStage:
         found |= {"tile_pixels": grid.side, "level": grid.level, "tissue_threshold": round(tissue.threshold, 4)}
         found |= {"tissue_mm2": round(float(tissue.mask.sum()) * (overview_mpp / 1000) ** 2, 6)}
         found |= {"tiles": len(numbers), "settings": self._settings(slide, mpp, size)}
-        probability = np.zeros(0)
+        values = {name: np.zeros(0) for name in self.measure.columns}
         if numbers:
-            probability = self._probabilities(slide, grid, numbers, title)
-            found["scores"] = slide_scores(probability, top=self.top, threshold=self.threshold)
+            values, found["scores"] = self._predicted(self._outputs(slide, grid, numbers, title))
         else:
             found["problem"] = _NO_TISSUE
         rows = []
-        for number, value in zip(numbers, probability, strict=True):
+        for row, number in enumerate(numbers):
             x, y = grid.corner(number)
-            rows.append({"x": x, "y": y, "tissue": round(float(tissue.shares[number]), 4), "probability": float(value)})
-        write_csv(part / "tiles.csv", rows, ("x", "y", "tissue", "probability"))
-        heat = heat_map(grid, numbers, probability, tissue.mask.shape, tissue.downsample)
+            measured = {name: float(value[row]) for name, value in values.items()}
+            rows.append({"x": x, "y": y, "tissue": round(float(tissue.shares[number]), 4), **measured})
+        write_csv(part / "tiles.csv", rows, ("x", "y", "tissue", *self.measure.columns))
+        shown_values = values[self.measure.name]
+        heat = heat_map(grid, numbers, shown_values, tissue.mask.shape, tissue.downsample)
         write_heat_map(part / "heatmap.ome.tiff", heat, overview_mpp, f"{slide.name}: {self.classes[1]}")
-        given = (grid, numbers, probability, self.classes)
-        shown_at: dict[str, Any] = {"threshold": self.threshold, "origin": origin}
-        write_features(part / "tiles.geojson", tile_features(*given, **shown_at))
-        regions = region_features(*given, slide_mpp=slide.mpp, **shown_at)
+        shown_at: dict[str, Any] = {"threshold": self._limit, "origin": origin, "measure": self.measure}
+        write_features(part / "tiles.geojson", tile_features(grid, numbers, values, self.classes, **shown_at))
+        regions = region_features(grid, numbers, values, self.classes, slide_mpp=slide.mpp, **shown_at)
         write_features(part / "regions.geojson", regions)
         shown = "no tissue" if not numbers else ", ".join(f"{k} {v:.3f}" for k, v in found["scores"].items())
-        text = f"{slide.name}: {shown}"
-        slide_picture(tissue.overview, tissue.mask, heat, part / "slide.png", title=text, class_name=self.classes[1])
+        text, what = f"{slide.name}: {shown}", f"{self.measure.words} {self.classes[1]}"
+        where = part / "slide.png"
+        slide_picture(tissue.overview, tissue.mask, heat, where, title=text, what=what, signed=self.measure.signed)
         if numbers and self.gallery:
-            self._write_gallery(slide, grid, numbers, probability, part / "gallery.png")
+            self._write_gallery(slide, grid, numbers, shown_values, part / "gallery.png")
         return found
 
-    @torch.inference_mode()
-    def _probabilities(self, slide: SlideFile, grid: TileGrid, numbers: list[int], title: str) -> np.ndarray:
-        """Probability of class 1 of each tile, in batches read by the workers."""
+    @property
+    def _limit(self) -> float:
+        return 0.0 if self.measure.signed else self.threshold
+
+    def _outputs(self, slide: SlideFile, grid: TileGrid, numbers: list[int], title: str) -> Tensor:
+        """Probability of class 1 of each tile, or its features."""
+
+        def compute(image: Tensor) -> Tensor:
+            batch, _ = self.prepare_batch({"image": image}, self.device, True)
+            if isinstance(self.network, SlideMIL):
+                return self.inferer(batch, self.network.encoder).half()  # as in training
+            return self.inferer(batch, self.network).float().softmax(dim=1)[:, 1]
+
         tiles = SlideTiles(slide.path, grid, numbers, cache_size=self.cache_size)
-        loader: DataLoader = DataLoader(tiles, self.batch_size, num_workers=self.num_workers, collate_fn=tiles.collate)
-        parts = []
-        try:
-            # shows the time left on a terminal, and nothing in a log
-            with tqdm(total=len(numbers), desc=title, unit="tile", disable=None, file=sys.stderr) as bar:
-                for image in loader:
-                    if isinstance(image, DataError):
-                        raise image
-                    batch, _ = self.prepare_batch({"image": image}, self.device, True)
-                    parts.append(self.inferer(batch, self.network).float().softmax(dim=1)[:, 1].cpu())
-                    bar.update(len(image))
-        finally:
-            tiles.close()
-        return torch.cat(parts).double().numpy()
+        return tile_outputs(tiles, compute, batch_size=self.batch_size, num_workers=self.num_workers, title=title)
+
+    @torch.inference_mode()
+    def _predicted(self, outputs: Tensor) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """What is told of each tile, and of the slide."""
+        if not isinstance(self.network, SlideMIL):
+            probability = outputs.double().numpy()
+            return {"probability": probability}, slide_scores(probability, top=self.top, threshold=self.threshold)
+        found = self.network.details(outputs[None].to(self.device))
+        contribution = (found.contributions[0, :, 1] - found.contributions[0, :, 0]).cpu().numpy()
+        bias = float(self.network.head.bias[1].double() - self.network.head.bias[0].double())
+        logit = float(found.logits[0, 1] - found.logits[0, 0])
+        tiles = {"attention": found.attention[0].double().cpu().numpy(), "contribution": contribution}
+        return tiles, {"probability": 1 / (1 + math.exp(-logit)), "logit": logit, "bias": bias}
 
     def _write_gallery(
-        self, slide: SlideFile, grid: TileGrid, numbers: Sequence[int], probability: np.ndarray, path: Path
+        self, slide: SlideFile, grid: TileGrid, numbers: Sequence[int], values: np.ndarray, path: Path
     ) -> None:
         """The highest and the lowest tiles, none in both rows."""
         from shared.visualize import tile_gallery
 
-        order = np.argsort(-probability, kind="stable")
+        order = np.argsort(-values, kind="stable")
         count = min(self.gallery, -(-len(order) // 2))
         tiles = SlideTiles(slide.path, grid, numbers)
         rows = [
-            [(tiles.pixels(numbers[row]), float(probability[row]), grid.corner(numbers[row])) for row in chosen]
+            [(tiles.pixels(numbers[row]), float(values[row]), grid.corner(numbers[row])) for row in chosen]
             for chosen in (order[:count], order[count:][::-1][:count])
         ]
         tiles.close()
-        names = [f"{n} probability of {self.classes[1]}" for n in ("highest", "lowest")]
+        names = [f"{n} {self.measure.words} {self.classes[1]}" for n in ("highest", "lowest")]
         kept = [row for row in rows if row]
         tile_gallery(kept, path, names=names, title=f"{slide.name}: most telling tiles")
 
@@ -351,12 +366,17 @@ class SlideStage:
             "label": "" if label.label is None else label.label,
             "tiles": found.get("tiles", ""),
             "tissue_mm2": found.get("tissue_mm2", ""),
-            **{score: scores.get(score, "") for score in SCORES},
+            **{score: scores.get(score, "") for score in self.measure.scores},
             "problem": found.get("problem", ""),
         }
 
 
 _NO_TISSUE = "no tissue"
+
+
+def _flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    below = {key: _flat(value) if isinstance(value, Mapping) else {"": value} for key, value in section.items()}
+    return {f"{key}#{name}".rstrip("#"): value for key, found in below.items() for name, value in found.items()}
 
 
 def _minutes(seconds: float) -> str:

@@ -12,6 +12,7 @@ __all__, __getattr__ = lazy_exports(
         "LoadBiomarkers": "checkpoint",
         "LoadEncoder": "checkpoint",
         "StartBalanced": "checkpoint",
+        "StartSlides": "slide_mil",
         "LoadModel": "checkpoint",
         "SaveSettings": "checkpoint",
         "StageCheckpoint": "checkpoint",

@@ -291,7 +291,11 @@ class LoadEncoder:
         if self.path is None:
             return
         hint = "Run the pretraining first (--run_id pretrain_run), or train without it: add scratch.json."
-        state = part_of(from_main(lambda: load_checkpoint(self.path, hint=hint)), "network", self.path)
+        self.fill(from_main(lambda: load_checkpoint(self.path, hint=hint)))
+
+    def fill(self, state: Any) -> None:
+        """Load the encoder's part of the checkpoint's content."""
+        state = part_of(state, "network", self.path)
         load_weights(self.network.encoder, weights_below(state, "encoder."), self.path)
         if self.record is not None and is_main():
             self.record.inherit(self.path)

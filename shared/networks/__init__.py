@@ -18,6 +18,7 @@ __all__, __getattr__ = lazy_exports(
         "ContrastiveNetwork": "sscl",
         "PatchEncoder": "sscl",
         "SSCLClassifier": "sscl",
+        "SlideMIL": "slide_mil",
         "load_imagenet_weights": "sscl",
         "AdditiveAnswer": "glioma.additive",
         "GliomaInputs": "glioma.network",

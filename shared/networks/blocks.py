@@ -60,6 +60,38 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class GatedAttention(nn.Module):
+    r"""Weights of the members of a set (Ilse et al., Attention-based deep multiple instance learning, 2018, Eq. 9).
+
+    .. math:: a_i = \mathrm{softmax}_i\; w^\top \big(\tanh(V h_i) \odot \mathrm{sigm}(U h_i)\big)
+
+    Args:
+        dim: width of the features.
+        hidden: width of V and U.
+
+    Shape:
+        - h: ``[*, n, dim]``; mask: bool ``[*, n]``, False where a row only fills up a batch (None: nowhere)
+        - returns: ``[*, n]``, 0 where the mask is False
+
+    Example:
+        >>> GatedAttention(8)(torch.rand(2, 3, 8)).sum(dim=1).allclose(torch.ones(2))
+        True
+    """
+
+    def __init__(self, dim: int, hidden: int = 64):
+        super().__init__()
+        self.value = nn.Linear(dim, hidden)
+        self.gate = nn.Linear(dim, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weights."""
+        scores = self.score(torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h))).squeeze(-1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(dim=-1)
+
+
 def full_precision(x: Tensor) -> Tensor:
     """The same in float32 at least, also under autocast: for softmax, similarities and what a loss gets.
 

@@ -6,14 +6,34 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from shared.data.slides.grid import TileGrid
 from shared.io import write_csv, write_json, write_text
 
-SCORES = ("mean", "top", "share")
+
+class Measure(NamedTuple):
+    """What is shown of a slide's tiles.
+
+    Attributes:
+        name: of it.
+        words: the same, up to the name of class 1.
+        columns: what is told of each tile, that among it.
+        scores: of the slide.
+        signed: about 0, and tiles add up; else from 0 to 1, and their mean tells.
+    """
+
+    name: str
+    words: str
+    columns: tuple[str, ...]
+    scores: tuple[str, ...]
+    signed: bool = False
+
+
+PROBABILITY = Measure("probability", "probability of", ("probability",), ("mean", "top", "share"))
+CONTRIBUTION = Measure("contribution", "contribution to", ("attention", "contribution"), ("probability",), signed=True)
 COLOURS = ([0, 114, 178], [213, 94, 0])  # shared.visualize.style's, of class 0 and 1
 
 
@@ -107,47 +127,61 @@ def write_features(path: str | os.PathLike, features: Sequence[Mapping[str, Any]
 def tile_features(
     grid: TileGrid,
     numbers: Sequence[int],
-    probability: Any,
+    values: Mapping[str, Any],
     classes: Sequence[str],
     *,
     threshold: float = 0.5,
     origin: tuple[int, int] = (0, 0),
+    measure: Measure = PROBABILITY,
 ) -> list[dict[str, Any]]:
-    """Tiles as GeoJSON for QuPath: a square each, in pixels of level 0 from ``origin``, with class and probability."""
+    """Tiles as GeoJSON for QuPath: a square each, in pixels of level 0 from ``origin``, with class and measures.
+
+    Args:
+        grid: of the slide.
+        numbers: of the tiles in it.
+        values: the measure's columns, ``[n]`` each.
+        classes: names of both.
+        threshold: value of the measure from which a tile is of class 1.
+        origin: see above.
+        measure: what tells the class.
+    """
     found = []
-    for number, value in zip(numbers, probability, strict=True):
+    for row, number in enumerate(numbers):
         left, upper = (place - first for place, first in zip(grid.corner(number), origin, strict=True))
         right, lower = left + grid.side, upper + grid.side
         ring = [[left, upper], [right, upper], [right, lower], [left, lower], [left, upper]]
-        measured = {"probability": round(float(value), 6)}
-        found.append(_feature("tile", [ring], int(value >= threshold), classes, measured))
+        measured = {name: _digits(values[name][row]) for name in measure.columns}
+        found.append(_feature("tile", [ring], int(values[measure.name][row] >= threshold), classes, measured))
     return found
 
 
 def region_features(
     grid: TileGrid,
     numbers: Sequence[int],
-    probability: Any,
+    values: Mapping[str, Any],
     classes: Sequence[str],
     *,
     slide_mpp: float,
     threshold: float = 0.5,
     origin: tuple[int, int] = (0, 0),
+    measure: Measure = PROBABILITY,
 ) -> list[dict[str, Any]]:
     """Connected tiles of one class as GeoJSON polygons for QuPath, with mean probability, tiles and area in mm2.
+
+    Of contributions, which add up, the sum is told.
 
     A tile stands for the cell around it that reaches half-way to its neighbours. Points are in pixels of level 0 from
     ``origin``.
     """
     from scipy.ndimage import find_objects, label
 
-    values = np.full((len(grid.tops), len(grid.lefts)), np.nan)
-    values.ravel()[list(numbers)] = probability
+    cells = np.full((len(grid.tops), len(grid.lefts)), np.nan)
+    cells.ravel()[list(numbers)] = values[measure.name]
     x, y = grid.borders()
     found = []
     for called in (0, 1):
         with np.errstate(invalid="ignore"):
-            of_class = (values >= threshold) if called else (values < threshold)
+            of_class = (cells >= threshold) if called else (cells < threshold)
         pieces, _ = label(of_class)
         for piece, box in enumerate(find_objects(pieces), 1):  # within its box: a slide has thousands of pieces
             inside = pieces[box] == piece
@@ -157,9 +191,15 @@ def region_features(
                 for ring in outlines(inside)
             ]
             area = float((inside * np.outer(np.diff(down), np.diff(across))).sum()) * (slide_mpp / 1000) ** 2
-            measured = {"probability": round(float(values[box][inside].mean()), 6), "tiles": int(inside.sum())}
+            value = cells[box][inside].sum() if measure.signed else cells[box][inside].mean()
+            measured = {measure.name: _digits(value), "tiles": int(inside.sum())}
             found.append(_feature("annotation", rings, called, classes, measured | {"area_mm2": round(area, 6)}))
     return found
+
+
+def _digits(value: Any) -> float:
+    """Six that count: a contribution of one among many tiles is small."""
+    return float(f"{float(value):.6g}")
 
 
 def _feature(
@@ -225,13 +265,19 @@ def outlines(inside: np.ndarray) -> list[list[tuple[int, int]]]:
 
 
 def write_slide_table(
-    folder: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, bootstrap: int = 2000, seed: int = 0
+    folder: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    scores: Sequence[str] = PROBABILITY.scores,
+    bootstrap: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any] | None:
     """Write slides.csv and, where slides of both labels have tissue, slides.json and slides_roc.png.
 
     Args:
         folder: where they go.
         rows: of the slides, with ``label`` ("" where it is not known), ``patient`` and the scores ("" without tissue).
+        scores: of the slides.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -240,7 +286,7 @@ def write_slide_table(
     """
     folder = Path(folder)
     write_csv(folder / "slides.csv", rows)
-    known = [row for row in rows if row["label"] != "" and row["mean"] != ""]
+    known = [row for row in rows if row["label"] != "" and row[scores[0]] != ""]
     labels = [row["label"] for row in known]
     if len(set(labels)) < 2:
         for name in ("slides.json", "slides_roc.png"):  # of an earlier run with labels
@@ -254,9 +300,9 @@ def write_slide_table(
     left_out = sum(row["label"] != "" for row in rows) - len(known)
     found: dict[str, Any] = {"n": len(known), "positives": sum(labels), "patients": len(set(groups))}
     found |= {"left_out": left_out}
-    for score in SCORES:
+    for score in scores:
         found[score] = {"AUC": classification_metrics(labels, [row[score] for row in known], **draws)["AUC"]}
     write_json(folder / "slides.json", found)
-    curves = {score: (labels, [row[score] for row in known]) for score in SCORES}
+    curves = {score: (labels, [row[score] for row in known]) for score in scores}
     roc_curve_figure(curves, folder / "slides_roc.png", title="Slides: ROC curves of the scores", **draws)
     return found

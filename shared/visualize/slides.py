@@ -14,17 +14,25 @@ LONGEST = 1600  # pixels of a picture's overview
 
 
 def slide_picture(
-    overview: np.ndarray, tissue: np.ndarray, heat: np.ndarray, path: str | os.PathLike, *, title: str, class_name: str
+    overview: np.ndarray,
+    tissue: np.ndarray,
+    heat: np.ndarray,
+    path: str | os.PathLike,
+    *,
+    title: str,
+    what: str,
+    signed: bool = False,
 ) -> None:
     """Write the overview with the tissue outlined, beside the heat map over the overview.
 
     Args:
         overview: the slide at low magnification.
         tissue: what was taken for tissue.
-        heat: probability of class 1, NaN where no tile is.
+        heat: value at each pixel, NaN where no tile is.
         path: the picture.
         title: over it.
-        class_name: of class 1.
+        what: the values are.
+        signed: they lie about 0; else from 0 to 1.
 
     Shape:
         - overview: uint8 ``[H, W, 3]``; tissue: bool ``[H, W]``; heat: ``[H, W]``
@@ -41,11 +49,12 @@ def slide_picture(
     if tissue.any() and not tissue.all():
         left.contour(tissue, levels=[0.5], colors="#009E73", linewidths=0.8)
     left.set_title("slide; green: tissue", fontsize=9)
-    # viridis has no colour of eosin or haematoxylin at its end
-    shown = right.imshow(
-        np.ma.masked_invalid(heat), cmap="viridis", vmin=0, vmax=1, alpha=0.65, interpolation="nearest"
-    )
-    right.set_title(f"probability of {class_name}", fontsize=9)
+    values = np.ma.masked_invalid(heat)
+    most = float(np.abs(values).max()) if signed and values.count() else 1.0
+    # neither has a colour of eosin or haematoxylin at its ends
+    scale = {"cmap": "PuOr_r", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    shown = right.imshow(values, alpha=0.65, interpolation="nearest", **scale)
+    right.set_title(what, fontsize=9)
     figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
     figure.suptitle(title, fontsize=11, fontweight="bold")
     save(figure, path)
@@ -58,10 +67,10 @@ def tile_gallery(
     names: Sequence[str],
     title: str,
 ) -> None:
-    """Write rows of tiles, each with its probability and its place on the slide.
+    """Write rows of tiles, each with its value and its place on the slide.
 
     Args:
-        rows: of each row tiles uint8 ``[H, W, 3]`` with probability of class 1 and corner (x, y) in pixels of level 0.
+        rows: of each row tiles uint8 ``[H, W, 3]`` with a value and corner (x, y) in pixels of level 0.
         path: the picture.
         names: what each row shows.
         title: over the picture.
@@ -72,12 +81,12 @@ def tile_gallery(
     for row, line, name, colour in zip(rows, cells, names, (POSITIVE, NEGATIVE), strict=False):
         for cell in line:
             cell.set_axis_off()
-        for (pixels, probability, (x, y)), cell in zip(row, line, strict=False):
+        for (pixels, value, (x, y)), cell in zip(row, line, strict=False):
             cell.set_axis_on()
             cell.imshow(pixels, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set(color=colour, linewidth=2)
-            cell.set_title(f"{probability:.3f}\nx {x} y {y}", fontsize=6.5, pad=2)
+            cell.set_title(f"{value:.3g}\nx {x} y {y}", fontsize=6.5, pad=2)
         text = line[0].annotate(name, (0, 1.32), xycoords="axes fraction", fontsize=9, fontweight="bold", va="bottom")
         text.set_in_layout(False)  # its width must not widen the first column
     figure.suptitle(f"{title}\n", fontsize=11, fontweight="bold")

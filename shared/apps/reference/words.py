@@ -119,6 +119,7 @@ WORDS = {
     "threshold": "share of a map's maximum from which a pixel belongs to its box",
     "slides": "folder of whole slides or large images to predict instead of patches; None: patches",
     "slide_labels": "CSV with the columns `slide`, `label` (class name, 0 or 1) and, if known, `patient`",
+    "train#tiles": "most tiles of a slide at a step, drawn anew each time; None: all",
     "edge_mask#epochs": "steps of GNNExplainer",
     "edge_mask#learning_rate": "step size of GNNExplainer",
     "edge_mask#edge_size": "weight of the mask's size: larger keeps fewer tracts",

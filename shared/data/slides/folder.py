@@ -46,10 +46,12 @@ class SlideLabel:
     Attributes:
         label: 0 or 1; None: not known.
         patient: whose it is; None: a patient of its own.
+        section: in which it is kept, for a training; None: the table does not say.
     """
 
     label: int | None = None
     patient: str | None = None
+    section: str | None = None
 
 
 def check_mpp(value: float, what: str) -> float:
@@ -168,11 +170,19 @@ def find_slides(
     return slides
 
 
-def read_slide_labels(file: Path, slides: Sequence[SlideFile], classes: Sequence[str]) -> dict[str, SlideLabel]:
-    """Labels of slides by the slides' paths below their folder, from a CSV: ``slide,label[,patient]``.
+def read_slide_labels(
+    file: Path, slides: Sequence[SlideFile], classes: Sequence[str], *, complete: bool = False
+) -> dict[str, SlideLabel]:
+    """Labels of slides by the slides' paths below their folder, from a CSV: ``slide,label[,patient][,section]``.
 
     A slide goes by its path below the folder, by its file's name or by that without ending. A label is a class's name,
     0 or 1, or empty.
+
+    Args:
+        file: the table.
+        slides: those of the folder.
+        classes: names of the classes.
+        complete: for a training: every slide needs a label and a patient, and every row a slide.
 
     Raises:
         DataError: every row of no slide or of several, every label that is no class, slides that are there twice.
@@ -197,12 +207,25 @@ def read_slide_labels(file: Path, slides: Sequence[SlideFile], classes: Sequence
         elif (inner := next(iter(places))) in found:
             problems.append(f"{row['slide']}: appears in {file.name} more than once; keep one row")
         else:
-            found[inner] = SlideLabel(values.get(row["label"]), row.get("patient") or None)
+            found[inner] = SlideLabel(
+                values.get(row["label"]), *(row.get(key) or None for key in ("patient", "section"))
+            )
+    hint = next(filter(None, look_alikes(missing, keys).values()), "") if missing else ""
     if missing and len(missing) == len(rows):
-        hint = next(filter(None, look_alikes(missing, keys).values()), "")
         problems.append(f"{file}: names no slide of the folder: {some(missing)}{hint}")
+    elif missing and complete:
+        problems.append(
+            f"{file}: {len(missing)} rows are of no slide of the folder: {some(missing)}{hint}; remove them"
+        )
     elif missing:
         logger.warning("%s: %d rows are of no slide here: %s", file, len(missing), some(missing))
+    for key in ("label", "patient") if complete else ():
+        told = {inner for inner, label in found.items() if getattr(label, key) is not None}
+        if bare := [slide.inner for slide in slides if slide.inner not in told]:
+            problems.append(
+                f"{len(bare)} of {len(slides)} slides have no {key} in {file.name}: {some(bare)}; complete the table, "
+                "or move them into another folder"
+            )
     if problems:
         raise DataError(problems)
     return found

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from monai.networks.blocks import ResidualUnit
 from torch import Tensor, nn
+
+from shared.networks.blocks import GatedAttention
 
 
 class BagOutput(NamedTuple):
@@ -55,6 +56,7 @@ class SliceEncoder(nn.Module):
         - returns: ``[N, channels[-1]]``, or ``[N, channels[-1], k]``
 
     Example:
+        >>> import torch
         >>> SliceEncoder((4, 8), spatial_dims=3)(torch.rand(2, 1, 5, 16, 16)).shape
         torch.Size([2, 8, 5])
     """
@@ -73,35 +75,6 @@ class SliceEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mean feature of each image."""
         return self.levels(x).mean(dim=(-2, -1))
-
-
-class GatedAttention(nn.Module):
-    r"""Weights of the members of a set (Ilse et al. 2018, Eq. 9).
-
-    .. math:: a_i = \mathrm{softmax}_i\; w^\top \big(\tanh(V h_i) \odot \mathrm{sigm}(U h_i)\big)
-
-    Args:
-        dim: width of the features.
-        hidden: width of V and U.
-
-    Shape:
-        - h: ``[*, n, dim]`` -> ``[*, n]``
-
-    Example:
-        >>> GatedAttention(8)(torch.rand(2, 3, 8)).sum(dim=1).allclose(torch.ones(2))
-        True
-    """
-
-    def __init__(self, dim: int, hidden: int = 64):
-        super().__init__()
-        self.value = nn.Linear(dim, hidden)
-        self.gate = nn.Linear(dim, hidden)
-        self.score = nn.Linear(hidden, 1, bias=False)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """The weights."""
-        scores = self.score(torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h)))
-        return scores.squeeze(-1).softmax(dim=-1)
 
 
 class AttentionMIL(nn.Module):
@@ -129,6 +102,7 @@ class AttentionMIL(nn.Module):
         ValueError: an unknown ``attention``.
 
     Example:
+        >>> import torch
         >>> net = AttentionMIL(3, channels=(4, 8))
         >>> net(torch.rand(2, 3, 16, 16)).shape, net.details(torch.rand(2, 3, 16, 16)).attention.shape
         (torch.Size([2, 2]), torch.Size([2, 3]))
@@ -212,6 +186,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         - image: ``[B, num_modalities * num_slices, H, W]`` -> logits ``[B, num_classes]``
 
     Example:
+        >>> import torch
         >>> net = HierarchicalAttentionNetwork(3, 2, channels=(4, 8))
         >>> net(torch.rand(2, 6, 16, 16)).shape, net.details(torch.rand(2, 6, 16, 16)).planar.shape
         (torch.Size([2, 2]), torch.Size([2, 6]))

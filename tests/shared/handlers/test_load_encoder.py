@@ -3,10 +3,11 @@ import torch
 from ignite.engine import Engine
 
 from shared.checkpoint import save_checkpoint
+from shared.data import SlideBags
 from shared.errors import CheckpointError
-from shared.handlers import LoadEncoder
+from shared.handlers import LoadEncoder, StartSlides
 from shared.losses import BalancedCrossEntropyLoss
-from shared.networks import ContrastiveNetwork, SSCLClassifier
+from shared.networks import ContrastiveNetwork, PatchEncoder, SlideMIL, SSCLClassifier, load_imagenet_weights
 
 SMALL = {"block": "basic", "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
@@ -26,6 +27,20 @@ def test_the_encoder_is_bitwise_the_pretrained_one(tmp_path):
     own = classifier.encoder.state_dict()
     assert all(torch.equal(own[key], value) for key, value in pretrained.encoder.state_dict().items())
     assert torch.equal(classifier.head.weight, head)
+
+
+def test_a_model_of_slides_takes_a_finished_models_encoder_and_imagenet_weights_too(tmp_path):
+    model = SSCLClassifier(SMALL)
+    save_checkpoint(tmp_path / "model.pt", model.state_dict())
+    save_checkpoint(tmp_path / "imagenet.pt", model.encoder.state_dict() | {"fc.weight": torch.zeros(1)})
+    folded = PatchEncoder(**SMALL)
+    load_imagenet_weights(folded, tmp_path / "imagenet.pt")
+    entries = [{"image": "a.svs", "patient": "A", "label": 1}]
+    for name, encoder in (("model.pt", model.encoder), ("imagenet.pt", folded)):
+        found, bags = SlideMIL(SMALL), SlideBags(entries, lambda entry: torch.zeros(2, 16))
+        _start(StartSlides(tmp_path / name, found, bags))
+        own = found.encoder.state_dict()
+        assert all(torch.equal(own[key], value) for key, value in encoder.state_dict().items()), name
 
 
 def test_from_scratch_nothing_is_loaded(tmp_path):

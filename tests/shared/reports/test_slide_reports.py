@@ -102,10 +102,10 @@ def test_a_pyramid_halves_what_is_known_and_tells_the_size_of_a_pixel(tmp_path):
 
 def test_shapes_are_tiles_and_their_pieces(tmp_path):
     numbers, values = [0, 1, 2, 7, 12, 19], [0.9, 0.8, 0.2, 0.3, 0.6, 0.95]
-    tiles = tile_features(GRID, numbers, values, CLASSES)
+    tiles = tile_features(GRID, numbers, {"probability": values}, CLASSES)
     assert tiles[3]["geometry"]["coordinates"][0][0] == [40, 20]  # row 1, column 2
     assert [each["properties"]["classification"]["name"] for each in tiles] == ["SSA"] * 2 + ["HP"] * 2 + ["SSA"] * 2
-    regions = region_features(GRID, numbers, values, CLASSES, slide_mpp=0.5)
+    regions = region_features(GRID, numbers, {"probability": values}, CLASSES, slide_mpp=0.5)
     told = [
         (each["properties"]["classification"]["name"], each["properties"]["measurements"]["tiles"]) for each in regions
     ]
@@ -116,9 +116,11 @@ def test_shapes_are_tiles_and_their_pieces(tmp_path):
     assert sorted(map(tuple, first["geometry"]["coordinates"][0][:-1])) == [(50, 0), (50, 50), (70, 0), (70, 50)]
     assert first["properties"]["measurements"]["area_mm2"] == pytest.approx(20 * 50 * 0.25e-6, abs=1e-6)
     moved = {"origin": (30, 7)}  # QuPath counts from where the scanned part begins
-    assert tile_features(GRID, numbers, values, CLASSES, **moved)[3]["geometry"]["coordinates"][0][0] == [10, 13]
+    assert tile_features(GRID, numbers, {"probability": values}, CLASSES, **moved)[3]["geometry"]["coordinates"][0][
+        0
+    ] == [10, 13]
     for each, other in zip(
-        regions, region_features(GRID, numbers, values, CLASSES, slide_mpp=0.5, **moved), strict=True
+        regions, region_features(GRID, numbers, {"probability": values}, CLASSES, slide_mpp=0.5, **moved), strict=True
     ):
         ring, away = (np.array(one["geometry"]["coordinates"][0]) for one in (each, other))
         assert np.array_equal(ring - away, np.tile([30, 7], (len(ring), 1)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from shared.networks import AttentionMIL, DetailedTraining, HierarchicalAttentionNetwork
-from shared.networks.ircl.comparison import GatedAttention, HierarchicalAttention, SliceEncoder
+from shared.networks.blocks import GatedAttention
+from shared.networks.ircl.comparison import HierarchicalAttention, SliceEncoder
 from tests.references.ircl_losses import softmax
 from tests.references.ircl_networks import linear
 

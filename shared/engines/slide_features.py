@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -87,8 +86,7 @@ def tile_outputs(
     loader: DataLoader = DataLoader(tiles, batch_size, num_workers=num_workers, collate_fn=tiles.collate)
     parts = []
     try:
-        # shows the time left on a terminal, and nothing in a log
-        with tqdm(total=len(tiles), desc=title, unit="tile", disable=None, file=sys.stderr) as bar:
+        with tqdm(total=len(tiles), desc=title, unit="tile") as bar:
             for image in loader:
                 if isinstance(image, DataError):
                     raise image

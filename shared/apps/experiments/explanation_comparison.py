@@ -188,7 +188,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     settings |= {"models": [sha256(folder / "model.pt") for folder in args.checkpoints], "mask": parser["mask"]}
     settings |= {"methods": [method.name for method in methods], "device": torch.device(device).type}
     rows: list[dict[str, Any]] = []
-    for case in tqdm(dataset, desc="Explaining", unit="patient", disable=None):
+    for case in tqdm(dataset, desc="Explaining", unit="patient"):
         rows += explained(args.output / "patients", case, compared, settings)
     reference = CONTRIBUTIONS if CONTRIBUTIONS in settings["methods"] else methods[0].name
     means = mean_method_scores(rows, reference=reference, bootstrap=args.bootstrap, seed=args.seed)

@@ -38,7 +38,7 @@ def compare_patches(args: argparse.Namespace, configured: Any) -> dict[str, Any]
         parser = configured(args, folder, fold)
         stage = parser.get_parsed_content("explain_stage")
         truth = parser.get_parsed_content("truth")
-        cases = list(tqdm(stage.cases, desc="reading", unit="patch", disable=None))
+        cases = list(tqdm(stage.cases, desc="reading", unit="patch"))
         patients = list(dict.fromkeys(case["patient"] for case in cases))[: args.max_patients]
         cases = [case for case in cases if case["patient"] in patients]
         if not cases:

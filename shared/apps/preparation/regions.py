@@ -248,7 +248,7 @@ class Regions:
         entries, report = [], {}
         names: set[str] = set()
         blank, small = [], []
-        for region in tqdm(self.regions, desc="cutting", unit="image", disable=None):
+        for region in tqdm(self.regions, desc="cutting", unit="image"):
             name = "-".join(Path(region.image).with_suffix("").parts)
             while name.casefold() in names:  # a/b.png beside a-b.png
                 name += "-2"

@@ -210,7 +210,7 @@ class Slides:
         table: list[dict[str, Any]] = []
         report: dict[str, dict[str, Any]] = {}
         bare = []
-        for slide in tqdm(self.slides, desc="cutting", unit="slide", disable=None):
+        for slide in tqdm(self.slides, desc="cutting", unit="slide"):
             before = len(table)
             with open_slide(slide.file.path) as reader:
                 for entry, row, pixels in self._tiles(slide, reader):

@@ -31,6 +31,7 @@ class SlideDatalist:
         num_classes: classes.
         classes: their names, in order; empty: the table's, sorted, or ``class 0`` and ``class 1`` for numbers.
         slide_mpp: micrometres per pixel of all slides, whatever they say; None: as each says.
+        mpp: micrometres per pixel of the tiles: slides of coarser pixels are told.
         smallest_um: side of a tile in micrometres, which each slide must hold.
         seed: of the draw.
 
@@ -57,6 +58,7 @@ class SlideDatalist:
         num_classes: int = 2,
         classes: Sequence[str] = (),
         slide_mpp: float | None = None,
+        mpp: float | None = None,
         smallest_um: float | None = None,
         seed: int = 0,
     ):
@@ -68,7 +70,7 @@ class SlideDatalist:
         rows = read_table(self.file, ["slide", "label", "patient"])
         self.classes = list(classes) or _class_names(row["label"] for row in rows)
         self.name = folder.resolve().name
-        slides = find_slides(folder, slide_mpp=slide_mpp, smallest_um=smallest_um)
+        slides = find_slides(folder, slide_mpp=slide_mpp, mpp=mpp, smallest_um=smallest_um)
         labels = read_slide_labels(self.file, slides, self.classes, complete=True)
         problems: list[str] = []
         parts: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}

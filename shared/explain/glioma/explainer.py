@@ -274,7 +274,9 @@ class _Explained(nn.Module):
         return self.own[encoder] if len(self.own) else self.target
 
     def forward(self, image: Tensor, rest: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
-        u_image = self.network.image_encoder(image)
+        encoder = self.network.image_encoder
+        assert encoder is not None  # maps of images are asked for only then
+        u_image = encoder(image)
         parts = [part for part in (u_image, rest.u_points) if part is not None]
         logit = self.of("image")(rest._replace(u_image=u_image, u_tumour=torch.cat(parts, dim=1)), case)
         return torch.stack([-logit, logit], dim=1)

@@ -123,8 +123,8 @@ def surface_picture(
         - points: ``[P, 3]``, values: ``[P]`` each
     """
     figure = new_figure(8.4, 3.5 * len(values) + 0.4)
-    middle, reach = points.mean(axis=0), float(np.abs(points - points.mean(axis=0)).max()) or 1.0
-    lines = figure.subplots(len(values), len(VIEWS), squeeze=False)
+    middle, reach = points.mean(axis=0), 1.05 * float(np.abs(points - points.mean(axis=0)).max()) or 1.0
+    lines = figure.subplots(len(values), len(VIEWS), squeeze=False, sharex="col", sharey=True)
     for line, (name, value) in zip(lines, values.items(), strict=True):
         for axes, (across, depth, towards, side) in zip(line, VIEWS, strict=True):
             order = np.argsort(towards * points[:, depth])  # the nearest last
@@ -138,10 +138,12 @@ def surface_picture(
             )
             limits = [(m - reach, m + reach) for m in middle]
             axes.set(xlim=limits[across], ylim=limits[2], aspect="equal", title=f"{name}, {side}")
-            axes.set(xlabel=f"{'RA'[across]} (mm)", ylabel="S (mm)")
             axes.title.set_fontsize(9)
             axes.tick_params(labelsize=6)
+        line[0].set_ylabel("S (mm)")
         figure.colorbar(drawn, ax=line, shrink=0.6)
+    for axes, (across, *_) in zip(lines[-1], VIEWS, strict=True):
+        axes.set_xlabel(f"{'RA'[across]} (mm)")
     if title:
         figure.suptitle(title, fontsize=10)
     save(figure, path)

@@ -60,6 +60,12 @@ def test_memory_of_a_patient_is_what_its_tensors_hold(script, monkeypatch):
     assert len(findings) == 5 and findings[2].found == "7"
 
 
+def test_an_explanation_is_the_same_with_attributes_made_once(script):
+    findings = importlib.import_module("_glioma_explain").explain(tiny=True)
+    assert [finding.found for finding in findings if finding.quantity == "  same explanation"] == ["yes"]
+    assert float(findings[-1].found) > 1
+
+
 @pytest.mark.slow
 def test_peak_of_a_step_is_measured_in_a_process_of_its_own(script):
     assert importlib.import_module("_glioma_cases")._peak("fp32", 2, True) > 0

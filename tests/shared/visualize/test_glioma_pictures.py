@@ -16,6 +16,7 @@ def test_planes_lie_in_their_tile_and_nothing_between_them():
     whole = _tiled(lines)
     assert whole.shape == (2 * 4 + _GAP, 3 + 3 + 1 + 2 * _GAP) and whole.count() == 2 * (6 + 6 + 4)
     assert (whole[1:3, 0:3] == 0).all() and (whole[1:3, 3 + _GAP : 6 + _GAP] == 1).all()  # in the row's middle
+    assert whole[[0, 3], 0:3].mask.all() and not whole[1:3, 0:3].mask.any()
     assert (whole[4 + _GAP :, -1] == 12).all() and whole[4 : 4 + _GAP].mask.all()
 
 

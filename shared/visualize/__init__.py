@@ -20,6 +20,7 @@ __all__, __getattr__ = lazy_exports(
         "surface_picture": "glioma",
         "vertex_colours": "glioma",
         "connectome_picture": "glioma_network",
+        "disrupted_picture": "glioma_network",
         "glass_brain": "glioma_network",
         "region_bars": "glioma_network",
         "contribution_grid": "overlay",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
@@ -15,6 +16,7 @@ from shared.data.brain.atlas import TractAtlas
 from shared.visualize.glioma import TUMOUR
 from shared.visualize.style import NEGATIVE, POSITIVE, new_figure, plain, save
 
+_VIEWS = ((2, "axial", "RL"), (1, "coronal", "RL"), (0, "sagittal", "AP"))
 _LISTED = 20
 _NONE = "no mask is above the threshold:\nthe answer does not need any single tract"
 
@@ -45,18 +47,13 @@ def glass_brain(
     axes = figure.subplots(1, 3)
     high, last = float(tracts.max()) or 1.0, None
     behind = brain if image is None else image
-    for axe, axis, name, sides in zip(
-        axes, (2, 1, 0), ("axial", "coronal", "sagittal"), ("RL", "RL", "AP"), strict=True
-    ):
+    for axe, (axis, name, sides) in zip(axes, _VIEWS, strict=True):
         axe.imshow(_hung(behind.mean(axis)), cmap="gray_r", vmin=0, vmax=2.5 * float(behind.mean(axis).max()) or 1.0)
-        strongest = _hung(tracts.max(axis))
-        last = axe.imshow(np.ma.masked_less_equal(strongest, 0), cmap="plasma_r", vmin=0, vmax=high, alpha=0.9)
-        axe.contour(_hung(brain.any(axis)), [0.5], colors="0.45", linewidths=0.8)
+        last = _strongest(axe, tracts, brain, axis, high)
         shadow = _hung(mask.any(axis))
         if shadow.any():
             axe.contour(shadow, [0.5], colors=TUMOUR, linewidths=1.6)
-        axe.set(xticks=[], yticks=[], title=f"{name} ({sides[0]} | {sides[1]})")
-        axe.spines[:].set_visible(False)
+        axe.set(title=f"{name} ({sides[0]} | {sides[1]})")
     if tracts.any():
         figure.colorbar(last, ax=axes, shrink=0.6, label="sum over tracts of mask x probability")
     else:
@@ -64,6 +61,34 @@ def glass_brain(
     figure.legend(
         handles=[Line2D([], [], color=TUMOUR, label="tumour (its shadow)")], loc="outside lower center", frameon=False
     )
+    if title:
+        figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def disrupted_picture(
+    groups: Mapping[str, np.ndarray], brain: np.ndarray, path: str | os.PathLike, *, title: str = ""
+) -> None:
+    """Write a picture: of each group a row, in three directions the largest share of patients along each ray.
+
+    Args:
+        groups: by what stands over it, share of patients with a disrupted tract at each voxel.
+        brain: voxels of the brain, drawn as an outline.
+        path: the picture.
+        title: over it.
+
+    Shape:
+        - all volumes: ``[X, Y, Z]``, x to the right, y to the front, z upward
+    """
+    figure = new_figure(10.0, 3.4 * len(groups) + 0.5)
+    lines = figure.subplots(len(groups), len(_VIEWS), squeeze=False)
+    high, last = max(float(shares.max()) for shares in groups.values()) or 1.0, None
+    for line, (name, shares) in zip(lines, groups.items(), strict=True):
+        for axe, (axis, view, sides) in zip(line, _VIEWS, strict=True):
+            last = _strongest(axe, shares, brain, axis, high)
+            axe.set_xlabel(f"{view} ({sides[0]} | {sides[1]})", fontsize=9)
+        line[1].set_title(name, fontsize=10)
+    figure.colorbar(last, ax=lines, shrink=0.6, label="share of patients")
     if title:
         figure.suptitle(title, fontsize=10)
     save(figure, path)
@@ -158,8 +183,7 @@ def region_bars(
 
 def _ring(axes: Axes, atlas: TractAtlas, values: np.ndarray, drawn: np.ndarray, colours: np.ndarray) -> None:
     """Regions on a circle, left ones at the left from front to back; tracts as curves between them."""
-    centres = np.array([np.argwhere(atlas.regions == r + 1).mean(axis=0) for r in range(atlas.num_regions)])
-    world = centres @ atlas.affine[:3, :3].T + atlas.affine[:3, 3]
+    world = atlas.centres
     place, angles = np.zeros((len(world), 2)), np.zeros(len(world))
     for side, start in ((-1, 1), (1, 1)):
         members = np.flatnonzero(np.sign(world[:, 0] + 1e-9) == side)
@@ -187,6 +211,16 @@ def _ring(axes: Axes, atlas: TractAtlas, values: np.ndarray, drawn: np.ndarray, 
     axes.set(xlim=(-1.75, 1.75), ylim=(-1.75, 1.75), aspect="equal", title="L | R, front at the top")
     axes.axis("off")
     axes.title.set_visible(True)
+
+
+def _strongest(axe: Axes, values: np.ndarray, brain: np.ndarray, axis: int, high: float) -> AxesImage:
+    """The strongest voxel along each ray, 0 clear, within the brain's outline."""
+    strongest = np.ma.masked_less_equal(_hung(values.max(axis)), 0)
+    drawn = axe.imshow(strongest, cmap="plasma_r", vmin=0, vmax=high, alpha=0.9)
+    axe.contour(_hung(brain.any(axis)), [0.5], colors="0.45", linewidths=0.8)
+    axe.set(xticks=[], yticks=[])
+    axe.spines[:].set_visible(False)
+    return drawn
 
 
 def _hung(plane: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 
@@ -61,8 +62,12 @@ def plain(axes: Axes) -> None:
 
 def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120, pdf: bool = False) -> None:
     """Write the figure, atomically; the ending says the format. With ``pdf`` also as PDF beside it."""
+    figure.dpi = dpi
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+        if Path(path).suffix == ".png":
+            FigureCanvasAgg(figure).print_png(temporary)  # savefig draws all of it twice, once to lay it out
+        else:
+            figure.savefig(temporary)
     if pdf:
         with atomic_path(Path(path).with_suffix(".pdf")) as temporary:
             figure.savefig(temporary, metadata={"CreationDate": None})  # the same figure is the same file

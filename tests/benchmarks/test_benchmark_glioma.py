@@ -49,12 +49,21 @@ def test_memory_of_a_patient_is_what_its_tensors_hold(script, monkeypatch):
     cases = importlib.import_module("_glioma_cases")
     patient, held = cases.made_patient(tiny=True), cases.held_by_a_patient(tiny=True)
     tensors = [value for value in patient.values() if isinstance(value, torch.Tensor)]
+    tensors += [patient["image"].values, patient["region_rows"].voxels]  # which the tracts' rows share
     tensors += [*patient["graph"][3:], *(part for parts in patient["graph"][:3] for part in parts)]
     wanted = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
-    assert sum(held.values()) == pytest.approx(wanted) and held["image"] == pytest.approx(4 * 16**3 * 4 / 2**20)
+    wanted += 128 / 2**20  # the crop's affine
+    box = 9 * 11 * 9  # of the tumour, in the crop of 16
+    assert sum(held.values()) == pytest.approx(wanted, rel=1e-3) and held["image"] == pytest.approx(4 * box * 4 / 2**20)
     monkeypatch.setattr(cases, "_peak", lambda kind, batch, tiny: 100 + 7.0 * batch)
     findings = cases.memory(tiny=True)
-    assert len(findings) == 4 and findings[1].found == "7"
+    assert len(findings) == 5 and findings[2].found == "7"
+
+
+def test_an_explanation_is_the_same_with_attributes_made_once(script):
+    findings = importlib.import_module("_glioma_explain").explain(tiny=True)
+    assert [finding.found for finding in findings if finding.quantity == "  same explanation"] == ["yes"]
+    assert float(findings[-1].found) > 1
 
 
 @pytest.mark.slow

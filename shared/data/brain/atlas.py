@@ -110,6 +110,15 @@ class TractAtlas:
         return csr_array((self.probabilities, self.voxels, self.starts), shape=shape)
 
     @cached_property
+    def centres(self) -> np.ndarray:
+        """Mean position of each region's voxels, mm, ``[R, 3]``."""
+        from scipy.ndimage import center_of_mass
+
+        regions = range(1, self.num_regions + 1)
+        voxels = np.array(center_of_mass(self.regions > 0, self.regions, regions))
+        return voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all arrays: another atlas has another one, with as many tracts, too."""
         found = hashlib.sha256()

@@ -140,7 +140,7 @@ class GliomaExplainer:
 
     def __call__(self, case: Mapping[str, Any], predicted: int | None = None) -> GliomaExplanation:
         """Explain one patient; ``predicted``: the class that the image's maps explain, instead of the one answered."""
-        given = self._inputs(case)
+        given = self._inputs(self.encoded(case))
         with frozen(self.explained):
             with torch.no_grad():
                 output = self.network(GliomaInputs(**given))
@@ -150,9 +150,11 @@ class GliomaExplainer:
             if self.network.image_encoder is not None:
                 if predicted is None:
                     predicted = int((logit if own is None else own["image"]) > 0)
-                found["cam"], found["cam_grid"] = self._cam(case, given, predicted)
+                with torch.inference_mode(False):  # tensors of inference_mode would have no gradient
+                    rest = GliomaOutput(*(None if part is None else part.clone() for part in output))
+                found["cam"], found["cam_grid"] = self._cam(case, given["image"], rest, predicted)
                 if self.steps:
-                    found["contribution"] = self._contribution(case, given["image"], output, predicted)
+                    found["contribution"] = self._contribution(case, given["image"], rest, predicted)
             if output.point_attention is not None:
                 found["point_attention"] = _array(output.point_attention[0])
             if found.get("cam") is not None and "points" in given and {"centre", "crop"} <= set(case):
@@ -164,8 +166,7 @@ class GliomaExplainer:
 
     def _inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The network's arguments, a batch of one."""
-        brain = ["nodes", "edges"] if self.attributes is None else ["region_rows", "tract_rows"]
-        needed = {"image": ["image"], "points": ["points", "graph"], "brain": brain}
+        needed = {"image": ["image"], "points": ["points", "graph"], "brain": ["nodes", "edges"]}
         keys = [key for encoder in self.network.encoders for key in needed[encoder]]
         keys += ["incidence"] if {"points", "brain"} <= set(self.network.encoders) else []
         given: dict[str, Any] = {}
@@ -176,11 +177,16 @@ class GliomaExplainer:
             elif value is not None:
                 value = torch.as_tensor(value).as_subclass(Tensor)[None].to(self.device)
                 given[key] = value.float() if value.is_floating_point() else value
-        if self.attributes is not None and "brain" in self.network.encoders:
-            rows = [given.pop(key) for key in brain]
-            with torch.no_grad(), frozen(self.explained):
-                given["nodes"], given["edges"] = self.attributes(*rows)
         return given
+
+    def encoded(self, case: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The case with the attributes of its brain network: made of its rows once, however often it is explained."""
+        if self.attributes is None or "brain" not in self.network.encoders or {"nodes", "edges"} <= set(case):
+            return case
+        rows = (torch.as_tensor(case[key])[None].to(self.device).float() for key in ("region_rows", "tract_rows"))
+        with torch.no_grad():
+            nodes, edges = self.attributes(*rows)
+        return {**case, "nodes": nodes[0], "edges": edges[0]}
 
     def untrained(self, seed: int = 0) -> GliomaExplainer:
         """The same with weights of the tumour's encoders drawn anew: what their maps show, no training has put there.
@@ -196,42 +202,35 @@ class GliomaExplainer:
                     randomise(encoder)
         return other
 
-    def _cam(self, case: Mapping[str, Any], given: Mapping[str, Any], predicted: int) -> tuple[np.ndarray, int]:
-        image = given["image"]
-        rest = {key: value for key, value in given.items() if key != "image"}
+    def _cam(
+        self, case: Mapping[str, Any], image: Tensor, rest: GliomaOutput, predicted: int
+    ) -> tuple[np.ndarray, int]:
         number = range(len(self.network.image_encoder.blocks))[self.block]
         cam = GradCAM(
             self.explained,
             f"network.image_encoder.blocks.{number}",
             local=self.local,
-            forward=lambda explained, x: explained(case, image=x, **rest),
+            forward=lambda explained, x: explained(x, rest, case),
         )
         raw = cam.explain(image, predicted).raw
         # an empty voxel says nothing, whatever the map's coarse grid lays over it
         values = resize_cam(raw, image.shape[2:], normalise=False)[0, 0] * (image[0] != 0).any(dim=0)
         return _array(values / values.max().clamp(min=torch.finfo(values.dtype).tiny)), raw.shape[-1]
 
-    def _contribution(self, case: Mapping[str, Any], image: Tensor, output: GliomaOutput, predicted: int) -> np.ndarray:
+    def _contribution(self, case: Mapping[str, Any], image: Tensor, rest: GliomaOutput, predicted: int) -> np.ndarray:
         """Integrated gradients (Sundararajan et al., ICML 2017, Eq. 1), summed over the sequences.
 
         A map of activations shows what is there; this one what is missing, too: a voxel darker than the others counts.
-        Points and brain stay the patient's: along the way only the image's own embedding changes.
         """
-        encoder, target = self.network.image_encoder, self.explained.of("image")
-        assert encoder is not None  # the caller asks for maps of images only then
         with torch.inference_mode(False), torch.enable_grad():
             image = image.clone()
-            rest = GliomaOutput(*(None if part is None else part.detach().clone() for part in output))
             full, axes = image != 0, (2, 3, 4)
             mean = image.sum(dim=axes, keepdim=True) / full.sum(dim=axes, keepdim=True).clamp(min=1)
             baseline = torch.where(full, mean, 0.0)
             total = torch.zeros_like(image)
             for step in range(self.steps):
                 x = (baseline + (step + 0.5) / self.steps * (image - baseline)).requires_grad_()
-                u_image = encoder(x)
-                parts = [part for part in (u_image, rest.u_points) if part is not None]
-                logit = target(rest._replace(u_image=u_image, u_tumour=torch.cat(parts, dim=1)), case)[0]
-                total += torch.autograd.grad(logit if predicted else -logit, x)[0]
+                total += torch.autograd.grad(self.explained(x, rest, case)[0, predicted], x)[0]
             return _array(((image - baseline) * total / self.steps)[0].sum(dim=0))
 
     def _brain(self, given: Mapping[str, Any], output: GliomaOutput, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +259,10 @@ class GliomaExplainer:
 
 
 class _Explained(nn.Module):
-    """Network and targets as one, so that all are frozen together; the image's logits of both classes ``[B, 2]``."""
+    """Network and targets as one, so that all are frozen together; logits of both classes ``[B, 2]`` of an image.
+
+    Points and brain stay the patient's, as they are in ``rest``: only the image's own embedding changes.
+    """
 
     def __init__(self, network: GliomaNetwork, target: Target, *, own: bool):
         super().__init__()
@@ -271,8 +273,12 @@ class _Explained(nn.Module):
         """The logit that explains the encoder."""
         return self.own[encoder] if len(self.own) else self.target
 
-    def forward(self, case: Mapping[str, Any], **given: Any) -> Tensor:
-        logit = self.of("image")(self.network(GliomaInputs(**given)), case)
+    def forward(self, image: Tensor, rest: GliomaOutput, case: Mapping[str, Any]) -> Tensor:
+        encoder = self.network.image_encoder
+        assert encoder is not None  # maps of images are asked for only then
+        u_image = encoder(image)
+        parts = [part for part in (u_image, rest.u_points) if part is not None]
+        logit = self.of("image")(rest._replace(u_image=u_image, u_tumour=torch.cat(parts, dim=1)), case)
         return torch.stack([-logit, logit], dim=1)
 
 

@@ -80,7 +80,7 @@ class PlantedScores:
         if found.cam is None:
             return []
         planted, tumour = (_cut(volume, case, len(found.cam)) for volume in (volumes.planted, volumes.mask))
-        image = np.asarray(case["image"])
+        image = torch.as_tensor(case["image"]).numpy()
         support = (image != 0).any(axis=0)
         codes = self._codes(found.explained("image"))
         truths = {name: planted == code for name, code in (codes | self._codes(None)).items()}

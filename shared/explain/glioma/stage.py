@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from shared.bundle.model import load_model
 from shared.data.brain.atlas import TractAtlas
+from shared.explain.glioma.disruption import DisruptedTracts
 from shared.explain.glioma.explainer import GliomaExplainer, GliomaExplanation
 from shared.explain.glioma.files import write_explanation
 from shared.explain.glioma.localisation import PARTS, PlantedScores, mean_scores
@@ -30,7 +31,8 @@ class GliomaExplainStage:
     Writes ``explanations.csv`` (a row a patient), the files of :func:`shared.explain.write_explanation` in
     ``patients/``, and for phantoms ``localisation_volume.csv``, ``localisation_surface.csv`` and
     ``localisation_tracts.csv`` (scores of the explanations and of controls, patient by patient) with their means and
-    differences in ``localisation.json``. A planted sign counts where it speaks for the class that is explained.
+    differences in ``localisation.json``. A planted sign counts where it speaks for the class that is explained. Where
+    patients of both classes have labels, :class:`DisruptedTracts` compares their kept tracts.
 
     Args:
         explainer: of one patient.
@@ -46,7 +48,7 @@ class GliomaExplainStage:
             no scores.
         signs_file: of phantoms: CSV with the infiltrated tracts of each ``patient`` in ``tracts_infiltrated``.
         max_patients: patients whose files are written; None: all. All are scored.
-        bootstrap: draws of the intervals.
+        bootstrap: draws of the intervals, and permutations of the comparison.
         seed: of the random controls.
     """
 
@@ -78,12 +80,14 @@ class GliomaExplainStage:
         if self.checkpoint is not None and self.network is not None:
             load_model(self.checkpoint, self.network)
         infiltrated, score = self._infiltrated(), self._scores()
-        rows, scores = [], {part: [] for part in PARTS}
+        rows, scores, disrupted = [], {part: [] for part in PARTS}, DisruptedTracts(self.atlas)
         for number, case in enumerate(tqdm(self.cases, desc="Explaining", unit="patient")):
+            case = self.explainer.encoded(case)
             found = self.explainer(case)
             volumes = BrainVolumes.load(case["files"])
             tracts = infiltrated.get(found.patient, [])
-            rows.append(self._row(case, found))
+            density = "" if found.edges is None else disrupted.add(found.edges.kept.cpu().numpy(), case.get("label"))
+            rows.append(self._row(case, found) | {"tract_density": density})
             if self.max_patients is None or number < self.max_patients:
                 write_explanation(
                     case,
@@ -99,6 +103,7 @@ class GliomaExplainStage:
                 for part, scored in score(case, found, volumes, tracts, seed=self.seed + number).items():
                     scores[part] += scored
         write_csv(self.output_dir / "explanations.csv", rows)
+        disrupted.write(self.output_dir, self.class_names, draws=self.bootstrap, seed=self.seed)
         self._summarise(scores)
 
     def _scores(self) -> PlantedScores:

@@ -21,7 +21,7 @@ from shared.errors import DataError
 from shared.transforms.glioma.brain_network import BrainRowsd, RegionSampler, TractIncidence, TractSampler
 from shared.transforms.glioma.point_cloud import PointCloudd, tumour_mask
 from shared.transforms.glioma.point_graph import MAX_NEIGHBOURS, RADII
-from shared.transforms.glioma.tumour_crop import TumourCropd, crop_volume
+from shared.transforms.glioma.tumour_crop import BoxedImage, TumourCropd, crop_volume
 from shared.transforms.load import LoadCased
 
 INSIDE = 0.5  # of the mask's voxels lie in the brain at least, else mask and image do not belong together
@@ -137,9 +137,9 @@ class PrepareGliomad(MapTransform):
 
     Shape:
         - ``fa_rows`` ``[E, V]``, where the FA map was loaded
-        - ``image`` ``[C, S, S, S]``, ``mask`` ``[1, S, S, S]`` bool, ``points`` ``[P, 3]``, ``centroid`` ``[3]``,
-          ``centre`` ``[3]``, ``graph``, ``incidence`` ``[P, T]``, ``region_rows`` ``[R, C * V]``, ``tract_rows``
-          ``[E, C * V]``
+        - ``image`` ``[C, S, S, S]``, as :class:`BoxedImage`, ``mask`` ``[1, S, S, S]`` bool, ``points`` ``[P, 3]``,
+          ``centroid`` ``[3]``, ``centre`` ``[3]``, ``graph``, ``incidence`` ``[P, T]``, ``region_rows`` ``[R, C * V]``,
+          ``tract_rows`` ``[E, C * V]``
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class PrepareGliomad(MapTransform):
         mask = tumour_mask(out["mask"], str(out.get("patient", "?")))
         kept = torch.from_numpy(np.ascontiguousarray(mask))[None].float()
         out["mask"] = crop_volume(kept, out["crop"]["start"], self.crop.size) > 0
-        out["image"] = out.pop("tumour")
+        out["image"] = BoxedImage.of(out.pop("tumour"))
         if "fa_rows" in out:
             del out["fa"]
         return out

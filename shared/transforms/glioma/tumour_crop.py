@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn import functional
 
+from shared.data.cache_entry import kept
 from shared.errors import DataError
 from shared.transforms.glioma.point_cloud import tumour_centroid, tumour_mask
 
@@ -42,6 +43,53 @@ def crop_volume(volume: Tensor, start: tuple[int, int, int], size: int) -> Tenso
     source = [slice(b, e) for b, e in zip(low, high, strict=True)]
     out[(slice(None), *within)] = volume[(slice(None), *source)]
     return out
+
+
+@kept("values", "start", "shape")
+class BoxedImage:
+    """A crop of which only the box of all that is not 0 is kept: a few of the 64^3 voxels, as a rule.
+
+    ``torch.as_tensor`` of it gives the crop.
+
+    Args:
+        values: of the box.
+        start: its first voxel.
+        shape: of the crop.
+
+    Shape:
+        - values: ``[C, X, Y, Z]``, start: three numbers, the crop: ``shape``, ``[C, S, S, S]``
+
+    Example:
+        >>> image = torch.zeros(2, 4, 4, 4)
+        >>> image[:, 1, 2:, 3] = 5.0
+        >>> boxed = BoxedImage.of(image)
+        >>> boxed.values.shape, boxed.start, torch.equal(torch.as_tensor(boxed), image)
+        (torch.Size([2, 1, 2, 1]), (1, 2, 3), True)
+    """
+
+    def __init__(self, values: Tensor, start: Sequence[int], shape: Sequence[int]):
+        self.values, self.start, self.shape = values, tuple(start), tuple(shape)
+
+    @classmethod
+    def of(cls, image: Tensor) -> BoxedImage:
+        """The box of a crop ``[C, S, S, S]``."""
+        there = (image != 0).any(dim=0)
+        lines = [there.any(dim=axes).nonzero().flatten().tolist() for axes in ((1, 2), (0, 2), (0, 1))]
+        low, high = zip(*((line[0], line[-1] + 1) if line else (0, 0) for line in lines), strict=True)
+        box = tuple(map(slice, low, high))
+        return cls(image[(slice(None), *box)].clone(), low, image.shape)  # a view would keep the whole
+
+    def _made(self) -> Tensor:
+        image = self.values.new_zeros(self.shape)
+        box = (slice(first, first + side) for first, side in zip(self.start, self.values.shape[1:], strict=True))
+        image[(slice(None), *box)] = self.values
+        return image
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._made().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple:
+        return self.values.__dlpack_device__()
 
 
 class TumourCropd(MapTransform):

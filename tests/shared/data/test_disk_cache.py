@@ -47,6 +47,8 @@ def same(one, other, place="item"):
     elif hasattr(one, "voxels"):
         same(one.voxels, other.voxels, place)
         same(one.index, other.index, place)
+    elif hasattr(one, "__dlpack__"):
+        same(torch.as_tensor(one), torch.as_tensor(other), place)
     else:
         assert one == other, place
 

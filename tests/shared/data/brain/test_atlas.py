@@ -152,6 +152,13 @@ def test_a_map_of_one_tract_is_its_probabilities():
     assert np.allclose(both, 2 * volume + 3 * atlas.volume(np.eye(5)[0]))
 
 
+def test_the_centre_of_a_region_is_the_mean_of_its_voxels_in_mm():
+    atlas = tiny_atlas()
+    for region, found in enumerate(atlas.centres):
+        voxels = np.argwhere(atlas.regions == region + 1)
+        np.testing.assert_allclose(found, (voxels @ AFFINE[:3, :3].T + AFFINE[:3, 3]).mean(axis=0), atol=1e-9)
+
+
 def test_its_figures():
     summary = TractAtlas(**arrays()).summary()
     assert (summary["tracts"], summary["median_voxels"], summary["median_voxels_outside_regions"]) == (1, 3, 1)

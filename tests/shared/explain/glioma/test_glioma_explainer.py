@@ -181,6 +181,25 @@ def test_attributes_are_made_from_rows(atlas, case):
     assert made.logit == GliomaExplainer(net, ClassifierLogit(net), block=0)(case).logit
 
 
+def test_attributes_made_once_give_the_same_explanations(atlas, case):
+    net, calls = tiny_network(atlas), []
+    rows = {key: value for key, value in case.items() if key not in ("nodes", "edges")}
+    rows |= {"region_rows": case["nodes"] / 2, "tract_rows": case["edges"] / 2}
+
+    def attributes(nodes, edges):
+        calls.append(len(nodes))
+        return 2 * nodes, 2 * edges
+
+    explainer = GliomaExplainer(net, ClassifierLogit(net), attributes, block=0, steps=2, edges={"epochs": 2})
+    control = explainer.untrained()
+    encoded = explainer.encoded(rows)
+    once = explainer(encoded), control(encoded)
+    assert calls == [1]
+    for a, b in zip(once, (explainer(rows), control(rows)), strict=True):
+        assert a.logit == b.logit and np.array_equal(a.cam, b.cam) and np.array_equal(a.contribution, b.contribution)
+    assert torch.equal(once[0].edges.mask, explainer(rows).edges.mask)
+
+
 def test_a_mask_of_attributes_leaves_the_messages(atlas, case):
     """With attributes of 0, an average tract's, a mask of them changes nothing; a mask of messages does."""
     net = tiny_network(atlas)

@@ -95,6 +95,7 @@ def test_a_patient_becomes_what_the_network_reads(atlas, entries):
     loaded = LoadGliomad(atlas)(entries[0])
     item = prepare(loaded)
     assert item["image"].shape == (4, 16, 16, 16) and item["mask"].shape == (1, 16, 16, 16)
+    assert torch.equal(torch.as_tensor(item["image"]), prepare.crop(loaded)["tumour"])
     assert item["mask"].sum() == loaded["mask"].sum()
     assert item["region_rows"].shape == (5, 32) and item["tract_rows"].shape == (5, 32)
     assert torch.equal(torch.as_tensor(item["tract_rows"]), prepare.tracts(loaded["image"]))
@@ -115,7 +116,10 @@ def test_batches_are_stacked_and_their_incidence_padded(atlas, entries):
     batch = collate_glioma(rows.items)
     widest = max(item["incidence"].shape[1] for item in rows.items)
     assert batch["incidence"].shape == (2, 32, widest) and batch["graph"].nearest.shape == (2, 32)
-    assert torch.equal(batch["image"][0], cases.items[2]["image"]) and batch["label"].tolist() == [0, 0]
+    assert torch.equal(batch["image"][0], torch.as_tensor(cases.items[2]["image"])) and batch["label"].tolist() == [
+        0,
+        0,
+    ]
     with pytest.raises(DataError, match="P9: not among the prepared patients"):
         GliomaRows(cases, ["P9"])
 

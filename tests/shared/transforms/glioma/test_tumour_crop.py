@@ -7,7 +7,7 @@ from skimage.measure import label
 
 from shared.errors import DataError
 from shared.transforms import PointCloudd, TumourCropd, TumourRotation
-from shared.transforms.glioma.tumour_crop import crop_volume, rotate_image, rotation_matrices
+from shared.transforms.glioma.tumour_crop import BoxedImage, crop_volume, rotate_image, rotation_matrices
 from tests.shared.transforms.glioma.test_point_cloud import boundary_distance
 from tests.support.tiny_brains import MNI_LIKE, RADII, blob
 
@@ -45,6 +45,21 @@ def test_the_crop_is_centred_on_the_box_and_zero_outside(outside):
     for part, first in zip(box_of(mask), start, strict=True):
         before, after = part.start - first, first + 28 - part.stop
         assert after - before in (0, 1) or before - after in (0, 1)
+
+
+@pytest.mark.parametrize("box", [((2, 5), (0, 1), (3, 6)), ((0, 6), (0, 6), (0, 6)), ((5, 6), (5, 6), (5, 6)), None])
+def test_a_boxed_crop_is_the_crop_and_keeps_the_box_alone(box):
+    image, part = torch.zeros(2, 6, 6, 6), tuple(slice(*ends) for ends in box or ())
+    if box is not None:
+        noise = torch.randn(2, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+        image[0][part] = noise[0][part]
+        image[1][tuple(ends[0] for ends in box)] = 3.0  # the other sequence is 0 but for a corner
+    boxed = BoxedImage.of(image)
+    assert torch.equal(torch.as_tensor(boxed), image) and boxed.shape == (2, 6, 6, 6)
+    voxels = 0 if box is None else int(np.prod([b - a for a, b in box]))
+    assert boxed.values.untyped_storage().nbytes() == 2 * 4 * voxels
+    torch.as_tensor(boxed).fill_(9)  # made anew each time
+    assert torch.equal(torch.as_tensor(boxed), image)
 
 
 def test_centre_and_affine_bring_points_and_crop_together():

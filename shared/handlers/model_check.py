@@ -15,7 +15,7 @@ from shared.distributed.processes import from_main
 from shared.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from shared.data import PatchDatalist, PatchInferenceDatalist
+    from shared.data import PatchDatalist, PatchInferenceDatalist, SlideDatalist
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class ModelCheck:
         split: str | None = None,
         cohort: str | None = None,
         dataset_dir: str | os.PathLike | None = None,
-        patches: PatchDatalist | PatchInferenceDatalist | None = None,
+        patches: PatchDatalist | PatchInferenceDatalist | SlideDatalist | None = None,
     ):
         self.ckpt_dir, self.used, self.cases = Path(ckpt_dir), dict(used or {}), cases
         self.split, self.cohort, self.patches = split, cohort, patches
@@ -81,7 +81,7 @@ class ModelCheck:
     def _compare_width(self, model: Mapping[str, Any]) -> None:
         """All patches are resized to one number of pixels, so that another width is another magnification."""
         side = model.get("patch_size")
-        if self.patches is None or side is None:
+        if self.patches is None or self.patches.patch_size is None or side is None:
             return
         (now, _), mpp, trained_mpp = self.patches.patch_size, self.patches.mpp, model.get("mpp")
         if mpp is None or trained_mpp is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ class StartSlides(LoadEncoder):
             return
         super().__call__(engine)
         moments = []
-        for entry in tqdm(self.bags.entries, desc="Features", unit="slide", disable=None, file=sys.stderr):
+        for entry in tqdm(self.bags.entries, desc="Features", unit="slide"):
             h = self.bags.features(entry).float()
             moments.append(torch.stack([x.mean(dim=0, dtype=torch.float64) for x in (h, h.square())]))
         self.network.standardise(torch.stack(moments).to(self.network.mean.device))

@@ -42,11 +42,14 @@ class SlideDatalist:
         testing: slides kept apart.
         classes: names of the classes.
         name: of the data set.
+        patch_size: None, since tiles are cut in the model's own size.
 
     Raises:
         DataError: with every problem found: slides that cannot be used, slides without a row or label, rows without a
             slide, patients in two sections, labels of one class only, too few patients for the folds.
     """
+
+    patch_size: None = None
 
     def __init__(
         self,

@@ -310,7 +310,8 @@ class TrainingRecord:
         """After a stage: the folder is given back to other processes."""
         release_folder(self.ckpt_dir)
 
-    def differences(self, stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
+    @staticmethod
+    def differences(stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
         """What differs between two records, as ``key was A, is now B``."""
         found = []
         older = any(kind == "SupervisedTrainer" for kind in (stored.get("settings") or {}).values())
@@ -335,7 +336,7 @@ class TrainingRecord:
                 break
         for other, digest in (stored.get("parents") or {}).items():
             if (now.get("parents") or {}).get(other, digest) != digest:
-                found.append(f"{self.path(other).name}, from which it started, is another one now")
+                found.append(f"{other}.pt, from which it started, is another one now")
         return found if len(found) <= 8 else [*found[:8], f"and {len(found) - 8} more"]
 
     def _check_parents(self, stage: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from shared.bundle.record import read_model
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
@@ -31,8 +32,8 @@ class SavePredictions:
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
         dataset_dir: patches below it are named by their path from there.
-        check: of new patients: says of each whether the model was trained on it, in the column ``trained_on`` (1, 0, or
-            empty where that is not known).
+        check: says of each patient whether the model was trained on it, in the column ``trained_on`` (1, 0, or empty
+            where that is not known), and in metrics.json which model predicts.
         network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
             is written, too, as ``probability_<name>``.
         thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
@@ -120,6 +121,7 @@ class SavePredictions:
     def options(self) -> dict[str, Any]:
         """Of :func:`shared.reports.predictions.write_predictions`."""
         given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
+        given["weights"] = "" if self.check is None else read_model(self.check.ckpt_dir).get("weights", "")
         if self.abstention is None:
             return given | {"coverage": None}
         if self.thresholds is None:

@@ -38,6 +38,7 @@ def write_predictions(
     class_names: Sequence[str] = ("negative", "positive"),
     thresholds: Mapping[str, float] | None = None,
     coverage: float | None = None,
+    weights: str = "",
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -50,6 +51,7 @@ def write_predictions(
         class_names: of class 0 and 1.
         thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
         coverage: what was asked for of the column ``set``, whose coverage is then told.
+        weights: SHA-256 of the predicting model's, as in its model.json.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -80,6 +82,7 @@ def write_predictions(
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
     sections = validation_sections(labels, probability, thresholds=thresholds, **draws)
     metrics |= sections
+    metrics |= {"weights": weights} if weights else {}
     if any(row.get("set") for row in known):
         from shared.metrics.conformal import set_report
 

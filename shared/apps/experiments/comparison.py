@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
+from shared.data.tables import some
 from shared.errors import DataError
 from shared.metrics import decision_curve, delong_test, holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
@@ -27,10 +28,14 @@ TESTED = (
 )
 
 
-def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
+def read_runs(folder: str | os.PathLike, *, unseen: bool = False) -> RepeatedPredictions:
     """Predictions of an experiment: its own predictions.csv with seeds, or one of each of its ``seed<k>`` folders.
 
     A folder whose predictions.csv has no column ``seed`` is one run, of seed 0.
+
+    Args:
+        folder: of the experiment.
+        unseen: refuse patients whom the model was trained on.
 
     Raises:
         DataError: nothing there, or predictions that are incomplete.
@@ -54,6 +59,11 @@ def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
             found = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
         if not found:
             raise DataError(f"{folder}: no finished experiment ({path} is empty)")
+        seen = [row["patient"] for row in found if row.get("trained_on") == "1"]
+        if unseen and seen:
+            raise DataError(
+                f"{path}: the model was trained on {len(seen)} of its {len(found)} rows ({some(seen)}); predict others"
+            )
         rows += found
     try:
         return RepeatedPredictions.from_rows(rows, source=str(folder))

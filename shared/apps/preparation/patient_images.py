@@ -208,6 +208,8 @@ def _values_problem(values: Any, *, finite: bool) -> tuple[str, str]:
     low, high = (good.min(), good.max()) if good.size else (0, 0)
     if low == high:
         return f"every voxel is {float(low):g}, an image must vary; export the series again", ""
+    if bool(((good == low) | (good == high)).all()):
+        return f"has the values {float(low):g} and {float(high):g} alone, as a mask does; give the image itself", ""
     if not whole or values.dtype.itemsize != 2:
         return "", ""
     ends = np.iinfo(values.dtype)

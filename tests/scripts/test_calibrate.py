@@ -187,6 +187,9 @@ def test_an_evaluation_of_another_model_is_refused(model, tmp_path):
         calibrate(str(model), str(tmp_path / "eval"))
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_or_predictions_is_refused(model, tmp_path):
+    for place in ("empty", "models/model.json"):
+        with pytest.raises(DataError, match=r"holds no predictions\.csv: give the folder"):
+            calibrate(str(model), str(tmp_path / place))
     with pytest.raises(DataError, match=r"no model\.json"):
         calibrate(str(tmp_path), str(tmp_path))

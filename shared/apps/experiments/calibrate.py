@@ -48,6 +48,8 @@ def calibrate(model: str, predictions: str) -> str:
         raise DataError(f"{model} holds no model.json: give the folder of a trained model")
     folder = Path(predictions)
     folds = sorted(path.parent for path in folder.glob("seed*/fold*/predictions.csv"))
+    if not folds and not (folder / "predictions.csv").is_file():
+        raise DataError(f"{folder} holds no predictions.csv: give the folder of a cross-validation or an evaluation")
     rows = [row for place in folds or [folder] for row in _rows(place / "predictions.csv")]
     notes = _check_folds(Path(model), folder, folds, rows) if folds else _check_evaluation(known, folder)
     labels = [row["label"] for row in rows]

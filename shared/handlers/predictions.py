@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.bundle.record import read_model
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
+from shared.io import make_folder
 from shared.reports.predictions import patch_name, write_predictions
 
 
@@ -68,6 +70,7 @@ class SavePredictions:
         """Register with an evaluator."""
         if self.abstention is not None:
             self.abstention.attach(engine)
+        engine.add_event_handler(Events.STARTED, lambda _: from_main(partial(make_folder, self.output_dir)))
         engine.add_event_handler(Events.EPOCH_STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)

@@ -49,12 +49,13 @@ def make_folder(path: str | os.PathLike) -> None:
     Raises:
         DataError: it cannot be made or written to, or is a file.
     """
+    folder = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DataError(f"{path} cannot be written to ({error.strerror}); choose another folder") from error
+        raise DataError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
 
 
 def disguise(path: str | os.PathLike) -> str | None:

@@ -96,8 +96,7 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
         angle = np.degrees(np.arctan2(np.linalg.norm(step - (step @ normal) * normal), abs(float(step @ normal))))
         raise DataError(
             f"its slices are shifted by up to {shift:.3g} mm against their normal (about {angle:.1f} degrees: a tilted "
-            "gantry, or stacks moved between slices); have it reconstructed perpendicular, or prepare a resampled "
-            "NIfTI (of CT dcm2niix writes one, ..._Tilt.nii)"
+            "gantry, or stacks moved between slices); have it reconstructed perpendicular, or convert and resample it"
         )
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1] = row * spacing[0][1], column * spacing[0][0]

@@ -56,15 +56,15 @@ def read_runs(folder: str | os.PathLike, *, unseen: bool = False) -> RepeatedPre
     rows = []
     for seed, path in runs.items():
         with path.open(newline="", encoding="utf-8") as file:
-            found = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
-        if not found:
+            part = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
+        if not part:
             raise DataError(f"{folder}: no finished experiment ({path} is empty)")
-        seen = [row["patient"] for row in found if row.get("trained_on") == "1"]
+        seen = [row["patient"] for row in part if row.get("trained_on") == "1"]
         if unseen and seen:
             raise DataError(
-                f"{path}: the model was trained on {len(seen)} of its {len(found)} rows ({some(seen)}); predict others"
+                f"{path}: the model was trained on {len(seen)} of its {len(part)} rows ({some(seen)}); predict others"
             )
-        rows += found
+        rows += part
     try:
         return RepeatedPredictions.from_rows(rows, source=str(folder))
     except DataError as error:

@@ -11,6 +11,8 @@ from typing import Any
 from shared.io import write_csv, write_json
 from shared.reports.abstention import set_of
 
+OF_LABELS = ("metrics.json", "roc.png", "calibration.png", "decision.png", "confusion.png")
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,8 @@ def write_predictions(
     """
     folder = Path(folder)
     patches = bool(rows) and "image" in rows[0]
+    for name in OF_LABELS:  # of an earlier run into this folder: no figure may stand beside others' predictions
+        (folder / name).unlink(missing_ok=True)
     write_csv(folder / "predictions.csv", rows)
     known = [row for row in rows if row["label"] != ""]
     if not known:

@@ -76,7 +76,8 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
 def plain_errors() -> None:
     """From here on, an error of this module ends the program with its message alone.
 
-    So does a setting that this repository's code refuses (a ``ValueError`` it raises), named with component or module.
+    So do a file that cannot be used, a full disk, and a setting that this repository's code refuses (a ``ValueError``
+    that it raises), named with component or module.
     MONAI wraps what a config's component raises into several errors of its own, whose tracebacks bury the message.
     Ctrl-C ends it with a line, too.
     """
@@ -88,8 +89,8 @@ def plain_errors() -> None:
             print("\nStopped. A training goes on after its last saved epoch with --resume true.", file=sys.stderr)
             return
         while cause is not None:
-            if isinstance(cause, (DataError, CheckpointError)):
-                print(f"\nError: {cause}", file=sys.stderr)
+            if isinstance(cause, (DataError, CheckpointError)) or (isinstance(cause, OSError) and cause.strerror):
+                print(f"\nError: {describe(cause)}", file=sys.stderr)
                 return
             where = component or _refused_in(cause.__traceback__)
             if type(cause) is ValueError and where.startswith("shared."):

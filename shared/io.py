@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder and see that files can be written to it, before what they will hold is computed.
+
+    Raises:
+        DataError: it cannot be made or written to, or is a file.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
 
 
 def disguise(path: str | os.PathLike) -> str | None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -48,10 +49,8 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
             patients = int(file["patients"])
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error!r}): copy it once more, train again, or remove it."
-        ) from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
     return Cohort([CohortDistance(part) for part in parts], limits, patients), layers
 
@@ -70,11 +69,22 @@ def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:
         content = read_json_object(path, "calibration")
     except DataError as error:
         raise CheckpointError(f"{error}; {again}") from error
-    scores = content.get("scores")
-    if not isinstance(scores, list) or len(scores) != 2 or not {"patients", "scores", "weights"} <= set(scores[0]):
-        raise CheckpointError(f"{path} holds no scores of two classes: {again}")
+    if not _usable(content):
+        raise CheckpointError(f"{path} holds no scores of two classes, or what is no number: {again}")
     _check_weights(path, str(content.get("weights", "")))
     return content
+
+
+def _usable(content: dict[str, Any]) -> bool:
+    """Whether a calibration is whole; a value that is no number would make every set and flag silently wrong."""
+    scores, distance = content.get("scores"), content.get("distance") or {"limit": 1.0}
+    try:
+        parts = [np.array([part["scores"], part["weights"]], float) for part in scores]
+        numbers = [*(part["patients"] for part in scores), distance["limit"]]
+        numbers += (content.get("thresholds") or {}).values()
+        return len(parts) == 2 and all(np.isfinite(x).all() for x in (*parts, np.array(numbers, float)))
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _check_weights(path: Path, weights: str) -> None:

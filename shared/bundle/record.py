@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.digests import Digests, sha256
-from shared.errors import CheckpointError
-from shared.io import write_json
+from shared.errors import CheckpointError, DataError
+from shared.io import read_json_object, write_json
 from shared.locks import lock_folder, release_folder
 
 MODEL_FILE, SPLIT_FILE = "model.json", "split.json"
@@ -310,7 +310,8 @@ class TrainingRecord:
         """After a stage: the folder is given back to other processes."""
         release_folder(self.ckpt_dir)
 
-    def differences(self, stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
+    @staticmethod
+    def differences(stored: Mapping[str, Any], now: Mapping[str, Any], *, epochs: bool = True) -> list[str]:
         """What differs between two records, as ``key was A, is now B``."""
         found = []
         older = any(kind == "SupervisedTrainer" for kind in (stored.get("settings") or {}).values())
@@ -335,7 +336,7 @@ class TrainingRecord:
                 break
         for other, digest in (stored.get("parents") or {}).items():
             if (now.get("parents") or {}).get(other, digest) != digest:
-                found.append(f"{self.path(other).name}, from which it started, is another one now")
+                found.append(f"{other}.pt, from which it started, is another one now")
         return found if len(found) <= 8 else [*found[:8], f"and {len(found) - 8} more"]
 
     def _check_parents(self, stage: str) -> None:
@@ -403,7 +404,11 @@ class TrainingRecord:
 
 
 def read_model(ckpt_dir: str | os.PathLike) -> dict[str, Any]:
-    """Content of ``model.json`` beside a ``model.pt``; empty where there is none or it cannot be read."""
+    """Content of ``model.json`` beside a ``model.pt``; empty where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     return _read(Path(ckpt_dir) / MODEL_FILE)
 
 
@@ -433,7 +438,10 @@ def check_weights(path: str | os.PathLike, state: Any) -> None:
         CheckpointError: it is of another ``model.pt``.
     """
     known = read_model(Path(path).parent).get("weights")
-    if known is not None and isinstance(state, Mapping) and known != weights_digest(state):
+    if known is None or not isinstance(state, Mapping):
+        return  # whoever loads it says more
+    weights = all(hasattr(value, "detach") for value in state.values())  # else a stage's checkpoint in model.pt's place
+    if not weights or known != weights_digest(state):
         raise CheckpointError(
             f"{path} and the {MODEL_FILE} beside it are of two trainings (these are not the weights it was written "
             "with): copy both from the same folder, or train again."
@@ -441,7 +449,11 @@ def check_weights(path: str | os.PathLike, state: Any) -> None:
 
 
 def read_split(ckpt_dir: str | os.PathLike) -> dict[str, Any]:
-    """Content of ``split.json``: who was trained on; empty where a model came without it, as packaged ones do."""
+    """Content of ``split.json``: who was trained on; empty where a model came without it, as packaged ones do.
+
+    Raises:
+        CheckpointError: it cannot be read, so that nobody is taken for new who was trained on.
+    """
     return _read(Path(ckpt_dir) / SPLIT_FILE)
 
 
@@ -464,11 +476,12 @@ def seen_patients(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not path.is_file():
         return {}
-    return content if isinstance(content, dict) else {}
+    try:
+        return read_json_object(path, "model's record")
+    except DataError as error:
+        raise CheckpointError(f"{error}; copy it again from the training's folder, or train again.") from error
 
 
 def cache_folder(dataset_dir: str | os.PathLike | None) -> Path | None:

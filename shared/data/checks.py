@@ -19,6 +19,8 @@ from shared.io import disguise
 
 logger = logging.getLogger(__name__)
 
+LARGEST_MM, SMALLEST_MM = 5000.0, 1.0  # of the longest side of an image
+
 _PREPARE = (
     "prepare one with scripts/prepare_patients.py (a folder of NIfTI and a CSV) or scripts/prepare_tcga_lgg.py, "
     "or try `bash scripts/demo.sh`, which makes synthetic patients"
@@ -85,7 +87,7 @@ def image_header_problem(path: str | os.PathLike) -> tuple[str | None, tuple | N
         return f"has {'colour' if dtype.fields else 'complex'} voxels, one real value each is needed", None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         return "has no valid orientation (its affine is not finite or not invertible); export it again", None
-    if problem := orientation_problem(image.header):
+    if problem := orientation_problem(image.header) or size_problem(image.header, shape[:3], affine):
         return problem, None
     if path.suffix == ".nii" and path.stat().st_size < image.dataobj.offset + math.prod(shape) * dtype.itemsize:
         return "is shorter than its header says; copy it again", None
@@ -98,6 +100,22 @@ def orientation_problem(header: Any) -> str | None:
 
     if isinstance(header, nib.Nifti1Header) and not int(header["sform_code"]) and not int(header["qform_code"]):
         return "has no affine (sform and qform codes are 0): position and orientation are unknown; convert it again"
+    return None
+
+
+def size_problem(header: Any, shape: Sequence[int], affine: Any) -> str | None:
+    """An image that no person fits in, as in metres or micrometres (nibabel reads its numbers as mm). None: it fits."""
+    import nibabel as nib
+    import numpy as np
+
+    unit = header.get_xyzt_units()[0] if isinstance(header, nib.Nifti1Header) else "mm"
+    steps = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
+    largest = float((steps * shape).max())
+    # a single slice may be a picture of unknown or tiny pixels
+    if unit in ("meter", "micron") or largest > LARGEST_MM or (min(shape) > 1 and largest < SMALLEST_MM):
+        told = f"; its header says {unit}" if unit in ("meter", "micron") else ""
+        sizes = " x ".join(f"{step:.4g}" for step in steps)
+        return f"has voxels of {sizes} mm{told}: its affine must be in millimetres; convert it again"
     return None
 
 

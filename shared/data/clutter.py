@@ -19,15 +19,16 @@ def is_clutter(name: str) -> bool:
 
 
 def walk_files(folder: Path, *, skipped: list[Path] | None = None) -> Iterator[Path]:
-    """Every file below ``folder``, sorted, linked folders followed (each once), clutter left out at any depth.
+    """Every file below ``folder``, sorted, linked folders followed, clutter left out at any depth.
 
-    Links that lead nowhere are among them.
+    Links that lead nowhere are among them; those to a folder above are not followed.
 
     Args:
         folder: where to look.
         skipped: a list to which the clutter is added.
     """
-    yield from _walk(Path(folder), frozenset(), [] if skipped is None else skipped)
+    folder = Path(folder)
+    yield from _walk(folder, frozenset(folder.resolve().parents), [] if skipped is None else skipped)
 
 
 def _walk(folder: Path, above: frozenset[Path], skipped: list[Path]) -> Iterator[Path]:

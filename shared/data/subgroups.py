@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shared.data.names import nfc
-from shared.data.tables import read_table
+from shared.data.tables import read_table, some
 from shared.errors import DataError
 
 TABLES = ("subgroups.csv", "acquisition.csv")
@@ -22,7 +22,11 @@ SIZE_UNITS = ("ml", "mm2", "share of the patch")
 
 
 def read_subgroup_tables(
-    dataset_dir: str | os.PathLike, tables: Sequence[str] = TABLES, *, by_modality: bool = False
+    dataset_dir: str | os.PathLike,
+    tables: Sequence[str] = TABLES,
+    *,
+    by_modality: bool = False,
+    known: Iterable[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Columns of ``subgroups.csv`` and ``acquisition.csv`` in a prepared folder, each by patient or image.
 
@@ -35,9 +39,11 @@ def read_subgroup_tables(
         tables: which of them.
         by_modality: also columns that differ between a patient's modalities, as ``<modality>: <column>``, and all of
             the preparation's own table; else of that the :data:`SCANNER` alone.
+        known: patients (and images) of whom a table must name one.
 
     Raises:
-        DataError: a table without such a column or without another, a row twice, a column in both tables.
+        DataError: a table without such a column or without another, a row twice, a column in both tables, a table of
+            other patients.
 
     Example:
         >>> import tempfile
@@ -47,7 +53,7 @@ def read_subgroup_tables(
         {'site': {'P1': 'A', 'P2': None}}
     """
     columns: dict[str, dict[str, Any]] = {}
-    problems = []
+    problems, expected = [], None if known is None else sorted(set(known))
     for name in tables:
         path = Path(dataset_dir) / name
         if not path.is_file():
@@ -66,6 +72,11 @@ def read_subgroup_tables(
             continue
         names = [(name, row[MODALITY] if several else "") for name, row in zip(who, rows, strict=True)]
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if expected and not set(expected) & set(who):
+            problems.append(
+                f"{path}: none of its {len(set(who))} {key}s ({some(who, 1)}) is one of the {len(expected)} of the "
+                f"datalist ({some(expected, 1)}); give the table of these, or take it away"
+            )
         problems += [f"{path}: {' '.join(filter(None, name))} stands in it twice; keep one row" for name in twice]
         for column in others:
             if column in columns:

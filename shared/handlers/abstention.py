@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,16 @@ class Abstention:
         for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
             engine.add_event_handler(event, self._ended)
 
-    def started(self, engine: Engine) -> None:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Without an evaluator: inside it the network's next forward pass is the prediction's."""
+        self.started()
+        try:
+            yield
+        finally:
+            self._ended()
+
+    def started(self, *engine: Engine) -> None:
         """Read what there is, and watch the network."""
         cohort = from_main(lambda: read_cohort(self.ckpt_dir))
         conformal = from_main(lambda: read_conformal(self.ckpt_dir))
@@ -88,12 +98,12 @@ class Abstention:
         if self._seen is not None:
             self._seen.clear()
 
-    def _ended(self, engine: Engine, *error: BaseException) -> None:
+    def _ended(self, *event: Any) -> None:
         if self._seen is not None:
             self._seen.__exit__()
             self._seen = None
-        if error:
-            raise error[0]
+        if event[1:]:  # the engine and its exception
+            raise event[1]
 
     def columns(
         self, probability: Sequence[float], class_names: Sequence[str], patients: Sequence[str] = ()

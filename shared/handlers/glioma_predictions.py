@@ -72,10 +72,9 @@ class SaveGliomaPredictions(SavePredictions):
         thresholds: Mapping[str, float] | None = None,
         abstention: Abstention | None = None,
         covariates: Sequence[str] = (),
-        split: str | None = None,
     ):
         options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "check": check, "thresholds": thresholds}
-        options |= {"abstention": abstention, "split": split}
+        options["abstention"] = abstention
         super().__init__(output_dir, class_names=class_names, **options)
         self.network, self.known, self.training, self.per_patient = network, known, list(training), per_patient
         self.covariates = list(covariates)

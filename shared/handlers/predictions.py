@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.bundle.record import read_model
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
+from shared.io import make_folder
 from shared.reports.predictions import patch_name, write_predictions
 
 
@@ -32,14 +34,13 @@ class SavePredictions:
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
         dataset_dir: patches below it are named by their path from there.
-        check: of new patients: says of each whether the model was trained on it, in the column ``trained_on`` (1, 0, or
-            empty where that is not known).
+        check: says of each patient whether the model was trained on it, in the column ``trained_on`` (1, 0, or empty
+            where that is not known), and in metrics.json which model predicts.
         network: one with several predictors (``answers(image, covariates) -> {name: logits}``): the probability of each
             is written, too, as ``probability_<name>``.
         thresholds: name to threshold, fixed on training patients: sensitivity, specificity and predictive values are
             told there, too, beside 0.5 (None: those of the abstention, where the model is calibrated).
         abstention: adds ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason``.
-        split: of an evaluation: which part of the datalist it is; metrics.json tells it, with the model's weights.
 
     Shape:
         - the evaluator's output: decollated, ``pred`` ``[num_classes]`` probabilities
@@ -57,9 +58,8 @@ class SavePredictions:
         network: nn.Module | None = None,
         thresholds: Mapping[str, float] | None = None,
         abstention: Abstention | None = None,
-        split: str | None = None,
     ):
-        self.thresholds, self.abstention, self.split = thresholds, abstention, split
+        self.thresholds, self.abstention = thresholds, abstention
         self.output_dir, self.class_names = Path(output_dir), list(class_names)
         self.bootstrap, self.seed, self.dataset_dir = bootstrap, seed, dataset_dir
         self.check, self.seen = check, None
@@ -71,6 +71,7 @@ class SavePredictions:
         """Register with an evaluator."""
         if self.abstention is not None:
             self.abstention.attach(engine)
+        engine.add_event_handler(Events.STARTED, lambda _: from_main(partial(make_folder, self.output_dir)))
         engine.add_event_handler(Events.EPOCH_STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
@@ -127,12 +128,9 @@ class SavePredictions:
         """Of :func:`shared.reports.predictions.write_predictions`."""
         given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
         given["shift"] = self.shift
-        if self.split is not None:
-            given["evaluated"] = {"split": self.split}
+        given["weights"] = "" if self.check is None else read_model(self.check.ckpt_dir).get("weights", "")
         if self.abstention is None:
             return given | {"coverage": None}
-        if self.split is not None:
-            given["evaluated"]["weights"] = read_model(self.abstention.ckpt_dir).get("weights")
         if self.thresholds is None:
             given["thresholds"] = self.abstention.thresholds
         return given | {"coverage": self.abstention.coverage}

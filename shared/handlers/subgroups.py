@@ -9,8 +9,9 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from shared.data.subgroups import read_subgroup_tables
 from shared.distributed.processes import is_main
-from shared.reports.subgroups import evaluated_subgroups
+from shared.reports.subgroups import evaluated_subgroups, row_name
 
 
 class SaveSubgroups:
@@ -42,7 +43,18 @@ class SaveSubgroups:
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def started(self, engine: Engine) -> None:
+        """What is wrong with the tables is told before anything is predicted.
+
+        Raises:
+            DataError: see :func:`shared.data.subgroups.read_subgroup_tables`.
+        """
+        units = {"patient", *({"image"} if isinstance(self.cases[0]["image"], str) else ())} if self.cases else set()
+        known = {row_name(case, self.dataset_dir, unit) for case in self.cases for unit in units}
+        read_subgroup_tables(self.dataset_dir, known=known)
 
     def __call__(self, engine: Engine) -> None:
         """Write what is to be told of them."""

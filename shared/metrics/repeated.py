@@ -64,7 +64,8 @@ class RepeatedPredictions:
         """Collect rows of ``seed, fold, patient, label, probability``; ``image`` where a row is a patch; ``group``.
 
         Raises:
-            DataError: for a patient (image) that is missing from a seed, stands in it twice, has two labels or groups.
+            DataError: for a patient (image) that is missing from a seed, stands in it twice, has two labels or groups,
+                no label 0 or 1, or a probability outside [0, 1].
 
         Example:
             >>> row = dict(fold=0, label=0, probability=0.5)
@@ -73,6 +74,11 @@ class RepeatedPredictions:
             (2, 4)
         """
         unit = next((unit for unit in UNITS if rows and unit in rows[0]), "patient")
+        odd = [row for row in rows if not _usable(row["label"], row["probability"])]
+        if odd:
+            rule = "needs a label 0 or 1 and a probability in [0, 1], has"
+            found = [(row[unit], row["label"], row["probability"]) for row in odd]
+            raise DataError([f"{source}: {unit} {name} {rule} {label!r} and {p!r}" for name, label, p in found])
         labels = {row[unit]: int(row["label"]) for row in rows}
         names, seeds = tuple(sorted(labels)), tuple(sorted({int(row["seed"]) for row in rows}))
         column = {name: i for i, name in enumerate(names)}
@@ -119,6 +125,13 @@ class RepeatedPredictions:
                 row |= {} if self.families is None else {"group": self.families[i]}
                 rows.append({**row, "label": int(self.labels[i]), "probability": float(self.probability[s, i])})
         return rows
+
+
+def _usable(label: Any, probability: Any) -> bool:
+    try:
+        return int(label) in (0, 1) and 0 <= float(probability) <= 1  # not so NaN
+    except ValueError:
+        return False
 
 
 def summarise(

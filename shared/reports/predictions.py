@@ -11,6 +11,8 @@ from typing import Any
 from shared.io import write_csv, write_json
 from shared.reports.abstention import set_of
 
+OF_LABELS = ("metrics.json", "roc.png", "calibration.png", "decision.png", "confusion.png")
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def write_predictions(
     thresholds: Mapping[str, float] | None = None,
     coverage: float | None = None,
     shift: Mapping[str, Any] | None = None,
-    evaluated: Mapping[str, Any] | None = None,
+    weights: str = "",
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -53,7 +55,7 @@ def write_predictions(
         thresholds: name to threshold, fixed on training patients; sensitivity and specificity are told there, too.
         coverage: what was asked for of the column ``set``, whose coverage is then told.
         shift: by which the patients together differ from the training patients, if they do.
-        evaluated: what metrics.json says of the part of the datalist and of the model.
+        weights: SHA-256 of the predicting model's, as in its model.json.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -62,6 +64,8 @@ def write_predictions(
     """
     folder = Path(folder)
     patches = bool(rows) and "image" in rows[0]
+    for name in OF_LABELS:  # of an earlier run into this folder: no figure may stand beside others' predictions
+        (folder / name).unlink(missing_ok=True)
     write_csv(folder / "predictions.csv", rows)
     known = [row for row in rows if row["label"] != ""]
     if not known:
@@ -84,6 +88,7 @@ def write_predictions(
         confusion_figure(metrics["confusion"]["matrix"], folder / "confusion.png", class_names=class_names)
     sections = validation_sections(labels, probability, thresholds=thresholds, **draws)
     metrics |= sections
+    metrics |= {"weights": weights} if weights else {}
     if any(row.get("set") for row in known):
         from shared.metrics.conformal import set_report
 
@@ -94,7 +99,6 @@ def write_predictions(
     if any(row.get("out_of_cohort") not in (None, "") for row in known):
         metrics["out_of_cohort"] = sum(row["out_of_cohort"] == 1 for row in known)
     metrics |= {"cohort_shift": shift} if shift else {}
-    metrics |= {} if evaluated is None else {"evaluated": dict(evaluated)}
     write_json(folder / "metrics.json", metrics)
     _log("AUC", metrics["AUC"])
     _log("AUC, DeLong's interval", metrics["delong"])

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, Orientation, ResampleToMatch
+from monai.transforms import MapTransform, Orientation, ResampleToMatch
 
 from shared.data.checks import orientation_problem
 from shared.data.grids import place_problem, same_grid
@@ -57,7 +57,6 @@ class LoadCased(MapTransform):
         self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
         whole = "the mask out of the datalist to take the whole image as region of interest"
         self._instead = whole if whole_allowed else "the patient out"
-        self._load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=False, dtype=np.float32)
         self._orient = Orientation(axcodes="RAS", labels=None)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -121,13 +120,15 @@ class LoadCased(MapTransform):
         if not Path(path).is_file():
             raise DataError(f"{patient}: there is no file {path}. Correct the datalist or prepare the data again.")
         try:
-            volume = self._load(path)
+            image = nib.load(path)  # LoadImage would also make MONAI's DICOM readers, one of which warns
+            volume = MetaTensor(torch.as_tensor(np.asarray(image.dataobj).astype(np.float32)), affine=image.affine)
         except Exception as error:
+            said = (str(error).splitlines() or ["no more is said"])[0]  # an EOFError may be silent
             raise DataError(
-                f"{patient}: {path} cannot be read as NIfTI ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                f"{patient}: {path} cannot be read as NIfTI ({type(error).__name__}: {said}). "
                 "Check that the file is whole and a .nii or .nii.gz."
             ) from error
-        if problem := orientation_problem(nib.load(path).header):
+        if problem := orientation_problem(image.header):
             raise DataError(f"{patient}: {path} {problem}")
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]

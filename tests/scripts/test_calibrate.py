@@ -89,7 +89,13 @@ def test_groups_count_once_and_an_older_table_has_no_distance(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("others", "message"),
-    [({"trained_on": 1}, "was trained on P0"), ({"label": 0}, "both classes"), ({"probability": "x"}, "no number")],
+    [
+        ({"trained_on": 1}, "was trained on P0"),
+        ({"label": 0}, "both classes"),
+        ({"probability": "x"}, "no number"),
+        ({"probability": "nan"}, r"P0 needs a label 0 or 1 and a probability in \[0, 1\]"),
+        ({"label": 2}, "P0 needs a label 0 or 1"),
+    ],
 )
 def test_unfit_predictions_are_refused(model, tmp_path, others, message):
     write(tmp_path / "eval", [row(k, **others) for k in range(8)])
@@ -97,33 +103,93 @@ def test_unfit_predictions_are_refused(model, tmp_path, others, message):
         calibrate(str(model), str(tmp_path / "eval"))
 
 
-def test_a_cross_validation_of_other_settings_is_refused(model, tmp_path):
-    fold = tmp_path / "cv/seed0/fold0"
-    write(fold, [row(k) for k in range(8)])
-    (fold / "models").mkdir()
-    settings = {"seed": 5, "train#epochs": 4}
-    (fold / "models/model.json").write_text(json.dumps({"record": {"settings": settings}}))
-    with pytest.raises(DataError, match=r"other settings than the model \(train#epochs\)"):
-        calibrate(str(model), str(tmp_path / "cv"))
-    with pytest.raises(DataError, match=r"no model\.json"):
-        calibrate(str(tmp_path), str(tmp_path / "cv"))
+def record(**others):
+    """What a last stage's model.json holds of its training."""
+    settings = {"seed": 0, "fold": -1, "train#rate": 0.1}
+    content = {"stage": "train", "settings": settings, "epochs": {"train#epochs": 3}, "classes": ["a", "b"]}
+    return content | {"modalities": ["T1", "T2"], "data": {"training": "x"}, "parents": {"pretrain": "x"}} | others
+
+
+def trained(folder, names, images="image", **others):
+    """Files that a training of these patients leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").write_text(json.dumps({"weights": "these", "record": record(**others)}))
+    stages = {"train": {name: [f"{images} of {name}"] for name in names}}
+    (folder / "split.json").write_text(json.dumps({"cohort": "c", "images": stages}))
+    return folder
+
+
+@pytest.fixture
+def cv(tmp_path):
+    """Two folds of P0 to P15, trained as the model that is calibrated."""
+    everybody = [f"P{k}" for k in range(16)]
+    trained(tmp_path / "mine", everybody)
+    for fold in (0, 1):
+        write(tmp_path / f"cv/seed0/fold{fold}", [row(k) for k in range(fold, 16, 2)])
+        settings = record()["settings"] | {"seed": 5, "fold": fold}
+        others = {"data": {"training": "y"}, "parents": {"pretrain": "z"}, "settings": settings}
+        trained(tmp_path / f"cv/seed0/fold{fold}/models", everybody[1 - fold :: 2], **others)
+    return tmp_path / "cv"
+
+
+def test_a_cross_validation_of_the_model_s_own_settings_and_patients_is_taken(cv, tmp_path):
+    assert "\n" not in calibrate(str(tmp_path / "mine"), str(cv))
+    assert content(tmp_path / "mine")["weights"] == "these"
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("others", "message"),
     [
-        ({"split": "training", "weights": "these"}, "evaluates the training part"),
-        ({"split": "testing", "weights": "others"}, "evaluates another model than this one"),
-        ({"split": "testing", "weights": "these"}, None),
+        ({"settings": {"seed": 5, "train#rate": 0.2}}, r"seed0/fold1 was trained otherwise than the model: "),
+        ({"epochs": {"train#epochs": 4}}, r"train#epochs was 3, is now 4"),
+        ({"modalities": ["T2", "T1"]}, r"the modalities were T1, T2, are now T2, T1"),
+        ({"classes": ["b", "a"]}, r"the classes were a, b, are now b, a"),
     ],
 )
-def test_an_evaluation_is_of_this_model_and_of_patients_left_out(model, tmp_path, said, words):
-    folder = tmp_path / "eval"
-    write(folder, [row(k) for k in range(16)])
-    (folder / "metrics.json").write_text(json.dumps({"evaluated": said}))
-    if words is None:
-        assert "sets from 8 and 8" in calibrate(str(model), str(folder))
-        return
-    with pytest.raises(DataError, match=words):
-        calibrate(str(model), str(folder))
-    assert not (model / "conformal.json").exists()
+def test_a_cross_validation_of_other_settings_is_refused(cv, tmp_path, others, message):
+    settings = {"settings": record()["settings"] | {"fold": 1}}
+    trained(cv / "seed0/fold1/models", [], **settings | others)
+    with pytest.raises(DataError, match=message):
+        calibrate(str(tmp_path / "mine"), str(cv))
+    assert not (tmp_path / "mine/conformal.json").exists()
+
+
+def test_a_cross_validation_of_other_patients_is_refused(cv, tmp_path):
+    mine = str(trained(tmp_path / "others", [f"P{k}" for k in range(14, 18)]))
+    with pytest.raises(DataError, match=r"another cohort.* 2 of the 4 patients .* not in it.*\(P16, P17\)"):
+        calibrate(mine, str(cv))
+    renamed = str(trained(tmp_path / "renamed", ["P1", "P2"], images="another hospital's"))
+    with pytest.raises(DataError, match=r"2 of the 2 patients .* with other images \(P1, P2\)"):
+        calibrate(renamed, str(cv))
+    fewer = str(trained(tmp_path / "fewer", ["P1", "P2"]))
+    assert "14 of the 16 patients are none that the model was trained on" in calibrate(fewer, str(cv))
+
+
+def test_what_is_not_recorded_is_told(cv, tmp_path):
+    for path in cv.glob("seed0/fold*/models/*"):
+        path.unlink()
+    assert "not checked: the settings of" in calibrate(str(tmp_path / "mine"), str(cv))
+    (tmp_path / "mine/split.json").unlink()
+    assert "not checked: whose images the model was trained on" in calibrate(str(tmp_path / "mine"), str(cv))
+    write(tmp_path / "eval", [row(k) for k in range(8)])
+    assert "not checked: whether this model predicted" in calibrate(str(tmp_path / "mine"), str(tmp_path / "eval"))
+
+
+def test_an_evaluation_of_another_model_is_refused(model, tmp_path):
+    write(tmp_path / "eval", [row(k) for k in range(8)])
+    (tmp_path / "eval/metrics.json").write_text('{"weights": "those"}')
+    with pytest.raises(DataError, match="predicted by another model"):
+        calibrate(str(model), str(tmp_path / "eval"))
+    (tmp_path / "eval/metrics.json").write_text('{"weights": "these"}')
+    assert "not checked" not in calibrate(str(model), str(tmp_path / "eval"))
+    (tmp_path / "eval/experiment.json").write_text('{"settings": {}}')
+    with pytest.raises(DataError, match="lacks the predictions of its folds"):
+        calibrate(str(model), str(tmp_path / "eval"))
+
+
+def test_a_folder_without_a_model_or_predictions_is_refused(model, tmp_path):
+    for place in ("empty", "models/model.json"):
+        with pytest.raises(DataError, match=r"holds no predictions\.csv: give the folder"):
+            calibrate(str(model), str(tmp_path / place))
+    with pytest.raises(DataError, match=r"no model\.json"):
+        calibrate(str(tmp_path), str(tmp_path))

@@ -283,6 +283,39 @@ def test_options_of_dicom_need_dicom(tmp_path, capfd):
     assert "holds no DICOM file" in capfd.readouterr().err
 
 
+def nifti_patient(folder, seed):
+    folder.mkdir(parents=True)
+    for k, name in enumerate(("t1", "t1v", "mask")):
+        values = tiny_volume(2 * seed + k)[name == "mask"]
+        nib.save(nib.Nifti1Image(values.astype(np.int16), np.eye(4)), folder / f"{name}.nii.gz")
+
+
+def test_stray_dicom_files_do_not_hide_patients_of_nifti(tmp_path, capfd):
+    root, out = tmp_path / "in", tmp_path / "out"
+    nifti_patient(root / "P1", 1)
+    nifti_patient(root / "P2", 2)
+    (root / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert prepare(root, out) == 0
+    assert "DICOMDIR" in capfd.readouterr().out.split("not read:")[1]
+    stray = make_series(tiny_volume(1)[0][:, :, :1], series_affine(), patient="X")
+    write_series(root / "P1" / "scout", stray)
+    assert prepare(root, out) == 2
+    message = capfd.readouterr().err
+    assert "holds 1 DICOM files and 4 NIfTI files that are no masks" in message and "P1/scout/" in message
+    assert prepare(root, out, "--pattern", "T1=t1.nii.gz", "--pattern", "T1V=t1v.nii.gz") == 0
+    listed = json.loads((out / "datalist.json").read_text())
+    assert [case["patient"] for case in listed["testing"]] == ["P1", "P2"]
+
+
+def test_stray_nifti_images_do_not_pass_beside_dicom(tmp_path, capfd):
+    root, out = tmp_path / "in", tmp_path / "out"
+    tiny_patient(root / "A", "A")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4)), root / "A" / "other.nii.gz")
+    assert prepare(root, out) == 2
+    assert "A/other.nii.gz is fewer" in capfd.readouterr().err
+    assert prepare(root, out, "--series", "T1=SeriesNumber=1", "--series", "T1V=SeriesNumber=2") == 0
+
+
 def test_ids_that_are_no_file_names_need_pseudonyms(tmp_path, capfd):
     tiny_patient(tmp_path / "in", "A/1", mask=None)
     assert prepare(tmp_path / "in", tmp_path / "out") == 2

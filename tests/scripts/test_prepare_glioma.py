@@ -162,9 +162,10 @@ def test_prepared_voxels_follow_the_folder_whatever_its_size_and_date(cohort, te
 
     source, output = cohort[0], cohort[2]
     for number, name in enumerate(("P1", "P2")):
-        for path in (source / name).iterdir():
+        for k, path in enumerate(sorted((source / name).iterdir())):
             # the same names, sizes and dates; uncompressed, since a smaller tumour takes as many bytes
-            array = tumour(radius=16 - 4 * number).astype(np.uint8) if "seg" in path.name else stripped(number)
+            own = stripped(number + 10 * k)
+            array = tumour(radius=16 - 4 * number).astype(np.uint8) if "seg" in path.name else own
             save_nifti(source / name / path.name.replace(f"{name}_", "").removesuffix(".gz"), array, native_affine())
             path.unlink()
         for path in (source / name).iterdir():
@@ -357,7 +358,7 @@ def spoil(name):
         ("no mask", "P1: has no mask, other patients have one"),
         ("no affine", "has no affine (sform and qform codes are 0)"),
         ("skull", "P1: T1: is not skull-stripped: its background is not constant"),
-        ("flat", "P1: T1: all voxels have the same value; export it again"),
+        ("flat", "P1_t1n.nii.gz: every voxel is 0, an image must vary; export the series again"),
         (
             "two brains",
             "P1: 2 files may be the brain mask (P1_bet_brain.nii.gz, P1_brainmask.nii.gz); give --",

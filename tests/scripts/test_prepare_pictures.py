@@ -251,12 +251,12 @@ def test_the_same_picture_in_two_groups_is_refused(scans, capsys):
         scans.save(scans.rows[number]["image"], picture(1)[0])
     assert scans.run(*GROUPS) == 2
     text = capsys.readouterr().err
-    assert "1 and 5 and 9 are the same picture; give them one group" in text and not scans.output.exists()
+    assert "1 and 5 and 9 have the same image; give them one group" in text and not scans.output.exists()
     for number in (5, 9):
         scans.rows[number]["group"] = "G0"
     assert scans.run(*GROUPS) == 0
     assert scans.run("--inference", labels=False) == 0
-    assert "look at 1 and 5 and 9 are the same picture" in capsys.readouterr().out
+    assert "look at 1 and 5 and 9 have the same image" in capsys.readouterr().out
 
 
 def test_coloured_images_give_their_luminance_when_asked(scans):

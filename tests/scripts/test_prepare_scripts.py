@@ -4,9 +4,11 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -248,10 +250,12 @@ def test_tcga_on_the_published_patients(tmp_path):
 
 
 def save(path, shape=(6, 5, 4), spacing=1.0, value=0):
-    """An image of one value, or, by its name, a mask with a tumour of it (of 1 for 0)."""
+    """An image whose largest value is given, no two alike, or, by its name, a mask with a tumour of it (of 1 for 0)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([spacing] * min(3, len(shape)) + [1.0] * (4 - min(3, len(shape))))
-    array = np.full(shape, value, np.int16)
+    noise = np.random.default_rng(zlib.crc32(str(path).encode())).integers(0, 100, shape)
+    array = (value - noise).astype(np.int16)
+    array.flat[0] = value
     if any(word in path.name.lower() for word in ("mask", "seg")):
         array[:] = 0
         array[1:3, 1:3, 1:3] = value or 1
@@ -719,3 +723,95 @@ def test_folders_that_were_exchanged_are_copied_anew(cohort):
         int(np.asarray(nib.load(cohort.output / name / "t1.nii.gz").dataobj).max()) for name in ("P0", "P1", "P2")
     ]
     assert values == [1, 0, 2]
+
+
+def spoil(path, how):
+    """An image as exports, transfers and programs leave it."""
+    image = nib.load(path)
+    values, affine = np.asarray(image.dataobj).astype(np.float32), image.affine
+    if how in ("cut off", "flipped bit"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0 if how == "cut off" else 1
+        path.write_bytes(content[:-40] if how == "cut off" else content)
+        return
+    if how == "check sum":  # all voxels are there, and are not those that were written
+        content = bytearray(path.read_bytes())
+        content[-8] ^= 1
+        path.write_bytes(content)
+        return
+    if how == "NaN":
+        values[1, 2, 3] = np.nan
+    elif how == "beyond float32":
+        values = values.astype(np.float64) * 1e300
+    elif how == "constant":
+        values[:] = 3
+    elif how == "mask":
+        values = (values > 150).astype(np.uint8)
+    elif how == "metres":
+        affine = np.diag([0.001, 0.001, 0.001, 1]) @ affine
+    elif how == "micrometres":
+        affine = np.diag([1000, 1000, 1000, 1]) @ affine
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units({"metres": "meter", "micrometres": "micron"}.get(how, "mm"))
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("cut off", r"its voxels cannot be read \(\w+: .*\); copy or export it again"),
+        ("flipped bit", r"its voxels cannot be read \(\w+: .*\); copy or export it again"),
+        ("check sum", r"its voxels cannot be read \(BadGzipFile: CRC check failed"),
+        ("NaN", "holds 1 NaN or Inf voxels"),
+        ("beyond float32", r"holds \d+ NaN or Inf voxels"),
+        ("constant", "every voxel is 3, an image must vary"),
+        ("mask", "has the values 0 and 1 alone, as a mask does"),
+        ("metres", "has voxels of 0.01 x 0.01 x 0.01 mm; its header says meter: its affine must be in millimetres"),
+        ("micrometres", r"has voxels of 1e\+04 x 1e\+04 x 1e\+04 mm; its header says micron"),
+    ],
+)
+def test_an_image_that_cannot_be_meant_is_refused_before_anything_is_written(tumours, capsys, how, message):
+    spoil(tumours / "patients/P1/T1.nii.gz", how)
+    assert prepare(tumours, "--mask-labels", "2") == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"P1: \S*/P1/T1.nii.gz: {message}", said) and "P0" not in said
+    assert not (tumours / "out").exists()
+
+
+def test_a_size_without_a_unit_is_refused_too(tumours, capsys):
+    path = tumours / "patients/P1/T1.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag([1e4, 1e4, 1e4, 1])), path)
+    assert prepare(tumours, "--mask-pattern", "none") == 2
+    assert "has voxels of 1e+04 x 1e+04 x 1e+04 mm: its affine must be" in capsys.readouterr().err
+
+
+def test_values_at_the_ends_of_16_bits_are_told(tumours, capsys):
+    for name, values in (("P0", np.linspace(0, 50000, 720).astype(np.int64)), ("P1", np.linspace(0, 40000, 720))):
+        path = tumours / "patients" / name / "T1.nii.gz"
+        stored = values.astype(np.int16) if name == "P0" else values.clip(max=32767).astype(np.int16)
+        nib.save(nib.Nifti1Image(stored.reshape(12, 10, 6), nib.load(path).affine), path)
+    assert prepare(tumours, "--mask-labels", "2") == 0
+    said = capsys.readouterr().out
+    assert "look at P0: T1.nii.gz holds values from -32" in said and "did its values overflow?" in said
+    assert f"look at P1: T1.nii.gz has {(stored == 32767).mean():.1%} of its voxels at 32767" in said
+
+
+def test_one_image_for_two_modalities_is_refused(cohort, capsys):
+    image = nib.load(cohort.folder / "P3/P3_T1.nii.gz")  # stored anew, so that the files differ
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), cohort.folder / "P3/P3-t1d.nii")
+    assert cohort.run(*LABELS) == 2
+    said = capsys.readouterr().err
+    assert "P3: " in said and "P3-t1d.nii: is T1's image again; give T1D its own" in said and "P2" not in said
+
+
+def test_one_image_of_two_patients_belongs_to_one_group(cohort, capsys):
+    shutil.copy(cohort.folder / "P1/P1_T1.nii.gz", cohort.folder / "P4/P4_T1.nii.gz")
+    for row in cohort.rows:
+        row["person"] = {"P1": "A", "P4": "A"}.get(row["patient"], row["patient"])
+    assert cohort.run(*LABELS) == 2
+    assert "P1 and P4 have the same image; give them one group (--group-column)" in capsys.readouterr().err
+    assert not cohort.output.exists()
+    assert cohort.run(*LABELS, "--group-column", "person") == 0
+    capsys.readouterr()
+    assert cohort.run("--inference", labels=False) == 0
+    assert "look at P1 and P4 have the same image" in capsys.readouterr().out

@@ -42,6 +42,22 @@ def test_a_users_error_is_shown_without_what_monai_wraps_around_it(hook, kind, c
     assert capsys.readouterr().err == "\nError: P1: mask is empty\n"
 
 
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (NotADirectoryError(20, "Not a directory", "eval/x"), "eval/x: Not a directory"),
+    ],
+)
+def test_a_full_disk_or_a_file_that_cannot_be_used_is_a_line(hook, cause, message, capsys):
+    wrapped = RuntimeError("Failed to evaluate 'evaluator.run()'")
+    wrapped.__cause__ = cause
+    hook(wrapped)
+    assert capsys.readouterr().err == f"\nError: {message}\n"
+    hook(OSError("of a library, with no number"))
+    assert "OSError: of a library" in capsys.readouterr().err and cause.strerror
+
+
 def shown_by(hook, settings, capsys):
     """What a user sees of a config whose component refuses its settings."""
     parser = ConfigParser({"part": settings})

@@ -55,7 +55,8 @@ def with_skull(seed=0, noise=True):
 def write_patient(folder, name, *, names=("t1", "t1c", "t2", "flair"), seed=0, mask=None, image=None, suffix="seg"):
     """A patient's folder with four images and a mask."""
     for number, sequence in enumerate(names):
-        array = stripped(seed + number) if image is None else image
+        # no two sequences are one image
+        array = stripped(seed + number) if image is None else np.where(image > 0, image + number, image)
         save_nifti(folder / name / f"{name}_{sequence}.nii.gz", array.astype(np.int16), native_affine())
     array = tumour() * 4 if mask is None else mask
     save_nifti(folder / name / f"{name}_{suffix}.nii.gz", array.astype(np.uint8), native_affine())

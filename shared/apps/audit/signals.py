@@ -293,15 +293,12 @@ def acquisition_columns(cohort: AuditCohort) -> dict[str, dict[str, Any]]:
     """Columns of ``acquisition.csv`` in the prepared folder, by patient or image; one for each modality.
 
     Raises:
-        DataError: see :func:`shared.data.subgroups.read_subgroup_tables`; or none of its rows is of the datalist.
+        DataError: see :func:`shared.data.subgroups.read_subgroup_tables`.
     """
     from shared.data.subgroups import read_subgroup_tables
 
-    columns = read_subgroup_tables(cohort.root, (TABLE,), by_modality=True)
-    named = {name for of in columns.values() for name in of}
-    if named and not named & {name for row in cohort.rows for name in (row.name, row.patient)}:
-        raise DataError(f"{cohort.root / TABLE}: none of its {len(named)} rows is in {cohort.file}")
-    return columns
+    known = {name for row in cohort.rows for name in (row.name, row.patient)}
+    return read_subgroup_tables(cohort.root, (TABLE,), by_modality=True, known=known)
 
 
 def split_dates(columns: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:

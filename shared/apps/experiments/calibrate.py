@@ -34,8 +34,8 @@ def calibrate(model: str, predictions: str) -> str:
     """Write ``conformal.json`` beside the model; return what was written, in words.
 
     Raises:
-        DataError: no model, no usable predictions, a cross-validation that is not done or of other settings or labels,
-            patients trained on.
+        DataError: no model, no usable predictions, an evaluation of another model, a cross-validation that is not done
+            or of other settings, labels or patients, patients trained on.
     """
     from shared.bundle.record import CONFORMAL_FILE, read_model
     from shared.io import write_json
@@ -47,12 +47,11 @@ def calibrate(model: str, predictions: str) -> str:
     if not known:
         raise DataError(f"{model} holds no model.json: give the folder of a trained model")
     folder = Path(predictions)
-    tables = sorted(folder.glob("seed*/fold*/predictions.csv")) or [folder / "predictions.csv"]
-    _check_experiment(folder)
-    _check_evaluation(folder, known)
-    for table in tables:
-        _check_same_settings(known, read_model(table.parent / "models"), table.parent)
-    rows = [row for table in tables for row in _rows(table)]
+    folds = sorted(path.parent for path in folder.glob("seed*/fold*/predictions.csv"))
+    if not folds and not (folder / "predictions.csv").is_file():
+        raise DataError(f"{folder} holds no predictions.csv: give the folder of a cross-validation or an evaluation")
+    rows = [row for place in folds or [folder] for row in _rows(place / "predictions.csv")]
+    notes = _check_folds(Path(model), folder, folds, rows) if folds else _check_evaluation(known, folder)
     labels = [row["label"] for row in rows]
     groups = [row["unit"] for row in rows]
     if len(set(labels)) < 2:
@@ -68,7 +67,8 @@ def calibrate(model: str, predictions: str) -> str:
     write_json(Path(model) / CONFORMAL_FILE, content)
     counts = " and ".join(str(part["patients"]) for part in scores)
     text = f"{Path(model) / CONFORMAL_FILE}: sets from {counts} patients of class 0 and 1"
-    return text + ("" if limit is None else f"; distance limit {limit['limit']:.2f} from {limit['patients']} patients")
+    text += "" if limit is None else f"; distance limit {limit['limit']:.2f} from {limit['patients']} patients"
+    return "\n".join([text, *notes])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -86,8 +86,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             distance = float(row["cohort_distance"]) if row.get("cohort_distance") else None
         except ValueError as error:
             raise DataError(f"{path}: {row['patient']} has no number where one is needed ({error})") from error
+        if numbers["label"] not in (0, 1) or not 0 <= numbers["probability"] <= 1:  # NaN, too
+            raise DataError(f"{path}: {row['patient']} needs a label 0 or 1 and a probability in [0, 1], got {numbers}")
         answers = {key.removeprefix(ANSWER): value for key, value in row.items() if key.startswith(ANSWER)}
         found.append(numbers | {"unit": row.get("group") or row["patient"], "distance": distance, "answers": answers})
+        found[-1]["patient"] = row["patient"]
     return found
 
 
@@ -98,20 +101,78 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     return min(apart, key=lambda name: apart[name], default="")
 
 
-def _check_evaluation(folder: Path, model: Mapping[str, Any]) -> None:
-    """An evaluation, where it says so, is of this very model, and of patients whom it was not trained on."""
-    if not (folder / "metrics.json").is_file() or not (folder / "predictions.csv").is_file():
-        return
+def _check_evaluation(model: Mapping[str, Any], folder: Path) -> list[str]:
+    """An evaluation is this very model's; what could not be checked."""
     from shared.io import read_json_object
 
-    said = read_json_object(folder / "metrics.json", "evaluation").get("evaluated") or {}
-    if said.get("split") == "training":
-        raise DataError(f"{folder} evaluates the training part: calibrate with patients left out")
-    if said.get("weights") and model.get("weights") and said["weights"] != model["weights"]:
-        raise DataError(f"{folder} evaluates another model than this one: evaluate this one (--ckpt_dir)")
+    if (folder / "experiment.json").is_file():
+        raise DataError(f"{folder} lacks the predictions of its folds (seed*/fold*): run the cross-validation again")
+    path = folder / "metrics.json"
+    predicted = read_json_object(path, "evaluation").get("weights") if path.is_file() else None
+    if not predicted or not model.get("weights"):
+        return [f"not checked: whether this model predicted {folder}, which does not say which model did"]
+    if predicted != model["weights"]:
+        raise DataError(
+            f"{folder} was predicted by another model: its metrics.json has other weights than model.json. Evaluate "
+            "with this model, or cross-validate with its settings"
+        )
+    return []
 
 
-def _check_experiment(folder: Path) -> None:
+def _check_folds(model: Path, folder: Path, folds: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A cross-validation is done, made as the model is, and of its patients; what could not be checked.
+
+    Seeds and folds may differ, and patients may be new.
+    """
+    from shared.bundle.record import TrainingRecord, read_model, read_split
+    from shared.data.tables import some
+
+    _check_done(folder)
+    notes: list[str] = []
+    mine = _comparable(read_model(model))
+    others = {place: _comparable(read_model(place / "models")) for place in folds}
+    for place, other in others.items():
+        if mine and other and (found := TrainingRecord.differences(mine, other)):
+            raise DataError(
+                f"{place} was trained otherwise than the model: {'; '.join(found)}. Cross-validate with the "
+                "model's own settings"
+            )
+    if not mine or not any(others.values()):
+        notes.append(f"not checked: the settings of {folder}, whose folds have no models/model.json, or the model none")
+    stage = mine.get("stage")
+
+    def images(place: Path) -> dict[str, list[str]]:
+        return read_split(place).get("images", {}).get(stage, {})
+
+    trained, names = images(model), {row["patient"] for row in rows}
+    if not trained:
+        return [*notes, "not checked: whose images the model was trained on, as it has no split.json"]
+    other_images = {
+        name
+        for place in folds
+        for name, found in images(place / "models").items()
+        if name in trained and not set(found) & set(trained[name])
+    }
+    if lacking := sorted((set(trained) - names) | other_images):
+        raise DataError(
+            f"{folder} is of another cohort than the model: {len(lacking)} of the {len(trained)} patients that it was "
+            f"trained on are not in it, or with other images ({some(lacking)}). Cross-validate the model's own cohort, "
+            "or evaluate this model on the patients you have"
+        )
+    if new := sorted(names - set(trained)):
+        notes.append(f"{len(new)} of the {len(names)} patients are none that the model was trained on ({some(new)})")
+    return notes
+
+
+def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's record is that of another fold or seed, too."""
+    record = content.get("record") or {}
+    kept = {key: value for key, value in record.items() if key not in ("data", "parents", "settings")}
+    settings = {key: value for key, value in record.get("settings", {}).items() if key not in ("seed", "fold")}
+    return kept | {"settings": settings} if settings else {}
+
+
+def _check_done(folder: Path) -> None:
     """A cross-validation, where its record is there, is done and trained as a model is: on all patients' own labels."""
     from shared.apps.experiments.folder import read_experiment
 
@@ -127,21 +188,6 @@ def _check_experiment(folder: Path) -> None:
     if lacking := [path for path in places if not (path / "predictions.csv").is_file()]:
         names = ", ".join(path.relative_to(folder).as_posix() for path in lacking[:5])
         raise DataError(f"{folder} is not done ({names}): finish the cross-validation first")
-
-
-def _check_same_settings(model: Mapping[str, Any], fold: Mapping[str, Any], folder: Path) -> None:
-    """A fold's model is made as this one is, where its model.json is still there; seeds and files may differ."""
-    mine, other = (dict((part.get("record") or {}).get("settings") or {}) for part in (model, fold))
-    if not mine or not other:
-        return
-    keys = sorted(
-        key for key in mine.keys() | other.keys() if key not in ("seed", "fold") and mine.get(key) != other.get(key)
-    )
-    if keys:
-        raise DataError(
-            f"{folder} was trained with other settings than the model ({', '.join(keys[:5])}): cross-validate with the "
-            "model's own"
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

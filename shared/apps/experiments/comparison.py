@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
+from shared.data.tables import some
 from shared.errors import DataError
 from shared.io import write_text
 from shared.metrics import decision_curve, delong_test, holm_adjusted
@@ -28,10 +29,14 @@ TESTED = (
 )
 
 
-def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
+def read_runs(folder: str | os.PathLike, *, unseen: bool = False) -> RepeatedPredictions:
     """Predictions of an experiment: its own predictions.csv with seeds, or one of each of its ``seed<k>`` folders.
 
     A folder whose predictions.csv has no column ``seed`` is one run, of seed 0.
+
+    Args:
+        folder: of the experiment.
+        unseen: refuse patients whom the model was trained on.
 
     Raises:
         DataError: nothing there, or predictions that are incomplete.
@@ -52,10 +57,15 @@ def read_runs(folder: str | os.PathLike) -> RepeatedPredictions:
     rows = []
     for seed, path in runs.items():
         with path.open(newline="", encoding="utf-8") as file:
-            found = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
-        if not found:
+            part = [{"seed": seed, "fold": NO_FOLD, **row} for row in csv.DictReader(file)]
+        if not part:
             raise DataError(f"{folder}: no finished experiment ({path} is empty)")
-        rows += found
+        seen = [row["patient"] for row in part if row.get("trained_on") == "1"]
+        if unseen and seen:
+            raise DataError(
+                f"{path}: the model was trained on {len(seen)} of its {len(part)} rows ({some(seen)}); predict others"
+            )
+        rows += part
     try:
         return RepeatedPredictions.from_rows(rows, source=str(folder))
     except DataError as error:

@@ -106,7 +106,8 @@ class Experiment:
         self.dataset_dir = Path(args.dataset_dir).resolve()
         datalist = Path(args.datalist_file or self.dataset_dir / "datalist.json")
         self.rows = TrainingRows.read(datalist, self.dataset_dir)
-        read_subgroup_tables(self.dataset_dir)  # what is wrong with them is told before anything is trained
+        known = [*self.rows.labels, *(str(case["patient"]) for case in self.rows.datalist["training"])]
+        read_subgroup_tables(self.dataset_dir, known=known)  # what is wrong is told before anything is trained
         self.fold_of = {seed: self.rows.folds(args.folds, seed) for seed in args.seeds}
         if args.votes and self.rows.patients is None:
             raise DataError(f"--votes needs patches: {self.bundle.name}'s cases have no soft_label to train on")

@@ -49,13 +49,13 @@ def validate(development: str, external: str, output: str, *, bootstrap: int = 2
     """Write external.json, external.md and calibration.png (of the external patients) to ``output``; return the page.
 
     Raises:
-        DataError: no predictions, one class only, or a patient that is in both folders.
+        DataError: no predictions, one class only, a patient that is in both folders, or whom the model was trained on.
     """
     from shared.apps.experiments.comparison import read_runs
     from shared.metrics import external_validation
     from shared.visualize import calibration_figure
 
-    near, far = read_runs(development), read_runs(external)
+    near, far = (read_runs(folder, unseen=True) for folder in (development, external))
     if both := sorted(set(near.patients) & set(far.patients)):
         raise DataError(
             f"External patients must not be those of the development; {len(both)} are in both {development} and "

@@ -118,6 +118,10 @@ def ask(*, server: str, model: str, image: str, studies: Path, output: Path, sta
         raise DataError([f"{image}: {problem}" for problem in problems])
     print(f"{image}: answered in {took:.1f} s; {file.name} has the image's grid")
     print(f"  probability of {figures['positive_class']}: {figures['probability']:.3f}")
+    if figures.get("set"):
+        print(f"  plausible: {figures['set']}")
+    if figures.get("reason"):
+        print(f"  do not use it as it is: {figures['reason']}")
     for row in figures["images"]:
         said = (
             f"{row['contribution']:+.3f} log odds"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from shared.apps.preparation.cohort import comma_list
-from shared.data.dicom.headers import holds_dicom
+from shared.apps.preparation.matching import is_mask_file
+from shared.data.dicom.headers import find_files
 from shared.data.dicom.library import dicom_library
+from shared.data.tables import some
 from shared.errors import DataError
 
 
@@ -36,12 +38,25 @@ def take_dicom(options: argparse.Namespace) -> None:
 
     Sets ``options.dicom_lines`` (what to print), ``dicom_manifest`` and ``dicom_datalist`` (what these files get).
 
+    NIfTI files that are no masks beside DICOM: ``--series``, ``--segments`` or ``--pseudonyms`` says that the DICOM are
+    the patients, ``--pattern`` that the NIfTI are; else both are named, and neither is taken.
+
     Raises:
         DataError: with every problem found, before anything is converted; or those of the conversion.
     """
     options.dicom_lines, options.dicom_manifest, options.dicom_datalist = [], {}, {}
     given = [name for name in ("series", "segments", "pseudonyms") if getattr(options, name) not in ([], None)]
-    if not holds_dicom(options.folder):
+    files, nifti = find_files(options.folder)
+    images = [path for path in nifti if not is_mask_file(path, options.mask_pattern, ("tumour", "organ"))]
+    if files and images and not given and not options.pattern:
+        few, many = sorted((files, images), key=len)
+        names = some((path.relative_to(options.folder).as_posix() for path in few), 3)
+        raise DataError(
+            f"{options.folder} holds {len(files)} DICOM files and {len(images)} NIfTI files that are no masks; which "
+            f"are the patients? Take the others away ({names} {'is' if len(few) == 1 else 'are'} fewer than the "
+            f"{len(many)}), or say so: --pattern MODALITY=NAME reads the NIfTI, --series MODALITY=RULE the DICOM"
+        )
+    if not files or (images and options.pattern):
         if given:
             raise DataError(f"--{', --'.join(given)}: of DICOM; {options.folder} holds no DICOM file")
         return

@@ -19,7 +19,7 @@ from typing import Any
 from shared.apps.preparation.acquisition import COLUMNS, Codes, acquisition_row
 from shared.apps.preparation.dicom_series import Series, choose_all, group_series
 from shared.apps.preparation.files import program
-from shared.apps.preparation.matching import AFTER_NAME, Lacking, file_name, folded, has_words, mask_kind, stem
+from shared.apps.preparation.matching import AFTER_NAME, Lacking, file_name, folded, has_words, is_mask_file, stem
 from shared.data.clutter import is_clutter
 from shared.data.dicom.convert import check_syntaxes, convert_series
 from shared.data.dicom.headers import STRUCTURES, Instance, Scan, read_folder
@@ -188,7 +188,7 @@ class DicomStep:
         plan.brain = brains[0] if len(brains) == 1 and hasattr(options, "brain_mask_pattern") else None
         if options.mask_pattern == "none":
             return []
-        nifti = [path for path in beside if path not in brains and _is_mask_name(path, options.mask_pattern)]
+        nifti = [path for path in beside if path not in brains and is_mask_file(path, options.mask_pattern)]
         drawn = [one for one in drawn if one.values.get("Manufacturer") != MAKER]  # an earlier inference's own results
         if options.mask_pattern:
             drawn = []
@@ -450,14 +450,6 @@ def _doubts(series: Series) -> list[str]:
 
 def _mask_shown(one: Instance) -> str:
     return f"{one.values.get('Modality')} series {one.values.get('SeriesNumber')}"
-
-
-def _is_mask_name(path: Path, pattern: str | None) -> bool:
-    import fnmatch
-
-    if pattern:
-        return fnmatch.fnmatch(folded(path.name), folded(pattern))
-    return mask_kind(stem(path)) == "tumour"
 
 
 def _is_file_name(patient: str) -> bool:

@@ -130,16 +130,19 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
         DataError: with every problem found.
     """
     from shared.apps.preparation.glioma_patient import PatientFiles
+    from shared.apps.preparation.patient_images import PatientImages
     from shared.data.checks import image_header_problem
     from shared.data.volumes import load_volume
 
     refuse_tiffs(options.folder)
     patients, missing = collect(options)
     problems, unused, held = [], [], {}
+    images = PatientImages(finite=False)
     for name, patient in patients.items():
         if patient["mask_file"] is None:
             problems.append(f"{name}: has no tumour mask; add it, or correct --mask-pattern")
             continue
+        problems += images.check_voxels(name, patient)
         brain, *maps, found = extra_files(name, patient["others"], options.brain_mask_pattern)
         problems += found
         diffusion, fa = maps if options.fa else (None, None)
@@ -154,6 +157,8 @@ def find_patients(options: argparse.Namespace) -> tuple[dict[str, dict], list[st
     problems += absent_labels(held, options.mask_labels)
     if problems:
         raise DataError(problems)
+    images.check_cohort(inference=options.inference)
+    options.told += [f"look at {line}" for line in images.flags]
     return patients, missing, unused
 
 

@@ -98,6 +98,13 @@ def mask_kind(name: str) -> str | None:
     return "organ" if any(has_words(text, word) for word in ORGANS) else "tumour"
 
 
+def is_mask_file(path: Path, pattern: str | None, kinds: Sequence[str] = ("tumour",)) -> bool:
+    """Whether a NIfTI file's name matches ``--mask-pattern`` or, without one, says that it is a mask of these kinds."""
+    if pattern and pattern != "none":
+        return fnmatch.fnmatch(folded(path.name), folded(pattern))
+    return mask_kind(stem(path)) in kinds
+
+
 def other_sequences(name: str, words: str) -> list[str]:
     """Words in a name that make it another modality than the one that ``words`` stand for.
 

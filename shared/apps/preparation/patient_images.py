@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,11 @@ from shared.data.masks import (
     tumour_of,
     whole_values,
 )
+from shared.data.tables import some
 from shared.data.volumes import Volume, load_volume, resample
 from shared.errors import DataError
 
+LIMIT_SHARE = 1e-3  # of the voxels at the largest value of 16 bits, above which an image is cut off there
 CHANGED = 0.05  # of a mask's volume, above which the grid's is told
 LEAST_KEPT = 0.9  # of a mask's volume, once it is on the image's grid
 
@@ -34,8 +38,10 @@ class PatientImages:
     Args:
         labels: values of the masks that are tumour; empty: a mask has two values.
         trust_affines: images of one shape at two places are meant.
+        finite: NaN and Inf voxels are refused, not set to 0 later.
 
     Attributes:
+        same: of each image, by the digest of its voxels, the patients by group.
         tumour_ml: volume of the tumour in its mask.
         resampled_ml: the same on the grid of the first modality, where that has another shape.
         held: whole numbers in the mask.
@@ -45,6 +51,8 @@ class PatientImages:
 
     labels: Sequence[int] = ()
     trust_affines: bool = False
+    finite: bool = True
+    same: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     tumour_ml: dict[str, float] = field(default_factory=dict)
     resampled_ml: dict[str, float] = field(default_factory=dict)
     held: dict[str, list[int]] = field(default_factory=dict)
@@ -53,9 +61,9 @@ class PatientImages:
 
     def check(self, name: str, patient: Mapping) -> list[str]:
         """What is wrong with a patient's images and mask, whose headers can be read."""
-        mask = patient["mask_file"]
+        mask, problems = patient["mask_file"], self.check_voxels(name, patient)
         first, *others = patient["files"].values()
-        grid, problems = image_header_problem(first)[1], []
+        grid = image_header_problem(first)[1]
         for path in [*others, *([mask] if mask else [])]:
             problem = place_problem(first, grid, path, image_header_problem(path)[1])
             if problem and self.trust_affines:
@@ -63,6 +71,31 @@ class PatientImages:
             elif problem:
                 problems.append(f"{name}: {problem}")
         return problems if mask is None or problems else self._check_mask(name, first, grid, mask)
+
+    def check_voxels(self, name: str, patient: Mapping) -> list[str]:
+        """What is wrong with the voxels of a patient's images, all of which are read."""
+        problems, seen = list[str](), dict[str, str]()
+        for kind, path in patient["files"].items():
+            try:
+                values, digest = _stored(path)
+            except Exception as error:  # as many kinds as ways to be broken
+                said = f"{type(error).__name__}: {error}"
+                problems.append(f"{name}: {path}: its voxels cannot be read ({said}); copy or export it again")
+                continue
+            wrong, doubt = _values_problem(values, finite=self.finite)
+            problems += [f"{name}: {path}: {wrong}"] if wrong else []
+            self.flags += [f"{name}: {path.name} {doubt}"] if doubt else []
+            other = seen.setdefault(digest, kind)
+            if other != kind:
+                problems.append(f"{name}: {path}: is {other}'s image again; give {kind} its own")
+            else:
+                self.note(digest, name, patient)
+        return problems
+
+    def note(self, digest: str, name: str, patient: Mapping) -> None:
+        """Remember whose image it is."""
+        groups = self.same.setdefault(digest, {})
+        groups.setdefault(patient.get("group", name), []).append(name)
 
     def image(self, patient: Mapping) -> Volume:
         """The first image of a patient."""
@@ -77,18 +110,28 @@ class PatientImages:
         return read_mask(patient["mask_file"], self.labels, joined=False)
 
     def check_cohort(self, *, inference: bool = False) -> None:
-        """Compare the masks' values, once every patient is checked.
+        """Compare the masks' values and the images, once every patient is checked.
 
         Args:
-            inference: new patients, few of them: a label that none of their masks holds is told, not refused.
+            inference: new patients, few of them: a label that none of their masks holds, and an image of two patients,
+                are told, not refused.
 
         Raises:
-            DataError: no mask holds a label that is named, or none is named and the tumour's differs.
+            DataError: no mask holds a label that is named, or none is named and the tumour's differs; an image is that
+                of two patients of two groups, and would train and test.
         """
-        problems = absent_labels(self.held, self.labels) if self.labels else differing_tumours(self.held)
-        if problems and not (inference and self.labels):
+        absent = absent_labels(self.held, self.labels) if self.labels else []
+        again = [
+            f"{' and '.join(some(names) for names in groups.values())} have the same image; give them one group "
+            "(--group-column), or leave one out"
+            for groups in self.same.values()
+            if len(groups) > 1
+        ]
+        doubts = [*absent, *dict.fromkeys(again)]  # of several images of the same patients once
+        problems = [] if self.labels else differing_tumours(self.held)
+        if problems := problems if inference else [*problems, *doubts]:
             raise DataError(problems)
-        self.flags += problems
+        self.flags += doubts
 
     def _check_mask(self, name: str, first: Path, grid: tuple, mask: Path) -> list[str]:
         import numpy as np
@@ -131,3 +174,49 @@ class PatientImages:
             *([f"masks on another grid than the image's, to be resampled: {count} (manifest.json)"] if count else []),
             *flags,
         ]
+
+
+def _stored(path: Path) -> tuple[Any, str]:
+    """Voxels of an image as they are stored, and the digest of what they mean.
+
+    Raises:
+        Exception: it cannot be read to its end, where gzip has a check sum, which a reader of the voxels never reaches.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            while file.read(1 << 24):
+                pass
+    data = nib.load(path).dataobj
+    values = np.asarray(data.get_unscaled())
+    scale = f"{values.shape} {values.dtype} {data.slope} {data.inter}"
+    return values, hashlib.sha256(scale.encode() + np.ascontiguousarray(values).data).hexdigest()
+
+
+def _values_problem(values: Any, *, finite: bool) -> tuple[str, str]:
+    """What is wrong with stored voxels, and what a person should look at."""
+    import numpy as np
+
+    whole = values.dtype.kind in "iu"
+    with np.errstate(over="ignore"):
+        used = values if whole else values.astype(np.float32)  # as they are read later
+    good = used if whole else used[np.isfinite(used)]
+    if finite and good.size < values.size:
+        return f"holds {values.size - good.size} NaN or Inf voxels; repair or export it again", ""
+    low, high = (good.min(), good.max()) if good.size else (0, 0)
+    if low == high:
+        return f"every voxel is {float(low):g}, an image must vary; export the series again", ""
+    if bool(((good == low) | (good == high)).all()):
+        return f"has the values {float(low):g} and {float(high):g} alone, as a mask does; give the image itself", ""
+    if not whole or values.dtype.itemsize != 2:
+        return "", ""
+    ends = np.iinfo(values.dtype)
+    if ends.min < 0 and low < 0.95 * ends.min and high > 0.95 * ends.max:
+        return "", f"holds values from {low} to {high}, both ends of 16 bits: did its values overflow?"
+    share = float((values == ends.max).mean())
+    return (
+        "",
+        f"has {share:.1%} of its voxels at {high}, the end of 16 bits: is it cut off?" if share > LIMIT_SHARE else "",
+    )

@@ -119,12 +119,10 @@ class PictureImages(PatientImages):
 
     Attributes:
         tumour_mm2: area of each tumour.
-        same: of each picture, by the digest of its pixels, the patients by group.
     """
 
     luminance: bool = False
     tumour_mm2: dict[str, float] = field(default_factory=dict)
-    same: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def check(self, name: str, patient: Mapping) -> list[str]:
         """What is wrong with a patient's image and mask."""
@@ -138,7 +136,7 @@ class PictureImages(PatientImages):
             problems += [f"{name}: {line}" for line in error.problems]
         else:
             digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode() + image.tobytes()).hexdigest()
-            self.same.setdefault(digest, {}).setdefault(patient.get("group", name), []).append(name)
+            self.note(digest, name, patient)
         if mask is None:
             return problems
         try:
@@ -161,19 +159,6 @@ class PictureImages(PatientImages):
             return [f"{name}: {mask}: {line}" for line in error.problems]
         self.tumour_mm2[name] = round(square_millimetres(tumour, volume.affine), 3)
         return []
-
-    def check_cohort(self, *, inference: bool = False) -> None:
-        """Also: the same picture twice belongs to one group, as it would train and test."""
-        super().check_cohort(inference=inference)
-        problems = [
-            f"{' and '.join(some(names) for names in groups.values())} are the same picture; give them one group "
-            "(--group-column), or leave one out"
-            for groups in self.same.values()
-            if len(groups) > 1
-        ]
-        if problems and not inference:
-            raise DataError(problems)
-        self.flags += problems
 
     def image(self, patient: Mapping) -> Volume:
         """The image of a patient who was checked, as it is stored."""

@@ -39,6 +39,7 @@ READ = (
     *("SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "LossyImageCompression"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _RENAMED = {"EffectiveEchoTime": "EchoTime"}  # of enhanced images, to the name of plain ones
 
 
@@ -111,9 +112,15 @@ def is_dicom(path: Path) -> bool:
     )
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Whether any file below a folder is DICOM; the first one ends the search."""
-    return folder.is_dir() and any(is_dicom(path) for path in walk_files(folder))
+def find_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """DICOM files below a folder, without DICOMDIRs, which list others; and NIfTI files."""
+    dicom, nifti = list[Path](), list[Path]()
+    for path in walk_files(folder) if folder.is_dir() else ():
+        if NIFTI.search(path.name):
+            nifti.append(path)
+        elif path.name.casefold() != "dicomdir" and is_dicom(path):
+            dicom.append(path)
+    return dicom, nifti
 
 
 def read_folder(folder: Path, keywords: Iterable[str] = ()) -> Scan:
@@ -131,7 +138,7 @@ def read_folder(folder: Path, keywords: Iterable[str] = ()) -> Scan:
     scan, seen = Scan(), dict[str, Instance]()
     tags = [*dict.fromkeys((*READ, *IDENTITY, *keywords))]
     for number, path in enumerate(tqdm([*walk_files(folder)], desc="reading headers", unit="file"), 1):
-        if re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE):
+        if NIFTI.search(path.name):
             scan.nifti.append(path)
             continue
         if not is_dicom(path):

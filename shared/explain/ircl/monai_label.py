@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +27,9 @@ from shared.explain.ircl.patient import PatientExplainer
 from shared.explain.ircl.shapley import no_biomarkers
 from shared.io import DATALIST
 from shared.transforms.roi_slices import masks_to_volume
+
+if TYPE_CHECKING:
+    from shared.handlers.abstention import Abstention
 
 
 class RequestedCased(MapTransform):
@@ -147,14 +150,16 @@ class BiomarkerAnswerd(MapTransform):
     Under ``pred`` (and ``biomarkers``), on the file's own grid: of the additive predictor the biomarker of every place
     of the tumour, of the prototype transformer the regions that make the slices of the image asked for look like their
     biomarkers; value k + 1 is biomarker k (of the image's modality), 0 none. Under ``result``:
-    :meth:`shared.explain.PatientExplainer.summary` and the values' names. The weights are read anew for each request,
-    strictly: a retrained model needs no restart, and a file that does not fit is refused.
+    :meth:`shared.explain.PatientExplainer.summary`, the values' names, and whether to believe it. The weights are read
+    anew for each request, strictly: a retrained model needs no restart, and a file that does not fit is refused.
 
     Args:
         explainer: explains a case, with masks.
         ckpt_dir: folder of the weights.
         model_file: the weights; ``model_filename`` of a request wins.
         threshold: a pixel belongs to the region from this value of its mask on.
+        abstention: of the same network: adds ``set``, ``out_of_cohort``, ``cohort_distance`` and ``reason``, None where
+            the model lacks what they need.
 
     Shape:
         - ``data["image"]``: ``[C * k, H, W]``, with what ``LoadCased`` and ``ROISlicesd`` set
@@ -172,6 +177,7 @@ class BiomarkerAnswerd(MapTransform):
         ckpt_dir: str | os.PathLike,
         model_file: str = "model.pt",
         threshold: float = 0.5,
+        abstention: Abstention | None = None,
     ):
         super().__init__(["image"])
         if not hasattr(explainer.network, "biomarkers"):
@@ -183,7 +189,7 @@ class BiomarkerAnswerd(MapTransform):
         if count > 255:
             raise DataError(f"A label map holds 255 biomarkers, the model has {count}{where}.")
         self.explainer, self.ckpt_dir, self.model_file = explainer, Path(ckpt_dir), model_file
-        self.threshold = threshold
+        self.threshold, self.abstention = threshold, abstention
         self._lock = threading.Lock()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -198,6 +204,7 @@ class BiomarkerAnswerd(MapTransform):
             # the name alone: a request must not reach other folders
             load_model(self.ckpt_dir / Path(chosen).name, explainer.network)
             found = explainer({**out, "image": torch.as_tensor(out["image"])})
+            flags = self._flags(out, found)
         path, modality = out["requested"]["path"], out["requested"]["modality"]
         count = len(found["images"]) // out["geometry"]["num_modalities"]
         own = slice(modality * count, (modality + 1) * count)
@@ -213,13 +220,29 @@ class BiomarkerAnswerd(MapTransform):
             labels = self._labels(found["masks"].mask[own, 0].detach().cpu(), rows, one, path)
             names = {row["biomarker"] + 1: row["biomarker"] for row in rows}
         out |= {"pred": labels, "biomarkers": labels}
-        out["result"] = explainer.summary(found) | {
-            "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
-            "regions": {
-                str(code): {"biomarker": names[code], "voxels": int((labels == code).sum())} for code in sorted(names)
-            },
-        }
+        out["result"] = (
+            explainer.summary(found)
+            | flags
+            | {
+                "requested": {"file": Path(path).name, "modality": rows[0]["modality"]},
+                "regions": {
+                    str(code): {"biomarker": names[code], "voxels": int((labels == code).sum())}
+                    for code in sorted(names)
+                },
+            }
+        )
         return out
+
+    @torch.no_grad()
+    def _flags(self, case: Mapping[Hashable, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of predictions.csv, from the pass that an inference makes."""
+        if self.abstention is None:
+            return {}
+        network, device = self.explainer.network, self.explainer.device
+        with self.abstention.watching():
+            network(torch.as_tensor(case["image"])[None].to(device), case["covariates"][None].to(device))
+            row = self.abstention.columns([found["probability"]], self.explainer.class_names)[0]
+        return {key: None if value == "" else value for key, value in row.items()}
 
     def _labels(
         self, masks: torch.Tensor, rows: Sequence[Mapping[str, Any]], geometry: Mapping[str, Any], path: str

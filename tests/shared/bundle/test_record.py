@@ -12,6 +12,7 @@ from shared.bundle.record import (
     building_config,
     check_weights,
     plain_settings,
+    read_model,
     read_split,
     seen_patients,
     weights_digest,
@@ -303,5 +304,16 @@ def test_weights_of_another_training_do_not_fit_model_json(tmp_path):
     check_weights(tmp_path / "model.pt", state)
     with pytest.raises(CheckpointError, match="of two trainings"):
         check_weights(tmp_path / "model.pt", {**state, "a": state["a"] + 1})
+    with pytest.raises(CheckpointError, match="of two trainings"):
+        check_weights(tmp_path / "model.pt", {"network": state, "record": {}})  # an earlier stage's checkpoint
     (tmp_path / "model.json").write_text("{}")  # of an older version
     check_weights(tmp_path / "model.pt", state)
+
+
+@pytest.mark.parametrize("content", ["", '{"images": {', "[]"])
+def test_a_record_that_is_half_copied_makes_nobody_a_new_patient(tmp_path, content):
+    assert read_split(tmp_path) == {} and read_model(tmp_path) == {}
+    for name, read in (("split.json", read_split), ("model.json", read_model)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(CheckpointError, match=rf"{name} .*; copy it again from the training's folder"):
+            read(tmp_path)

@@ -189,6 +189,30 @@ def test_damaged_files_are_refused(network, tmp_path):
         Abstention(tmp_path, network, coverage=90)
 
 
+def test_an_archive_that_is_half_copied_is_refused(network, model, tmp_path):
+    whole = (model / "cohort.npz").read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        (tmp_path / "cohort.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"cohort.npz cannot be read .*copy it once more"):
+            predicted(network, tmp_path, images(2, 7), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["score", "weights", "limit", "threshold", "class"])
+def test_a_calibration_with_what_is_no_number_is_refused(network, tmp_path, wrong):
+    content = {"weights": "", "scores": class_scores([0, 1] * 5, [0.3, 0.7] * 5), "distance": {"limit": 1.0}}
+    if wrong == "score":
+        content["scores"][1]["scores"][0] = float("nan")
+    elif wrong == "weights":
+        content["scores"][0]["weights"].pop()
+    elif wrong == "class":
+        content["scores"].pop()
+    else:
+        content |= {"distance": {"limit": None}} if wrong == "limit" else {"thresholds": {"Youden": None}}
+    (tmp_path / "conformal.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"or what is no number: run scripts/calibrate.py again"):
+        predicted(network, tmp_path, images(2, 7), tmp_path)
+
+
 def test_a_finished_step_is_kept_when_resuming_and_made_anew_otherwise(network, model, tmp_path, monkeypatch, caplog):
     for name in ("model.json", "cohort.npz"):
         (tmp_path / name).write_bytes((model / name).read_bytes())

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from shared.data import PatchCache, PatchRows, collate_cases, collate_patches
 from shared.engines import PrepareCases, PreparePatches
+from shared.errors import DataError
 from shared.handlers import SavePredictions
 from shared.metrics import classification_metrics
 from shared.networks import AttentionMIL, IRCLClassifier, SSCLClassifier
@@ -51,9 +52,6 @@ def test_one_row_per_patient_with_the_probability_of_class_1(tmp_path):
     positive, negative = expected[[1, 2, 4]], expected[[0, 3, 5]]
     assert metrics["AUC"]["value"] == pytest.approx(float((positive[:, None] > negative).float().mean()), abs=1e-6)
     assert (tmp_path / "roc.png").exists() and (tmp_path / "calibration.png").exists()
-    assert "evaluated" not in metrics
-    evaluate(tmp_path, cases, network, split="training")
-    assert json.loads((tmp_path / "metrics.json").read_text())["evaluated"] == {"split": "training"}
 
 
 def test_every_predictor_of_a_network_has_a_column(tmp_path):
@@ -164,3 +162,12 @@ def test_patches_without_labels_are_predicted_without_metrics(tmp_path, patches)
     rows, _ = evaluate_patches(tmp_path, entries)
     assert [row["label"] for row in rows] == [""] * 12 and len({row["probability"] for row in rows}) > 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_predicted(tmp_path):
+    (tmp_path / "file").touch()
+    network = tiny_classifier(IRCLClassifier)
+    network.forward = lambda *_, **__: pytest.fail("predicted")
+    for place in ("file", "file/below"):
+        with pytest.raises(DataError, match=r"file\S* cannot be written to \(\w.*\); choose another folder"):
+            evaluate(tmp_path / place, cohort(lively_images(2), [0, 1]), network)

@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from ignite.engine import Engine
 
 from shared.data.subgroups import read_subgroup_tables, subgroup_values
 from shared.errors import DataError
+from shared.handlers import SaveSubgroups
 from shared.io import write_csv
 from shared.reports.subgroups import evaluated_subgroups
 from tests.support.documented import undocumented_in
@@ -112,6 +114,37 @@ def test_tables_that_cannot_be_used_are_refused_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         read_subgroup_tables(tmp_path)
     assert "P1 stands in it twice" in str(error.value) and "needs a column patient (or image)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("patient,site\nQ1,A\nQ2,B\n", r"none of its 2 patients \(Q1 and 1 more\) is one of the 48 of the datalist"),
+        ("patient,site\nP00,A\nP00,B\n", "P00 stands in it twice"),
+        ('patient,site\nP00,"A\n', "a quotation mark in row 2"),
+        ("site\nA\n", "needs a column patient"),
+    ],
+)
+def test_an_evaluation_is_refused_before_anything_is_predicted(tmp_path, table, message):
+    folder = tmp_path / "data"
+    cases, _ = prepared(folder)
+    (folder / "subgroups.csv").unlink()
+    (folder / "acquisition.csv").write_text(table)
+    predicted = []
+    engine = Engine(lambda engine, batch: predicted.append(batch))
+    SaveSubgroups(folder, cases, folder).attach(engine)
+    with pytest.raises(DataError, match=message):
+        engine.run([1])
+    assert not predicted
+
+
+def test_a_table_may_name_images_and_more_patients_than_are_evaluated(tmp_path):
+    cases = [{"patient": "P1", "image": str(tmp_path / "a/1.png")}]
+    engine = Engine(lambda engine, batch: None)
+    SaveSubgroups(tmp_path, cases, tmp_path).started(engine)
+    for table in ("image,stain\na/1.png,2\n", "patient,site\nP0,A\nP1,B\n"):
+        (tmp_path / "subgroups.csv").write_text(table)
+        SaveSubgroups(tmp_path, cases, tmp_path).started(engine)
 
 
 def test_a_mask_that_cannot_be_read_is_not_known(tmp_path):

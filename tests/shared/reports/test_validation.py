@@ -101,3 +101,19 @@ def test_sentences():
     assert text.startswith("400 rows of 20 patients, 100 positive.") and "about 900, 300 and - independent" in text
     assert "of 3 candidate parameters" in development_text(section)
     assert bounds_text({"value": 2.0, "low": None, "high": 3.0}) == "2.000 [-, 3.000]"
+
+
+def test_no_figure_of_an_earlier_run_stands_beside_the_predictions_of_a_later_one(tmp_path, monkeypatch):
+    write_predictions(tmp_path, _rows(), bootstrap=5, weights="first")
+    assert json.loads((tmp_path / "metrics.json").read_text())["weights"] == "first"
+    write_predictions(tmp_path, [row | {"label": ""} for row in _rows()], bootstrap=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+    write_predictions(tmp_path, _rows(), bootstrap=5)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shared.reports.predictions.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_predictions(tmp_path, _rows(), bootstrap=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]

@@ -692,3 +692,10 @@ def test_a_pixel_of_the_mask_is_what_most_of_it_is(tmp_path):
     mask[6:20:4] = False
     out = cut(write_case(tmp_path, mask=mask), 3, size=4, roi="fixed_mm", extent_mm=16)
     assert out["geometry"]["window"] == (4, 20, 2, 18) and out["mask"].all()
+
+
+def test_reading_neither_warns_nor_logs(tmp_path, caplog, recwarn):
+    """MONAI's LoadImage makes all of its DICOM readers where pydicom is installed, and one of them warns."""
+    pytest.importorskip("pydicom")
+    LoadCased()(write_case(tmp_path))
+    assert not caplog.records and not [w for w in recwarn if "DICOM" in str(w.message) or "Codec" in str(w.message)]

@@ -153,14 +153,17 @@ def test_names_of_patches(tmp_path):
 def test_another_answer_is_a_column_of_the_folds_of_the_experiments_seeds(tmp_path):
     for seed in (0, 1):
         for fold in (0, 1):
-            row = {"patient": f"P{fold}", "label": fold, "probability": 0.1, "other": 0.2 + fold / 10 + seed}
+            row = {"patient": f"P{fold}", "label": fold, "probability": 0.1, "other": 0.2 + fold / 10 + seed / 2}
             write_csv(tmp_path / f"seed{seed}" / f"fold{fold}" / "predictions.csv", [row])
     found = read_column(tmp_path, "other")
-    assert found.seeds == (0, 1) and found.probability.tolist() == [[0.2, pytest.approx(0.3)], [1.2, 1.3]]
+    assert found.seeds == (0, 1) and found.probability.tolist() == [
+        [0.2, pytest.approx(0.3)],
+        pytest.approx([0.7, 0.8]),
+    ]
     assert found.folds.tolist() == [[0, 1], [0, 1]] and read_column(tmp_path, "none") is None
     kept = [{"seed": 1, "fold": k, "patient": f"P{k}", "label": k, "probability": 0.1} for k in (0, 1)]
     write_csv(tmp_path / "predictions.csv", kept)
-    assert read_column(tmp_path, "other").probability.tolist() == [[1.2, 1.3]]
+    assert read_column(tmp_path, "other").probability.tolist() == [pytest.approx([0.7, 0.8])]
     write_csv(tmp_path / "seed1" / "fold1" / "predictions.csv", [{"patient": "P1", "label": 1, "probability": 0.1}])
     with pytest.raises(DataError, match=r"fold1.* has no column 'other'"):
         read_column(tmp_path, "other")

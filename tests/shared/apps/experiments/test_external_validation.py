@@ -63,3 +63,21 @@ def test_patients_of_the_development_are_refused(folders):
     with pytest.raises(SystemExit, match=r"external_validation: .*no finished experiment"):
         main(["--development", str(folders / "near"), "--external", str(folders), "--output", str(folders / "out")])
     assert not (folders / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"trained_on": 1}, r"the model was trained on 1 of its 60 rows \(E0\); predict others"),
+        ({"label": ""}, r"patient E0 needs a label 0 or 1 .* has '' and"),
+        ({"label": 2}, "patient E0 needs a label 0 or 1"),
+        ({"probability": 73.5}, r"probability in \[0, 1\], has '[01]' and '73.5'"),  # per cent
+        ({"probability": "nan"}, "patient E0 needs"),
+    ],
+)
+def test_rows_that_would_flatter_or_mislead_are_refused(folders, others, message):
+    first, *more = [row | {"trained_on": 0} for row in rows_of("E", 60, 1)]
+    write_csv(folders / "far" / "predictions.csv", [first | others, *more])
+    with pytest.raises(DataError, match=message):
+        validate(str(folders / "near"), str(folders / "far"), str(folders / "out"), bootstrap=5)
+    assert not (folders / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 from shared.apps.phantoms.dicom import make_multiframe, make_series, series_affine, write_series  # noqa: E402
-from shared.data.dicom.headers import holds_dicom, read_folder, scrubbed  # noqa: E402
+from shared.data.dicom.headers import find_files, read_folder, scrubbed  # noqa: E402
 from shared.data.dicom.library import dicom_library  # noqa: E402
 
 VOLUME = np.zeros((4, 4, 3), np.int16)
@@ -28,7 +28,8 @@ def test_any_depth_and_name_and_what_is_no_dicom(tmp_path):
     assert len(scan.instances) == 4 and scan.others == 1 and scan.nifti == [tmp_path / "mask.nii.gz"]
     assert not scan.unreadable and not scan.changed
     assert scan.instances[0].values["ContentTime"] == "10" and scan.instances[0].values["EchoTime"] == 2.5
-    assert holds_dicom(tmp_path) and not holds_dicom(tmp_path / "none")
+    dicom, nifti = find_files(tmp_path)
+    assert len(dicom) == 5 and nifti == scan.nifti and find_files(tmp_path / "none") == ([], [])
 
 
 def test_copies_that_differ_and_broken_files_are_counted(tmp_path):
@@ -46,6 +47,7 @@ def test_dicomdir_is_compared_with_the_files(tmp_path):
     for one in make_series(VOLUME, series_affine()):
         fileset.add(one)
     fileset.write(tmp_path)
+    assert len(find_files(tmp_path)[0]) == 3  # it lists images and is none
     assert read_folder(tmp_path).absent == 0 and len(read_folder(tmp_path).instances) == 3
     next(path for path in tmp_path.rglob("*") if path.is_file() and path.name != "DICOMDIR").unlink()
     scan = read_folder(tmp_path)

@@ -11,12 +11,16 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from shared.bundle.abstention import write_cohort
 from shared.bundle.settings import save_settings
 from shared.checkpoint import save_checkpoint
 from shared.data import CaseDataset, InferenceDatalist
 from shared.errors import CheckpointError, DataError
 from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
-from shared.networks import AttentionMIL, IRCLClassifier
+from shared.handlers import Abstention
+from shared.io import write_json
+from shared.metrics.cohort_distance import Cohort, fit_cohort
+from shared.networks import AttentionMIL, IRCLClassifier, LayerStatistics
 from shared.transforms import LoadCased, ROISlicesd, masks_to_volume
 from tests.support.additive import tiny_additive
 from tests.support.tiny import affine_of, ball, save, texture, tiny_classifier, write_case
@@ -143,6 +147,38 @@ def test_the_additive_predictor_answers_with_the_biomarker_of_every_place(cohort
             assert result["regions"] == {
                 str(code): {"biomarker": code - 1, "voxels": int((labels == code).sum())} for code in present
             }
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_the_answer_says_when_not_to_believe_it_as_inference_does(cohort, tmp_path, additive):
+    models = tmp_path / "models"
+    net = save_model(models, net=tiny_additive(num_covariates=1, views=2) if additive else None)
+    datalist = InferenceDatalist(cohort, num_modalities=2, covariates=["age"])
+    cases = [*CaseDataset(datalist.cases, [LoadCased(), ROISlicesd(**ROI)], covariates=["age"], progress=False)]
+    path = cohort / "P1_0.nii.gz"
+    assert [Server(models)(path)["result"][key] for key in ("set", "out_of_cohort")] == [None, None]
+
+    image, known = torch.stack([case["image"] for case in cases]), torch.stack([case["covariates"] for case in cases])
+    with LayerStatistics(net) as seen, torch.no_grad():
+        probability = net(image, known).softmax(dim=1)[:, 1]
+        features = seen.features(2)
+    noise = np.random.default_rng(0)  # a cohort of patients like the first
+    fitted = [fit_cohort(x[0] + 0.02 * noise.normal(size=(8, x.shape[1])), range(8))[0] for x in features]
+    near = Cohort(fitted, np.ones(len(fitted)))
+    write_cohort(models, near, seen.layers)
+    scores = [{"patients": 99, "scores": [k / 99 for k in range(99)], "weights": [1.0] * 99}] * 2
+    write_json(models / "conformal.json", {"scores": scores, "distance": {"limit": float(near(features).mean())}})
+
+    abstention = Abstention(models, net)
+    with abstention.watching(), torch.no_grad():
+        net(image, known)  # both together, as an inference has them
+        expected = abstention.columns(probability.tolist(), ["low", "high"])
+    assert [row["out_of_cohort"] for row in expected] == [0, 1] and all(row["set"] for row in expected)
+    for case, row in zip(cases, expected, strict=True):
+        result = json.loads(json.dumps(Server(models)(cohort / f"{case['patient']}_1.nii.gz")["result"]))
+        assert result["cohort_distance"] == pytest.approx(row["cohort_distance"], rel=1e-4)
+        assert {key: result[key] for key in ("set", "out_of_cohort")} == {k: row[k] for k in ("set", "out_of_cohort")}
+        assert (result["reason"] or "") == row["reason"]
 
 
 class Fixed:

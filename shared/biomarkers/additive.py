@@ -55,6 +55,7 @@ def fit_additive(
     *,
     penalty: str = "l2",
     scaling: str = "own",
+    covariate_penalty: float = 1.0,
     strength: float | None = None,
     folds: int = 5,
     repeats: int = 4,
@@ -74,6 +75,8 @@ def fit_additive(
         penalty: ``"l1"`` (few biomarkers) or ``"l2"``.
         scaling: amounts are divided by their ``"own"`` standard deviation, or all by a ``"common"`` one, their root
             mean square: then a biomarker that hardly occurs cannot get a large weight.
+        covariate_penalty: of the covariates, in parts of the biomarkers' L2 penalty (of L1 its root counts): known
+            factors beside many unknown ones should keep their weight (De Bin et al., Stat Med 33, 2014).
         strength: C of scikit-learn's LogisticRegression; None: the one of ``STRENGTHS`` of least log loss in the inner
             cross-validation.
         folds: of the inner cross-validation, of the training patients alone; fewer where a class is smaller.
@@ -108,8 +111,8 @@ def fit_additive(
     folds = max(2, min(folds, int(count.min())))
     splits = _splits(y, folds, repeats, seed, groups)
     strengths = STRENGTHS if strength is None else (float(strength),)
-    best, outside = _inner(x, known, y, splits, strengths, penalty, scaling)
-    scale, covariate_scale = _scales(x, known, scaling)
+    best, outside = _inner(x, known, y, splits, strengths, penalty, scaling, covariate_penalty)
+    scale, covariate_scale = _scales(x, known, scaling, covariate_penalty)
     coefficients, intercept = _regression(np.hstack([x / scale, known / covariate_scale]), y, penalty, best)
     slope, shift = _calibration(outside, y)
     weight, of_covariates = np.split(slope * coefficients, [x.shape[1]])
@@ -124,11 +127,13 @@ def fit_additive(
     )
 
 
-def _scales(x: np.ndarray, known: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+def _scales(x: np.ndarray, known: np.ndarray, scaling: str, covariate_penalty: float) -> tuple[np.ndarray, np.ndarray]:
     spread, covariate_spread = x.std(axis=0), known.std(axis=0)
     if scaling == "common":
         spread = np.full_like(spread, np.sqrt((spread**2).mean()))
-    return np.where(spread > 1e-9, spread, 1.0), np.where(covariate_spread > 1e-9, covariate_spread, 1.0)
+    return np.where(spread > 1e-9, spread, 1.0), np.where(
+        covariate_spread > 1e-9, np.sqrt(covariate_penalty) * covariate_spread, 1.0
+    )
 
 
 def _regression(x: np.ndarray, y: np.ndarray, penalty: str, strength: float) -> tuple[np.ndarray, float]:
@@ -161,6 +166,7 @@ def _inner(
     strengths: Sequence[float],
     penalty: str,
     scaling: str,
+    covariate_penalty: float,
 ) -> tuple[float, np.ndarray]:
     """The strength of least log loss, and its mean log odds of each patient where the patient was left out."""
     odds = np.zeros((len(strengths), len(y)))
@@ -170,7 +176,7 @@ def _inner(
     for fitted, left_out in splits:
         if len(np.unique(y[fitted])) < 2:
             continue
-        scale, covariate_scale = _scales(x[fitted], known[fitted], scaling)
+        scale, covariate_scale = _scales(x[fitted], known[fitted], scaling, covariate_penalty)
         both = np.hstack([x / scale, known / covariate_scale])
         times[left_out] += 1
         for i, each in enumerate(strengths):
@@ -201,6 +207,7 @@ def bootstrap_weights(
     *,
     penalty: str = "l2",
     scaling: str = "own",
+    covariate_penalty: float = 1.0,
     strength: float = 0.1,
     draws: int = 200,
     seed: int = 0,
@@ -217,7 +224,7 @@ def bootstrap_weights(
     x, y = to_numpy(amounts).astype(np.float64), to_numpy(labels).astype(int)
     known = np.zeros((len(x), 0)) if covariates is None else to_numpy(covariates).astype(np.float64)
     generator, found = np.random.default_rng(seed), []
-    scale, covariate_scale = _scales(x, known, scaling)
+    scale, covariate_scale = _scales(x, known, scaling, covariate_penalty)
     both = np.hstack([x / scale, known / covariate_scale])
     for _ in range(draws):
         drawn = np.concatenate([generator.choice(np.flatnonzero(y == c), (y == c).sum()) for c in (0, 1)])

@@ -56,6 +56,7 @@ _ADDED = {
     "cross_fit#folds": 0,
     "datalist#held_out": -1,
     "network_def#additive": False,
+    "additive#covariate_penalty": 1.0,
     # without an additive answer they play no part
     "train#additive": "FitAdditive",
     "train#additive#strength": None,

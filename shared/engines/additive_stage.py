@@ -92,6 +92,7 @@ class AdditiveStage(PlainStage):
         class_names: names of the classes.
         penalty: ``"l1"`` or ``"l2"``, see :func:`shared.biomarkers.fit_additive`.
         scaling: ``"own"`` or ``"common"``, see there.
+        covariate_penalty: of covariates in parts of the biomarkers', see there.
         strength: C of the regression; None: by inner cross-validation.
         max_places: of a modality, drawn for the K-means; all of them are assigned.
         bootstrap: draws of patients for the effects' intervals, of the regression alone.
@@ -114,6 +115,7 @@ class AdditiveStage(PlainStage):
         class_names: Sequence[str] = ("negative", "positive"),
         penalty: str = "l2",
         scaling: str = "own",
+        covariate_penalty: float = 1.0,
         strength: float | None = None,
         max_places: int = 30_000,
         bootstrap: int = 200,
@@ -123,7 +125,7 @@ class AdditiveStage(PlainStage):
         self.network, self.cases, self.members = network, cases, members
         self.modalities, self.class_names = modalities, list(class_names)
         self.penalty, self.scaling, self.strength, self.max_places = penalty, scaling, strength, max_places
-        self.bootstrap, self.starts = bootstrap, starts
+        self.covariate_penalty, self.bootstrap, self.starts = covariate_penalty, bootstrap, starts
 
     def run(self) -> None:
         """Fit, describe and save; nothing where the network has no additive predictor."""
@@ -152,6 +154,7 @@ class AdditiveStage(PlainStage):
                 covariates,
                 penalty=self.penalty,
                 scaling=self.scaling,
+                covariate_penalty=self.covariate_penalty,
                 strength=self.strength,
                 seed=self.seed or 0,
                 groups=groups,
@@ -298,7 +301,8 @@ class AdditiveStage(PlainStage):
 
         x = amounts[:, 0].flatten(1).numpy()
         known, spread = self.cases.stack("covariates").double().numpy(), x.std(axis=0)
-        options = {"strength": fit.strength, "draws": self.bootstrap, "seed": self.seed or 0}
-        draws = bootstrap_weights(x, labels.numpy(), known, penalty=self.penalty, scaling=self.scaling, **options)
+        options: dict[str, Any] = {"penalty": self.penalty, "scaling": self.scaling, "strength": fit.strength}
+        options |= {"covariate_penalty": self.covariate_penalty, "draws": self.bootstrap, "seed": self.seed or 0}
+        draws = bootstrap_weights(x, labels.numpy(), known, **options)
         low, high = fit.slope * np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
         return {"effect": fit.weight * spread, "effect_low": low * spread, "effect_high": high * spread}

@@ -99,6 +99,7 @@ WORDS = {
         "measures are divided by their `own` standard deviation, or all by a `common` one: then a biomarker that "
         "hardly occurs cannot get a large weight"
     ),
+    "additive#covariate_penalty": "penalty of covariates in parts of the biomarkers'; 1: alike, near 0: none",
     "additive#strength": (
         "C of scikit-learn's LogisticRegression, smaller is stronger; None: chosen by cross-validation within the "
         "training patients"

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import RepeatedStratifiedKFold
@@ -68,6 +69,27 @@ def test_weights_are_scikit_learns_recalibrated_by_the_left_out(strength):
     np.testing.assert_allclose(fit.covariate_mean, known.mean(axis=0))
     # at the cohort's prevalence, though classes count equally in the fit
     assert (1 / (1 + np.exp(-(slope * outside + shift)))).mean() == pytest.approx(y.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.04])
+def test_covariates_are_penalised_by_their_share(share):
+    x, y, known = cohort(width=4)
+    fit = fit_additive(x, y, known, strength=0.05, covariate_penalty=share)
+    both = np.hstack([x, known])
+    scale = both.std(axis=0)
+    z, weight = (both - both.mean(axis=0)) / scale, len(y) / (2 * np.bincount(y))[y]
+    penalty = np.array([1.0] * 4 + [share] * 2)
+
+    def objective(found):
+        odds = z @ found[:-1] + found[-1]
+        return 0.5 * penalty @ found[:-1] ** 2 + 0.05 * weight @ np.logaddexp(0, np.where(y == 1, -odds, odds))
+
+    expected = minimize(objective, np.zeros(7), method="BFGS", options={"gtol": 1e-9}).x[:-1]
+    weights = np.append(fit.weight, fit.covariate_weight) * scale / fit.slope
+    np.testing.assert_allclose(weights, expected, rtol=2e-3, atol=1e-5)
+    drawn = bootstrap_weights(x, y, known, strength=0.05, covariate_penalty=share, draws=20)
+    alike = bootstrap_weights(x, y, known, strength=0.05, draws=20)
+    assert np.array_equal(drawn, alike) == (share == 1.0)
 
 
 def test_the_strength_is_that_of_least_loss_of_the_left_out():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, MODEL_FILE, read_m
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, read_json_object
 from shared.metrics.cohort_distance import Cohort, CohortDistance
+
+logger = logging.getLogger(__name__)
 
 
 def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[str]) -> None:
@@ -35,7 +38,7 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
 
 
 def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
-    """The cohort of ``cohort.npz`` and the layers; None where there is no file, as beside an older model.
+    """The cohort of ``cohort.npz`` and the layers; None where there is none of this version, as beside an older model.
 
     Raises:
         CheckpointError: it cannot be read, or is another model's.
@@ -45,6 +48,9 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
+            if "patients" not in file:
+                logger.warning("%s is of an older version, which measured less: no distance. Train again.", path)
+                return None
             weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
@@ -83,7 +89,7 @@ def _usable(content: dict[str, Any]) -> bool:
         numbers = [*(part["patients"] for part in scores), distance["limit"]]
         numbers += (content.get("thresholds") or {}).values()
         return len(parts) == 2 and all(np.isfinite(x).all() for x in (*parts, np.array(numbers, float)))
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
 

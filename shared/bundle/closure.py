@@ -37,7 +37,7 @@ class ModuleGraph:
         >>> import shared
         >>> graph = ModuleGraph(Path(shared.__file__).parent)
         >>> graph.find("shared.errors.DataError"), sorted(graph.closure(["shared.errors.DataError"]))
-        ('shared.errors', ['shared', 'shared.errors'])
+        ('shared.errors', ['shared', 'shared.errors', 'shared.progress'])
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:

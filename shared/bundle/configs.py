@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import hashlib
 import json
@@ -147,6 +148,23 @@ def python_values(overrides: Mapping[str, str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[key] = text
     return found
+
+
+def with_overrides(config: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """A merged config with the overrides of :func:`parse_overrides` in it.
+
+    Example:
+        >>> with_overrides({"net": {"width": 64}, "epochs": 80}, {"net#width": "8"})
+        {'net': {'width': 8}, 'epochs': 80}
+    """
+    merged = copy.deepcopy(dict(config))
+    for key, value in python_values(overrides).items():
+        *parents, last = split_key(key)
+        place: Any = merged
+        for part in parents:
+            place = _step(place, part)
+        place[int(last) if isinstance(place, list) else last] = value
+    return merged
 
 
 def split_key(key: str) -> list[str]:

@@ -108,7 +108,8 @@ def size_problem(header: Any, shape: Sequence[int], affine: Any) -> str | None:
     import nibabel as nib
     import numpy as np
 
-    unit = header.get_xyzt_units()[0] if isinstance(header, nib.Nifti1Header) else "mm"
+    code = int(header["xyzt_units"]) % 8 if isinstance(header, nib.Nifti1Header) else 0
+    unit = {1: "meter", 3: "micron"}.get(code, "mm")  # nibabel stumbles over other codes
     steps = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
     largest = float((steps * shape).max())
     # a single slice may be a picture of unknown or tiny pixels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from shared.bundle.model import load_model
@@ -337,7 +337,7 @@ class SlideStage:
         bias = float(self.network.head.bias[1].double() - self.network.head.bias[0].double())
         logit = float(found.logits[0, 1] - found.logits[0, 0])
         tiles = {"attention": found.attention[0].double().cpu().numpy(), "contribution": contribution}
-        return tiles, {"probability": 1 / (1 + math.exp(-logit)), "logit": logit, "bias": bias}
+        return tiles, {"probability": float(expit(logit)), "logit": logit, "bias": bias}
 
     def _write_gallery(
         self, slide: SlideFile, grid: TileGrid, numbers: Sequence[int], values: np.ndarray, path: Path

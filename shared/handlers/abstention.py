@@ -113,7 +113,7 @@ class Abstention:
         Args:
             probability: of class 1, of each patient.
             class_names: of both classes.
-            patients: names, by which :meth:`shift` knows which rows are of one patient.
+            patients: names (of groups, where there are some), by which :meth:`shift` knows which rows count as one.
         """
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 
 from shared.data.subgroups import read_subgroup_tables
 from shared.distributed.processes import is_main
-from shared.reports.subgroups import evaluated_subgroups, row_name
+from shared.reports.subgroups import evaluated_subgroups
 
 
 class SaveSubgroups:
@@ -52,9 +52,7 @@ class SaveSubgroups:
         Raises:
             DataError: see :func:`shared.data.subgroups.read_subgroup_tables`.
         """
-        units = {"patient", *({"image"} if isinstance(self.cases[0]["image"], str) else ())} if self.cases else set()
-        known = {row_name(case, self.dataset_dir, unit) for case in self.cases for unit in units}
-        read_subgroup_tables(self.dataset_dir, known=known)
+        read_subgroup_tables(self.dataset_dir)  # of whom they are is checked where the whole datalist is known
 
     def __call__(self, engine: Engine) -> None:
         """Write what is to be told of them."""

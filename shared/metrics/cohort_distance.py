@@ -177,7 +177,8 @@ class Cohort:
         from scipy import stats
 
         x = np.asarray(new, dtype=np.float64)
-        if len(x) < FEWEST or not np.isfinite(x).all():
+        x = x[np.isfinite(x).all(axis=1)]  # the distance tells of the others
+        if len(x) < FEWEST:
             return None
         parts = self.distances[0].parts
         shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])

@@ -130,7 +130,7 @@ class RepeatedPredictions:
 def _usable(label: Any, probability: Any) -> bool:
     try:
         return int(label) in (0, 1) and 0 <= float(probability) <= 1  # not so NaN
-    except ValueError:
+    except (TypeError, ValueError):  # a short row has None
         return False
 
 

@@ -89,7 +89,7 @@ class LayerStatistics:
         ones = [1] * (x.ndim - 2)
         z = (x - mean.reshape(*mean.shape, *ones)) / spread.exp().reshape(*mean.shape, *ones)
         # a contrast curve skews the values, another ratio of stains or sequences turns them in the space of channels
-        together = [_mean(z[:, [a]] * z[:, [b]], inside) for a, b in combinations(range(x.shape[1]), 2)]
+        together = [_mean(z[:, a : a + 1] * z[:, b : b + 1], inside) for a, b in combinations(range(x.shape[1]), 2)]
         shape = [_mean(z**3, inside), *together]
         self._image = torch.cat([mean, spread, (gradient + _LEAST).log(), *shape], dim=1)
 

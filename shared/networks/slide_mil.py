@@ -102,7 +102,8 @@ class SlideMIL(nn.Module):
         """
         first, second = moments.double().mean(dim=0)
         self.mean.copy_(first)
-        self.spread.copy_((second - first.square()).clamp(min=0).sqrt().clamp(min=LEAST))
+        spread = (second - first.square()).clamp(min=0).sqrt()
+        self.spread.copy_(spread.masked_fill(spread < LEAST, torch.inf))  # (h - mean) / inf is 0 in new slides, too
 
     def details(self, h: Tensor, mask: Tensor | None = None) -> SlideOutput:
         """Logits of slides, and the parts that their tiles have in them."""

@@ -4,14 +4,18 @@ import math
 
 
 def moments(slides):
-    """Mean and spread of each feature over slides (lists of tiles, lists of features), each slide counting once."""
+    """Mean and spread of each feature over slides (lists of tiles, lists of features), each slide counting once.
+
+    A feature that never changes has an infinite spread.
+    """
     width = len(slides[0][0])
     mean, spread = [], []
     for k in range(width):
         first = sum(sum(tile[k] for tile in tiles) / len(tiles) for tiles in slides) / len(slides)
         second = sum(sum(tile[k] ** 2 for tile in tiles) / len(tiles) for tiles in slides) / len(slides)
         mean.append(first)
-        spread.append(max(math.sqrt(max(second - first**2, 0.0)), 1e-4))
+        wide = math.sqrt(max(second - first**2, 0.0))
+        spread.append(math.inf if wide < 1e-4 else wide)
     return mean, spread
 
 

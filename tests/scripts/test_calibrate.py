@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from shared.apps.experiments.calibrate import calibrate, main
 from shared.errors import DataError
@@ -135,6 +136,16 @@ def cv(tmp_path):
 def test_a_cross_validation_of_the_model_s_own_settings_and_patients_is_taken(cv, tmp_path):
     assert "\n" not in calibrate(str(tmp_path / "mine"), str(cv))
     assert content(tmp_path / "mine")["weights"] == "these"
+
+
+def test_a_cross_validation_of_another_pretraining_is_refused(cv, tmp_path):
+    for place, epochs in ((tmp_path / "mine", 100), (cv / "seed0/fold0/models", 100), (cv / "seed0/fold1/models", 1)):
+        made = record(stage="pretrain", epochs={"pretrain#epochs": epochs})
+        torch.save({"network": {}, "record": made}, place / "pretrain.pt")
+    with pytest.raises(DataError, match=r"fold1/models/pretrain.pt was trained otherwise .*pretrain#epochs was 100"):
+        calibrate(str(tmp_path / "mine"), str(cv))
+    (cv / "seed0/fold1/models/pretrain.pt").unlink()
+    assert "not checked: the settings of pretrain.pt" in calibrate(str(tmp_path / "mine"), str(cv))
 
 
 @pytest.mark.parametrize(

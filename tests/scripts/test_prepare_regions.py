@@ -306,3 +306,14 @@ def test_images_that_lie_among_the_tiles_of_an_earlier_run_stay(cohort):
     ]
     assert cohort.run("--tile-um", "64") == 0
     assert before.items() <= snapshot(cohort.output / "tiles").items()
+
+
+def test_a_tile_changed_by_hand_is_not_written_over(cohort, capsys):
+    assert cohort.run() == 0
+    tile = sorted((cohort.output / "tiles").iterdir())[2]
+    tile.write_bytes(b"retouched by hand")
+    before = snapshot(cohort.output)
+    assert cohort.run() == 2
+    assert f"tiles/{tile.name} would be written" in capsys.readouterr().err and snapshot(cohort.output) == before
+    tile.unlink()
+    assert cohort.run() == 0

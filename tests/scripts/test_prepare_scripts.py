@@ -753,6 +753,8 @@ def spoil(path, how):
         affine = np.diag([1000, 1000, 1000, 1]) @ affine
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units({"metres": "meter", "micrometres": "micron"}.get(how, "mm"))
+    if how == "constant":
+        image.header["xyzt_units"] = 61  # codes that nibabel does not know
     nib.save(image, path)
 
 

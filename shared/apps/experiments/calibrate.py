@@ -137,6 +137,7 @@ def _check_folds(model: Path, folder: Path, folds: Sequence[Path], rows: Sequenc
                 f"{place} was trained otherwise than the model: {'; '.join(found)}. Cross-validate with the "
                 "model's own settings"
             )
+    notes += _check_stages(model, folds)
     if not mine or not any(others.values()):
         notes.append(f"not checked: the settings of {folder}, whose folds have no models/model.json, or the model none")
     stage = mine.get("stage")
@@ -162,6 +163,29 @@ def _check_folds(model: Path, folder: Path, folds: Sequence[Path], rows: Sequenc
     if new := sorted(names - set(trained)):
         notes.append(f"{len(new)} of the {len(names)} patients are none that the model was trained on ({some(new)})")
     return notes
+
+
+def _check_stages(model: Path, folds: Sequence[Path]) -> list[str]:
+    """Stages before the last were trained alike in all folds and in the model; what could not be checked."""
+    from shared.bundle.record import TrainingRecord
+    from shared.checkpoint import load_checkpoint
+
+    def stored(path: Path) -> dict[str, Any]:
+        state = load_checkpoint(path) if path.is_file() else None
+        return _comparable(state) if isinstance(state, Mapping) else {}
+
+    unknown = set()
+    for path in sorted(path for path in model.glob("*.pt") if path.name != "model.pt"):
+        mine = stored(path)
+        for place in folds:
+            other = stored(place / "models" / path.name)
+            if mine and other and (found := TrainingRecord.differences(mine, other)):
+                raise DataError(
+                    f"{place / 'models' / path.name} was trained otherwise than the model's: {'; '.join(found)}. "
+                    "Cross-validate with the model's own settings"
+                )
+            unknown |= set() if mine and other else {path.name}
+    return [f"not checked: the settings of {', '.join(sorted(unknown))}, which the folds lack"] if unknown else []
 
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -155,8 +155,10 @@ def fit_controls(
     for run in runs:
         control, number = control_of[run.arm], run.draw % pretraining_count(args)
         file = weights.get((control, number))
-        mark = weights_digests(file) if file else {}
         before = run.folder / MARK
+        if run.done() and file and not file.is_file():
+            continue  # removed to save room
+        mark = weights_digests(file) if file else {}
         if not run.done() or mark != (read_json_object(before, "control") if before.is_file() else {}):
             waiting.append((run, control, number, file, mark))
     if not waiting:
@@ -182,7 +184,14 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     from shared.apps.experiments.folder import write_experiment
     from shared.apps.experiments.label_efficiency import take_checkpoint
     from shared.apps.experiments.processes import FoldRun, run_environment, run_folds
-    from shared.bundle.configs import config_digest, find_bundle, find_config, merge_configs, parse_overrides
+    from shared.bundle.configs import (
+        config_digest,
+        find_bundle,
+        find_config,
+        merge_configs,
+        parse_overrides,
+        with_overrides,
+    )
 
     bundle = find_bundle(args.bundle, ROOT)
     train = [find_config(bundle, name) for name in ("train", *args.config)]
@@ -210,14 +219,16 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     settings["data"] = data_record(cases, args.dataset_dir, output, files=named_files(overrides, cwd))
     command = shlex.join(["python", "-m", "shared.apps.experiments.label_efficiency_run", *args.argv])
     imagenet = cwd / args.imagenet
-    if not imagenet.is_file():
+    if "imagenet" in args.controls and not imagenet.is_file():
+        print(f"There is no file {imagenet}: no control with ImageNet weights")
         args.controls = [control for control in args.controls if control != "imagenet"]
     write_experiment(output, title=args.title, command=command, settings=settings)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
     environment = run_environment(args.threads)
     trained = [run for run in tested if run.arm in ARMS]
-    wanted = {run.draw % len(pretrainings) for run in trained if run.arm == ARMS[0] and not run.done()}
+    needing = (ARMS[0], TITLES["pretrained"])
+    wanted = {run.draw % len(pretrainings) for run in tested if run.arm in needing and not run.done()}
     queue = [run for run in pretrainings if run.draw in wanted and not run.done()]
     queue += [run for run in trained if not run.done()]
 
@@ -242,7 +253,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     weights = {("pretrained", number): run.checkpoint for number, run in enumerate(pretrainings)}
     weights |= {("imagenet", number): imagenet for number in range(len(pretrainings))}
     controls = [run for run in tested if run.arm not in ARMS]
-    fit_controls(args, controls, datalist, output, merge_configs(train), weights)
+    fit_controls(args, controls, datalist, output, with_overrides(merge_configs(train), overrides), weights)
     report(args, tested, counts, datalist, output, command)
     return output
 

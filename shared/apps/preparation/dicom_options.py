@@ -58,7 +58,8 @@ def take_dicom(options: argparse.Namespace) -> None:
         )
     if not files or (images and options.pattern):
         if given:
-            raise DataError(f"--{', --'.join(given)}: of DICOM; {options.folder} holds no DICOM file")
+            why = "--pattern reads the NIfTI; give one of them" if files else f"{options.folder} holds no DICOM file"
+            raise DataError(f"--{', --'.join(given)}: of DICOM; {why}")
         return
     dicom_library("pydicom")
     if options.pattern:

@@ -118,14 +118,19 @@ def place_tiles(cut: Path, output: Path, sources: Path) -> None:
         sources: folder of what was cut; nothing in it is touched.
     """
     former = _cut_before(output)
+    cut_now = [path.relative_to(cut) for path in sorted(cut.rglob("*")) if path.is_file()]
+    if kept := [path.as_posix() for path in cut_now if (output / path).exists() and output / path not in former]:
+        raise DataError(
+            f"{output}: {some(kept)} would be written, but there is one that an earlier run did not write so; "
+            "move it away"
+        )
     begin(output)
     for path in former:
         if not path.resolve().is_relative_to(sources.resolve()):
             path.unlink()
-    for path in sorted(path for path in cut.rglob("*") if path.is_file()):
-        target = output / path.relative_to(cut)
-        target.parent.mkdir(exist_ok=True)
-        path.replace(target)
+    for path in cut_now:
+        (output / path).parent.mkdir(exist_ok=True)
+        (cut / path).replace(output / path)
     for name in CUT:
         with suppress(OSError):  # it is not empty, or not there
             (output / name).rmdir()

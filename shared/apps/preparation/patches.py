@@ -99,6 +99,8 @@ def prepare_new(options: argparse.Namespace) -> None:
     Raises:
         DataError: with every problem found; nothing is written then.
     """
+    if options.crop_square and options.output.resolve().is_relative_to(options.folder.resolve()):
+        raise DataError(f"--crop-square: {options.output} lies in the data set's own folder; give another --output")
     entries = folder_patches(options.folder, options.group_by, options.classes)
     where = {entry["image"]: portable(options.folder / entry["image"], options.output) for entry in entries}
     oblong = _oblong(options.folder, where) if options.crop_square else []

@@ -191,8 +191,8 @@ def _stored(path: Path) -> tuple[Any, str]:
                 pass
     data = nib.load(path).dataobj
     values = np.asarray(data.get_unscaled())
-    scale = f"{values.shape} {values.dtype} {data.slope} {data.inter}"
-    return values, hashlib.sha256(scale.encode() + np.ascontiguousarray(values).data).hexdigest()
+    meant = np.ascontiguousarray(np.asarray(data), dtype="<f4")  # however it is stored
+    return values, hashlib.sha256(str(values.shape).encode() + meant.data).hexdigest()
 
 
 def _values_problem(values: Any, *, finite: bool) -> tuple[str, str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.apps.baselines import features, patches
 from shared.apps.preparation.shape import SHAPE
 from shared.errors import DataError
 from shared.io import read_json_object
 
-BASELINES = ("features", "patches")
-"""Modules of ``shared.apps.baselines`` whose controls can be rows."""
+BASELINES = {"features": features.CONTROLS, "patches": tuple(c for c in patches.CONTROLS if c != "pretrained")}
+"""Modules of ``shared.apps.baselines`` and which of their controls can be rows: a pretraining has seen all folds."""
 
 ANALYSES = ("explain", "compare_explanations", "label_efficiency")
 """What a table may make of a row's trained models."""
@@ -220,6 +221,12 @@ def _row_problems(row: Row, rows: Mapping[str, Row], bundle: Path) -> list[str]:
     if row.baseline is not None:
         if row.baseline not in BASELINES or not row.control:
             problems.append(f"{what}: 'baseline' must be one of {', '.join(BASELINES)}, with a 'control'")
+        elif row.control not in BASELINES[row.baseline]:
+            problems.append(f"{what}: 'control' must be one of {', '.join(BASELINES[row.baseline])}")
+        if row.weights and row.control != "imagenet":
+            problems.append(f"{what}: 'weights' are of the control imagenet")
+        if any(other.control == row.control and other.weights != row.weights for other in rows.values()):
+            problems.append(f"{what}: another row has the same control with other weights")
         if row.config or row.settings or row.source or row.shuffle_labels:
             problems.append(f"{what}: a baseline has no config, set, reuse or shuffle_labels")
     folder = bundle / "configs"

@@ -281,13 +281,14 @@ class StudyRun:
         from importlib import import_module
 
         from shared.apps.baselines.given import Given
-        from shared.bundle.configs import find_config, merge_configs
+        from shared.bundle.configs import find_config, merge_configs, parse_overrides, with_overrides
 
         args = self.args
-        names = ["train", *self.overlays]
+        config = merge_configs([find_config(self.bundle, name) for name in ("train", *self.overlays)])
+        config = with_overrides(config, parse_overrides(args.set, config))
         common: dict[str, Any] = {"dataset_dir": self.dataset_dir, "datalist_file": self.datalist_file}
         common |= {"output": self.output / "baselines", "folds": args.folds, "seeds": args.seeds}
-        common |= {"config": merge_configs([find_config(self.bundle, name) for name in names])}
+        common |= {"config": config}
         common |= {"command": self.shell, "bootstrap": args.bootstrap, "threads": args.threads}
         by_module = sorted(self.baselines(), key=lambda row: str(row.baseline))
         for module, group in itertools.groupby(by_module, lambda row: row.baseline):

@@ -204,7 +204,9 @@ class BiomarkerAnswerd(MapTransform):
             # the name alone: a request must not reach other folders
             load_model(self.ckpt_dir / Path(chosen).name, explainer.network)
             found = explainer({**out, "image": torch.as_tensor(out["image"])})
-            flags = self._flags(out, found)
+            # cohort.npz and conformal.json are of the folder's own model
+            own_model = Path(chosen).name == self.model_file
+            flags = self._flags(out, found) if own_model else {}
         path, modality = out["requested"]["path"], out["requested"]["modality"]
         count = len(found["images"]) // out["geometry"]["num_modalities"]
         own = slice(modality * count, (modality + 1) * count)

@@ -34,7 +34,9 @@ def answered(tmp_path_factory):
     for k, (name, (axes, frames)) in enumerate(KINDS.items()):
         affine = series_affine(spacing=(1.5, 1.25, 3), **axes)
         for number, phase in enumerate(("T1", "T1 portal"), 1):
-            slices = make_series(tiny_volume(k, SHAPE)[0], affine, patient=name, description=phase, number=number)
+            slices = make_series(
+                tiny_volume(9 * number + k, SHAPE)[0], affine, patient=name, description=phase, number=number
+            )
             one = [make_multiframe(slices, order=[2, 0, 5, 1, 4, 3])] if frames else slices
             write_series(root / "dicom" / name / phase, one)
     data, output = root / "data", root / "eval"

@@ -109,6 +109,8 @@ def test_patients_together_tell_a_shift_that_each_alone_does_not():
     assert found["patients"] == 24 and found["sd"] == pytest.approx(shift)
     assert found["p"] == pytest.approx(8 * 2 * stats.t.sf(shift / np.sqrt(1 / 24 + 1 / 60), 59))
     assert known.shift(new[:4]) is None  # too few
+    new[0, 5] = np.nan  # one damaged patient hides nothing
+    assert known.shift(new)["patients"] == 23
     small = Cohort.fit([random.normal(size=(4000, 2))], range(4000))
     assert small.shift(0.2 + random.normal(size=(4000, 2))) is None  # certain, and nothing
 

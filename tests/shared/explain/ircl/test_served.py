@@ -164,7 +164,7 @@ def test_the_answer_says_when_not_to_believe_it_as_inference_does(cohort, tmp_pa
         features = seen.features(2)
     noise = np.random.default_rng(0)  # a cohort of patients like the first
     fitted = [fit_cohort(x[0] + 0.02 * noise.normal(size=(8, x.shape[1])), range(8))[0] for x in features]
-    near = Cohort(fitted, np.ones(len(fitted)))
+    near = Cohort(fitted, np.ones(len(fitted)), 60)
     write_cohort(models, near, seen.layers)
     scores = [{"patients": 99, "scores": [k / 99 for k in range(99)], "weights": [1.0] * 99}] * 2
     write_json(models / "conformal.json", {"scores": scores, "distance": {"limit": float(near(features).mean())}})

@@ -308,6 +308,18 @@ def test_report_says_what_is_not_done(place, capsys):
     assert "Nothing has been evaluated in this folder yet." in page and "Not done: whole, 0 of 2 trainings." in page
 
 
+def test_other_settings_are_refused_of_controls_too(place, tmp_path):
+    alone = json.loads((place / "bundle/configs/study.json").read_text())
+    alone["tables"] = {"one": {"title": "One", "rows": [{"title": "forest", "row": "forest"}]}}
+    (tmp_path / "study.json").write_text(json.dumps(alone))
+    given = [*options(place, "alone"), "--study", str(tmp_path / "study.json")]
+    script.main(given)
+    script.main(given)  # the same goes on
+    key = next(iter(json.loads((place / "bundle/configs/train.json").read_text())))
+    with pytest.raises(SystemExit, match="a study with other set: choose another --output"):
+        script.main([*given, "--set", f"{key}=7"])
+
+
 def test_other_data_or_folds_are_refused(place, whole):
     with pytest.raises(SystemExit, match="a study with other folds: choose another --output"):
         script.main([*options(place, "whole"), "--folds", "3"])

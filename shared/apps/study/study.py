@@ -208,21 +208,25 @@ class StudyRun:
             yield f"# the study itself runs the rest, after these lines: {', '.join(left)}"
 
     def record(self) -> None:
-        """Write what is run; other data than before is refused.
+        """Write what is run; other data or settings than before are refused.
 
         Raises:
-            DataError: the folder holds a study of other data or folds.
+            DataError: the folder holds a study of other data, folds, overlays or keys.
         """
         from shared.apps.experiments.data_record import data_record
         from shared.apps.report.flow import flow_counts
+        from shared.bundle.configs import config_digest, find_config
 
         args, path = self.args, self.output / RECORD
         cases = self.datalist["training"] + self.datalist.get("validation", [])
         data = [cases, data_record(cases, self.dataset_dir, self.output)]
         now = {"bundle": self.bundle.name, "folds": args.folds}
+        configs = [find_config(self.bundle, name) for name in ("train", *self.overlays)]
+        now |= {"configs": {path.name: config_digest(path) for path in configs}, "set": sorted(args.set)}
         now |= {"data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]}
         before = read_json_object(path, "study") if path.is_file() else now
-        if changed := [key for key, value in now.items() if before.get(key) != value]:
+        # an older record does not tell the settings
+        if changed := [key for key, value in now.items() if before.get(key, value) != value]:
             raise DataError(
                 f"{self.output} holds a study with other {', '.join(changed)}: choose another --output, or remove it"
             )

@@ -52,8 +52,9 @@ def write_new(bundle, data, folder):
             (folder / name).mkdir(parents=True)
             mask = np.zeros(brain.shape, np.uint8)
             mask[40:48, 56:64, 32:40] = 1
-            for kind in ("t1", "t1c", "t2", "flair"):
-                save_nifti(folder / name / f"{kind}.nii.gz", brain.astype(np.int16), mni_affine(), compresslevel=1)
+            for number, kind in enumerate(("t1", "t1c", "t2", "flair")):
+                image = (brain + number * inside).astype(np.int16)  # no sequence is another's image
+                save_nifti(folder / name / f"{kind}.nii.gz", image, mni_affine(), compresslevel=1)
             save_nifti(folder / name / "seg.nii.gz", mask, mni_affine())
         # any image of the grid: the pictures are drawn beside it
         shutil.copy(folder / "N1/t1.nii.gz", folder.parent / "template.nii.gz")

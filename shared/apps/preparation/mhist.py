@@ -171,10 +171,9 @@ def prepare(options: argparse.Namespace) -> None:
         not_taken={f"not in {TABLE}": others} if others else None,
     )
     patches.check()
-    if not official:
-        patches.draw_testing(0.1, options.seed)
-    patches.check_parts("MHIST's partition does not keep copies of an image apart: remove one of them from the table")
-    patches.draw_folds(options.folds, options.seed)
+    remedy = "MHIST's partition does not keep copies of an image apart: remove one of them from the table"
+    test_fraction = 0.0 if official else 0.1
+    patches.divide(test_fraction=test_fraction, folds=options.folds, seed=options.seed, remedy=remedy)
     votes = [entry for entry in entries if (entry.get("soft_label", entry["label"]) > 0.5) != bool(entry["label"])]
     if votes:
         print(f"warning: in {len(votes)} rows the votes contradict the majority label, as {votes[0]['image']}")

@@ -288,6 +288,13 @@ class PatchSet:
             self.folder, num_classes=len(self.classes), content=content, crop_square=self.crop_square
         )
 
+    def divide(self, *, test_fraction: float, folds: int, seed: int, remedy: str) -> None:
+        """Draw the testing part (0: none) and the folds by whole patients; between them :meth:`check_parts`."""
+        if test_fraction:
+            self.draw_testing(test_fraction, seed)
+        self.check_parts(remedy)
+        self.draw_folds(folds, seed)
+
     def draw_testing(self, share: float, seed: int) -> None:
         """Move about ``share`` of the training part, whole patients, to the testing part."""
         groups, labels = self._labelled()

@@ -72,13 +72,13 @@ def prepare(options: argparse.Namespace) -> None:
         not_taken=layout.not_taken,
     )
     patches.check(masks_are_classes=bool(options.classes))
-    if options.test_fraction and not layout.official:
-        patches.draw_testing(options.test_fraction, options.seed)
-    patches.check_parts(
-        "the official split (train, val, test) does not keep patients and copies apart: --resplit draws a new one by "
-        "patient, --group-by tells the patient, --group-by none takes every image for a patient of its own"
+    patches.divide(
+        test_fraction=0.0 if layout.official else options.test_fraction,
+        folds=options.folds,
+        seed=options.seed,
+        remedy="the official split (train, val, test) does not keep patients and copies apart: --resplit draws a new "
+        "one by patient, --group-by tells the patient, --group-by none takes every image for a patient of its own",
     )
-    patches.draw_folds(options.folds, options.seed)
     for name in layout.left_out:
         print(f"left out: {name} (neither in --classes nor --unlabelled)")
     print(f"patients or slides: {how}")

@@ -313,10 +313,8 @@ def prepare(options: argparse.Namespace) -> None:
         who = f"column {options.patient_column!r} tells them apart"
         patches = PatchSet(folder, regions.classes, {"training": entries}, not_taken=regions.not_taken, who=who)
         patches.check()
-        if options.test_fraction:
-            patches.draw_testing(options.test_fraction, options.seed)
-        patches.check_parts("give every patient one name in the table")
-        patches.draw_folds(options.folds, options.seed)
+        drawn = {"test_fraction": options.test_fraction, "folds": options.folds, "seed": options.seed}
+        patches.divide(**drawn, remedy="give every patient one name in the table")
         split = f"drawn by patient, seed {options.seed}"
         given = {"split": split, "tiles": tiles, "regions": report}
         patches.write(options.output, name=name, cut_from=options.folder, mpp=options.mpp, **given)

@@ -298,10 +298,8 @@ def prepare(options: argparse.Namespace) -> None:
         who = "column 'patient' tells them apart"
         patches = PatchSet(folder, slides.classes, parts, not_taken=slides.not_taken, who=who)
         patches.check()
-        if options.test_fraction:
-            patches.draw_testing(options.test_fraction, options.seed)
-        patches.check_parts("give every patient one name in the table")
-        patches.draw_folds(options.folds, options.seed)
+        drawn = {"test_fraction": options.test_fraction, "folds": options.folds, "seed": options.seed}
+        patches.divide(**drawn, remedy="give every patient one name in the table")
         patches.write(
             options.output,
             name=options.name or options.folder.resolve().name,

@@ -69,8 +69,9 @@ class ModelCheck:
                 f"{path} is missing: it says what model.pt was trained with; copy it from the training's folder, or "
                 "run the last stage again (--run_id train_run)."
             )
-        refuse_others(path, read_model(self.ckpt_dir), self.used)
-        self._compare_width(read_model(self.ckpt_dir))
+        model = read_model(self.ckpt_dir)
+        refuse_others(path, model, self.used)
+        self._compare_width(model)
         if self.split is None:
             self.seen()
         elif self.split == "training":

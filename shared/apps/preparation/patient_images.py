@@ -184,6 +184,7 @@ def _stored(path: Path) -> tuple[Any, str]:
     """
     import nibabel as nib
     import numpy as np
+    from nibabel.volumeutils import apply_read_scaling
 
     if path.suffix == ".gz":
         with gzip.open(path) as file:
@@ -191,7 +192,8 @@ def _stored(path: Path) -> tuple[Any, str]:
                 pass
     data = nib.load(path).dataobj
     values = np.asarray(data.get_unscaled())
-    meant = np.ascontiguousarray(np.asarray(data), dtype="<f4")  # however it is stored
+    scaled = apply_read_scaling(values, data.slope, data.inter)
+    meant = np.ascontiguousarray(scaled, dtype="<f4")  # however it is stored
     return values, hashlib.sha256(str(values.shape).encode() + meant.data).hexdigest()
 
 

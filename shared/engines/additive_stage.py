@@ -124,8 +124,9 @@ class AdditiveStage(PlainStage):
         super().__init__(common, checkpoint)
         self.network, self.cases, self.members = network, cases, members
         self.modalities, self.class_names = modalities, list(class_names)
-        self.penalty, self.scaling, self.strength, self.max_places = penalty, scaling, strength, max_places
-        self.covariate_penalty, self.bootstrap, self.starts = covariate_penalty, bootstrap, starts
+        self.regression: dict[str, Any] = {"penalty": penalty, "scaling": scaling}
+        self.regression |= {"covariate_penalty": covariate_penalty, "seed": self.seed or 0}
+        self.strength, self.max_places, self.bootstrap, self.starts = strength, max_places, bootstrap, starts
 
     def run(self) -> None:
         """Fit, describe and save; nothing where the network has no additive predictor."""
@@ -152,12 +153,9 @@ class AdditiveStage(PlainStage):
                 amounts[:, member].flatten(1),
                 labels,
                 covariates,
-                penalty=self.penalty,
-                scaling=self.scaling,
-                covariate_penalty=self.covariate_penalty,
                 strength=self.strength,
-                seed=self.seed or 0,
                 groups=groups,
+                **self.regression,
             )
             for member in range(amounts.shape[1])
         ]
@@ -301,8 +299,7 @@ class AdditiveStage(PlainStage):
 
         x = amounts[:, 0].flatten(1).numpy()
         known, spread = self.cases.stack("covariates").double().numpy(), x.std(axis=0)
-        options: dict[str, Any] = {"penalty": self.penalty, "scaling": self.scaling, "strength": fit.strength}
-        options |= {"covariate_penalty": self.covariate_penalty, "draws": self.bootstrap, "seed": self.seed or 0}
+        options = {"strength": fit.strength, "draws": self.bootstrap, **self.regression}
         draws = bootstrap_weights(x, labels.numpy(), known, **options)
         low, high = fit.slope * np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (fit.weight, fit.weight)
         return {"effect": fit.weight * spread, "effect_low": low * spread, "effect_high": high * spread}

@@ -98,12 +98,8 @@ class SavePredictions:
             self.rows.append(row | self._trained_on(case["patient"]))
         new = self.rows[first:]
         if self.abstention is not None:
-            told = (
-                [row["probability"] for row in new],
-                self.class_names,
-                [row.get("group", row["patient"]) for row in new],
-            )
-            found = self.abstention.columns(*told)
+            patients = [row.get("group", row["patient"]) for row in new]
+            found = self.abstention.columns([row["probability"] for row in new], self.class_names, patients)
             self.rows[first:] = [row | columns for row, columns in zip(new, found, strict=True)]
 
     @torch.no_grad()

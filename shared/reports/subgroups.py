@@ -163,6 +163,7 @@ def evaluated_subgroups(
     import csv
 
     from shared.data.subgroups import subgroup_values
+    from shared.reports.predictions import patch_name
 
     with (Path(folder) / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label")]
@@ -171,18 +172,15 @@ def evaluated_subgroups(
         return []
     unit = "image" if "image" in rows[0] else "patient"
     names = [row[unit] for row in rows]
+
+    def name_of(case: Mapping[str, Any]) -> str:
+        return patch_name(Path(dataset_dir) / case["image"], dataset_dir) if unit == "image" else str(case["patient"])
+
     known = set(names)
-    own = {name: case for case in cases if (name := row_name(case, dataset_dir, unit)) in known}
+    own = {name: case for case in cases if (name := name_of(case)) in known}
     values = subgroup_values(list(own.values()), list(own), dataset_dir)
     patients = [row["patient"] for row in rows] if unit == "image" else None
     groups = [row["group"] for row in rows] if "group" in rows[0] else patients
     labels, probability = [int(row["label"]) for row in rows], [float(row["probability"]) for row in rows]
     options: dict[str, Any] = {"patients": patients, "groups": groups, "bootstrap": bootstrap}
     return write_subgroups(folder, labels, probability, names, values, seed=seed, **options)
-
-
-def row_name(case: Mapping[str, Any], dataset_dir: str | os.PathLike, unit: str) -> str:
-    """What a case is called in predictions whose rows are patients or images (``unit``: ``patient``, ``image``)."""
-    from shared.reports.predictions import patch_name
-
-    return patch_name(Path(dataset_dir) / case["image"], dataset_dir) if unit == "image" else str(case["patient"])

@@ -89,8 +89,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if numbers["label"] not in (0, 1) or not 0 <= numbers["probability"] <= 1:  # NaN, too
             raise DataError(f"{path}: {row['patient']} needs a label 0 or 1 and a probability in [0, 1], got {numbers}")
         answers = {key.removeprefix(ANSWER): value for key, value in row.items() if key.startswith(ANSWER)}
-        found.append(numbers | {"unit": row.get("group") or row["patient"], "distance": distance, "answers": answers})
-        found[-1]["patient"] = row["patient"]
+        whose = {"patient": row["patient"], "unit": row.get("group") or row["patient"]}
+        found.append(numbers | whose | {"distance": distance, "answers": answers})
     return found
 
 

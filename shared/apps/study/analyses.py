@@ -104,10 +104,10 @@ class Analyses:
             return f"Not run: {missing}."
         if waiting := len(self.waiting(table.name)):
             return f"Not done: {len(self.jobs[table.name]) - waiting} of {len(self.jobs[table.name])} commands."
+        what = f"Row {table.analysis.row}, first seed"
         if table.analysis.script == "label_efficiency":
-            how = f"Trained by itself, with the settings of the row {table.analysis.row}"
-            return f"{how}: see the report, and analyses/{_folder(self.run, table).name}."
-        return f"Row {table.analysis.row}, first seed: see the report, and analyses/{_folder(self.run, table).name}."
+            what = f"Trained by itself, with the settings of the row {table.analysis.row}"
+        return f"{what}: see the report, and analyses/{_folder(self.run, table).name}."
 
 
 def page_parts(text: str) -> tuple[list[str], list[dict]]:

@@ -216,15 +216,13 @@ def _analysis_problems(table: Table, rows: Mapping[str, Row]) -> list[str]:
 
 def _row_problems(row: Row, rows: Mapping[str, Row], bundle: Path) -> list[str]:
     problems, what = [], f"row {row.name}"
-    if row.weights and row.baseline is None:
-        problems.append(f"{what}: 'weights' are of a baseline")
+    if row.weights and row.control != "imagenet":
+        problems.append(f"{what}: 'weights' are of the control imagenet")
     if row.baseline is not None:
         if row.baseline not in BASELINES or not row.control:
             problems.append(f"{what}: 'baseline' must be one of {', '.join(BASELINES)}, with a 'control'")
         elif row.control not in BASELINES[row.baseline]:
             problems.append(f"{what}: 'control' must be one of {', '.join(BASELINES[row.baseline])}")
-        if row.weights and row.control != "imagenet":
-            problems.append(f"{what}: 'weights' are of the control imagenet")
         if any(other.control == row.control and other.weights != row.weights for other in rows.values()):
             problems.append(f"{what}: another row has the same control with other weights")
         if row.config or row.settings or row.source or row.shuffle_labels:

@@ -92,6 +92,7 @@ class StudyRun:
         self.output = Path(args.output or self.bundle / "eval" / "study").resolve()
         # overlays may be paths, which are the caller's
         self.overlays = [str(find_config(self.bundle, name)) if Path(name).is_file() else name for name in args.config]
+        self.configs = [find_config(self.bundle, name) for name in ("train", *self.overlays)]
         rows = self.study.needed(self.tables)
         if not isinstance(self.datalist.get("training"), list):
             raise DataError(f"{self.datalist_file} is no datalist: a 'training' list is needed")
@@ -215,14 +216,13 @@ class StudyRun:
         """
         from shared.apps.experiments.data_record import data_record
         from shared.apps.report.flow import flow_counts
-        from shared.bundle.configs import config_digest, find_config
+        from shared.bundle.configs import config_digest
 
         args, path = self.args, self.output / RECORD
         cases = self.datalist["training"] + self.datalist.get("validation", [])
         data = [cases, data_record(cases, self.dataset_dir, self.output)]
         now = {"bundle": self.bundle.name, "folds": args.folds}
-        configs = [find_config(self.bundle, name) for name in ("train", *self.overlays)]
-        now |= {"configs": {path.name: config_digest(path) for path in configs}, "set": sorted(args.set)}
+        now |= {"configs": {file.name: config_digest(file) for file in self.configs}, "set": sorted(args.set)}
         now |= {"data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]}
         before = read_json_object(path, "study") if path.is_file() else now
         # an older record does not tell the settings
@@ -285,14 +285,13 @@ class StudyRun:
         from importlib import import_module
 
         from shared.apps.baselines.given import Given
-        from shared.bundle.configs import find_config, merge_configs, parse_overrides, with_overrides
+        from shared.bundle.configs import merge_configs, parse_overrides, with_overrides
 
         args = self.args
-        config = merge_configs([find_config(self.bundle, name) for name in ("train", *self.overlays)])
-        config = with_overrides(config, parse_overrides(args.set, config))
+        config = merge_configs(self.configs)
         common: dict[str, Any] = {"dataset_dir": self.dataset_dir, "datalist_file": self.datalist_file}
         common |= {"output": self.output / "baselines", "folds": args.folds, "seeds": args.seeds}
-        common |= {"config": config}
+        common |= {"config": with_overrides(config, parse_overrides(args.set, config))}
         common |= {"command": self.shell, "bootstrap": args.bootstrap, "threads": args.threads}
         by_module = sorted(self.baselines(), key=lambda row: str(row.baseline))
         for module, group in itertools.groupby(by_module, lambda row: row.baseline):

@@ -122,10 +122,10 @@ def test_evaluation_prints_both_recalls_and_what_the_graph_has_to_beat(trained, 
     assert metrics["n"] == 6 and set(metrics["classes"]) == {"IDH wild type", "IDH mutant"}
     assert all(0 <= part["recall"]["value"] <= 1 for part in metrics["classes"].values())
     scores = json.loads((trained / "eval/controls.json").read_text())["all"]["AUC"]
-    named = ["population graph", "sum of the encoders' scores", "trained with edges, predicted without"]
+    named = ["sum of the encoders' scores", "population graph", "trained with edges, predicted without"]
     assert list(scores)[:4] == [*named, "MLP on the same embeddings"]
     assert {"age + grade (logistic regression)", "MLP trained with the brain encoder"} < set(scores)
-    assert scores["population graph"]["value"] == metrics["AUC"]["value"]
+    assert scores["sum of the encoders' scores"]["value"] == metrics["AUC"]["value"]
     assert "recall of IDH mutant" in caplog.text and "MLP on the same embeddings" in caplog.text
 
 
@@ -142,13 +142,13 @@ def test_a_new_patients_prediction_depends_on_nobody_else_and_on_no_order(traine
         assert row["neighbours"] == together[name]["neighbours"]
 
 
-def test_a_stranger_is_flagged_and_answered_by_the_own_features(trained, cohort, tmp_path):
+def test_a_stranger_is_flagged_and_the_graph_answers_by_the_own_features(trained, cohort, tmp_path):
     # at a threshold that nobody reaches, everybody stands alone
     state = json.loads((trained / "models/model.json").read_text())
     shutil.copytree(trained / "models", tmp_path / "models")
     state["network"]["population"]["theta"] = 1.0
     (tmp_path / "models/model.json").write_text(json.dumps(state))
-    found = predict(tmp_path, cohort, tmp_path / "out")
+    found = predict(tmp_path, cohort, tmp_path / "out", answer="graph")
     assert all(row["out_of_cohort"] == "1" and row["neighbours"] == "0" for row in found.values())
     assert all(float(row["probability"]) == pytest.approx(float(row["no_edges"]), abs=1e-6) for row in found.values())
     content = json.loads((tmp_path / "out/patients/P20.json").read_text())
@@ -243,7 +243,7 @@ def test_classifiers_without_a_weight_are_not_built_reported_or_explained(traine
     (tmp_path / "models").mkdir()
     for stage in ("nodes", "edges"):
         shutil.copy(trained / f"models/{stage}.pt", tmp_path / "models")
-    brief = {"contrast#epochs": 1, "resume": True, f"contrast#{weights_of}_weight": 0}
+    brief = {"contrast#epochs": 1, "resume": True, f"contrast#{weights_of}_weight": 0, "answer": "graph"}
     workflow("train", "cpu", data=cohort, out=tmp_path, **(SMALL | brief)).run()
     state = weights(tmp_path / "models/model.pt")
     gone = ["classify_"] + ["classifier."] * (weights_of == "classification")

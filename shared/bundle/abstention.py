@@ -18,6 +18,7 @@ from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, MODEL_FILE, read_m
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, read_json_object
 from shared.metrics.cohort_distance import Cohort, CohortDistance
+from shared.metrics.exchanged_channels import NAMES, ExchangedChannels
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
     known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
     known["patients"] = cohort.patients
     parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
+    exchanged = {} if cohort.channels is None else cohort.channels.parts
+    parts |= {"channels": np.array(bool(exchanged)), **{f"channels_{name}": x for name, x in exchanged.items()}}
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
         np.savez(temporary, **known, **parts)
 
@@ -48,17 +51,19 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            if "patients" not in file:
+            if "channels" not in file:
                 logger.warning("%s is of an older version, which measured less: no distance. Train again.", path)
                 return None
             weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
             patients = int(file["patients"])
+            exchanged = {name: file[f"channels_{name}"] for name in NAMES} if file["channels"] else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
-    return Cohort([CohortDistance(part) for part in parts], limits, patients), layers
+    channels = None if exchanged is None else ExchangedChannels(exchanged)
+    return Cohort([CohortDistance(part) for part in parts], limits, patients, channels), layers
 
 
 def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:

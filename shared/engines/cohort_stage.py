@@ -20,7 +20,7 @@ from shared.bundle.record import COHORT_FILE
 from shared.distributed.processes import from_main
 from shared.errors import CheckpointError
 from shared.metrics.cohort_distance import FEWEST, ROWS, Cohort
-from shared.networks.layer_statistics import LayerStatistics
+from shared.networks.layer_statistics import LayerStatistics, exchange_orders
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class CohortStage:
             logger.info("%s exists and resume is true, the stage is skipped.", path)
             return
         path.unlink(missing_ok=True)
-        features, groups, layers = self._features()
+        features, groups, layers, channels = self._features()
         why = "no layer of the network can be watched" if features is None else ""
         why = why or (f"fewer than {FEWEST} patients" if len(set(groups)) < FEWEST else "")
         why = why or ("" if all(np.isfinite(part).all() for part in features or ()) else "values are not finite")
@@ -74,7 +74,8 @@ class CohortStage:
             return
         kept = _spread_out(groups, ROWS)
         parts = [part[kept] for part in features]
-        write_cohort(self.ckpt_dir, Cohort.fit(parts, [groups[k] for k in kept]), layers)
+        cohort = Cohort.fit(parts, [groups[k] for k in kept], exchange_orders(channels))
+        write_cohort(self.ckpt_dir, cohort, layers)
 
     def _is_made(self) -> bool:
         """Whether the file is there, and of this very model: a training that goes on may have left an earlier one."""
@@ -84,7 +85,7 @@ class CohortStage:
             return False
 
     @torch.no_grad()
-    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str]]:
+    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str], int]:
         parts: list[Any] = []
         groups: list[str] = []
         with eval_mode(self.network), LayerStatistics(self.network) as seen:
@@ -96,8 +97,8 @@ class CohortStage:
                 groups += [str(name) for name in batch.get("group", batch["patient"])]
                 parts.append(seen.features(len(batch["patient"])))
         if not parts or any(part is None for part in parts):
-            return None, groups, []
-        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers
+            return None, groups, [], 0
+        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers, seen.channels
 
 
 def _spread_out(groups: list[str], most: int) -> list[int]:

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from shared.bundle.abstention import read_cohort, read_conformal
-from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE
+from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, read_model
 from shared.distributed.processes import from_main, gather_objects
 from shared.metrics.cohort_distance import Cohort
 from shared.metrics.conformal import conformal_sets
@@ -118,8 +118,9 @@ class Abstention:
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
-        far = None if features is None or self._cohort is None else self._cohort(features)
-        if features is not None:
+        far, swapped = None, [None] * len(rows)
+        if features is not None and self._cohort is not None:
+            far, swapped = self._cohort(features), self._cohort.exchanged(features[0])
             self._images += zip(patients, features[0], strict=False)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
@@ -127,9 +128,15 @@ class Abstention:
             if plausible is not None:
                 row["set"] = set_text(plausible, class_names)
             if distance is not None:
-                row["out_of_cohort"], row["cohort_distance"] = int(not distance <= self._limit), distance  # NaN, too
-            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit)
+                row["out_of_cohort"] = int(not distance <= self._limit or swapped[k] is not None)  # NaN, too
+                row["cohort_distance"] = distance
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, self._names(swapped[k]))
         return rows
+
+    def _names(self, pair: tuple[int, int] | None) -> list[str]:
+        """Names of two channels: of modalities, where the model knows them."""
+        known = read_model(self.ckpt_dir).get("modalities") or []
+        return [known[k] if k < len(known) else f"channel {k + 1}" for k in pair or ()]
 
     def shift(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """Whether the patients of all batches and processes together are unlike those of the training.
@@ -150,9 +157,9 @@ class Abstention:
             return None
         shift = self._cohort.shift(np.stack([np.mean(features, axis=0) for features in found.values()]))
         if shift is not None:
-            logger.warning(
-                "%s: another scanner or sequence? Check the answers on labelled patients.", shift_text(shift)
-            )
+            shift |= {"exchanged": self._names(shift["exchanged"])} if "exchanged" in shift else {}
+            why = "the files' order?" if "exchanged" in shift else "another scanner or sequence?"
+            logger.warning("%s: %s Check the answers on labelled patients.", shift_text(shift), why)
             for row in rows:
                 row["reason"] = SEPARATOR.join(filter(None, [row["reason"], shift_text(shift)]))
         return shift

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
+from shared.metrics.exchanged_channels import ExchangedChannels
 
 FALSE_ALARM = 0.01
 """Share of patients like those of the cohort who are taken for others."""
@@ -125,12 +126,13 @@ class Cohort:
     """How far patients are in several parts of features: the largest distance, each in units of its own limit.
 
     One part of a few features may tell what a part of many would hide. Above 1 a patient is unlike the cohort; of
-    patients like it, :data:`FALSE_ALARM` are, all parts together (Bonferroni).
+    patients like it, :data:`FALSE_ALARM` are, all parts and the exchanged channels together (Bonferroni).
 
     Args:
         distances: of each part.
         limits: of each part.
         patients: how many the cohort has.
+        channels: of the first part, the image's, whether two of them were exchanged; None: the image has one.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -139,21 +141,52 @@ class Cohort:
         [True]
     """
 
-    def __init__(self, distances: Sequence[CohortDistance], limits: Sequence[float], patients: int):
+    def __init__(
+        self,
+        distances: Sequence[CohortDistance],
+        limits: Sequence[float],
+        patients: int,
+        channels: ExchangedChannels | None = None,
+    ):
         self.distances, self.limits, self.patients = list(distances), [float(limit) for limit in limits], patients
+        self.channels = channels
 
     @classmethod
-    def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any]) -> Cohort:
-        """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`."""
+    def fit(
+        cls,
+        parts: Sequence[np.ndarray],
+        groups: Sequence[Any],
+        orders: Mapping[tuple[int, int], np.ndarray] | None = None,
+    ) -> Cohort:
+        """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`.
+
+        Args:
+            parts: features; groups: patients.
+            orders: of the first part's features when two channels are exchanged; see :class:`ExchangedChannels`.
+        """
         fitted = [fit_cohort(part, groups) for part in parts]
-        share = FALSE_ALARM / len(parts)
+        share = FALSE_ALARM / (len(parts) + bool(orders))
         limits = [distance_limit(own, groups, false_alarm=share)["limit"] for _, own in fitted]
-        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}))
+        channels = ExchangedChannels.fit(parts[0], groups, orders) if orders else None
+        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}), channels)
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Distance of each row, ``[n]``."""
         pairs = zip(self.distances, self.limits, parts, strict=True)
         return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
+
+    def exchanged(self, image: np.ndarray) -> list[tuple[int, int] | None]:
+        """Of each row of the first part the two channels that look exchanged, and are like the cohort's when turned.
+
+        Inverted values or a bias field may look like an exchange, too; the distance tells of them.
+        """
+        if self.channels is None:
+            return [None] * len(image)
+        found = self.channels(image, FALSE_ALARM / (len(self.distances) + 1))
+        for row, pair in enumerate(found):
+            if pair and not self.distances[0](image[row : row + 1, self.channels.orders[pair]]) <= self.limits[0]:
+                found[row] = None
+        return found
 
     def shift(self, new: np.ndarray) -> dict[str, Any] | None:
         """Whether new patients together differ from the cohort in the first part, where one alone may not.
@@ -165,8 +198,8 @@ class Cohort:
             new: features of each new patient, means over the patient's rows, ``[n, p]``.
 
         Returns:
-            ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}``; None: no shift, or fewer than
-            :data:`FEWEST` patients.
+            ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}`` and, where two channels look exchanged
+            in all of them, their numbers as ``"exchanged"``; None: neither, or fewer than :data:`FEWEST` patients.
 
         Example:
             >>> random = np.random.default_rng(0)
@@ -180,12 +213,16 @@ class Cohort:
         x = x[np.isfinite(x).all(axis=1)]  # the distance tells of the others
         if len(x) < FEWEST:
             return None
-        parts = self.distances[0].parts
-        shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])
+        parts, mean = self.distances[0].parts, x.mean(axis=0)
+        shift = np.abs((mean - parts["mean"]) / parts["scale"])
         t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
         p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
-        found = {"patients": len(x), "sd": float(shift.max()), "p": p}
-        return found if p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT else None
+        found: dict[str, Any] = {"patients": len(x), "sd": float(shift.max()), "p": p}
+        pair = None if self.channels is None else self.channels(mean[None], SHIFT_P, count=len(x))[0]
+        if self.channels is not None and pair is not None:
+            turned = np.abs((mean[self.channels.orders[pair]] - parts["mean"]) / parts["scale"])
+            found |= {"exchanged": pair} if turned.max() < shift.max() else {}
+        return found if "exchanged" in found or (p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT) else None
 
 
 def distance_limit(distances: Any, groups: Sequence[Any], *, false_alarm: float = FALSE_ALARM) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 RESOLUTIONS = 2  # those of later layers hide a shift among the many features of what the image shows
+OF_CHANNEL = 4  # features of the image that each channel has
 _LEAST = 1e-3  # added to a spread before its logarithm
 
 
@@ -26,7 +27,8 @@ class LayerStatistics:
     mean and log SD of each channel.
 
     The image is what goes into the first convolution, the layers what goes into the first batch normalisation at each
-    of the first two resolutions. Where the image is 0 in all channels there is no image (outside a mask): these places
+    of the first two resolutions. Where a patient's images are of several modalities (``num_modalities`` of the network,
+    modality by modality), the modalities are the image's channels: a mean over them would not know their order. Where the image is 0 in all channels there is no image (outside a mask): these places
     do not count. What counts is a layer's first call since :meth:`clear`, which is the image as it is; its flips and
     rotations, and further members, come later.
 
@@ -46,6 +48,10 @@ class LayerStatistics:
 
     def __init__(self, network: nn.Module, layers: Sequence[str] | None = None):
         self.network, self._wanted = network, None if layers is None else list(layers)
+        self._modalities = getattr(network, "num_modalities", 1)
+        self._slices = getattr(network, "num_images", 1) // self._modalities
+        self.channels = 0
+        """Of the image."""
         self._hooks: list[Any] = []
         self._resolution: dict[tuple[int, ...], str] = {}
         self._image: Tensor | None = None
@@ -79,12 +85,16 @@ class LayerStatistics:
         if self._inside is not None or given[0].ndim < 4:
             return
         x = given[0].detach().float()
+        self._inside = (x != 0).any(dim=1, keepdim=True).float()
+        if x.shape[1] == 1 and self._modalities > 1 and self._slices:
+            x = x.unflatten(0, (-1, self._modalities, self._slices)).transpose(1, 2).flatten(0, 1).squeeze(2)
+        self.channels = x.shape[1]
         inside = (x != 0).any(dim=1, keepdim=True).float()
         squares = []
         for dim in range(2, x.ndim):
             both = inside.narrow(dim, 1, x.shape[dim] - 1) * inside.narrow(dim, 0, x.shape[dim] - 1)
             squares.append(_mean(x.diff(dim=dim).square(), both))
-        self._inside, gradient = inside, torch.stack(squares).mean(dim=0).sqrt()
+        gradient = torch.stack(squares).mean(dim=0).sqrt()
         mean, spread = _moments(x, inside)
         ones = [1] * (x.ndim - 2)
         z = (x - mean.reshape(*mean.shape, *ones)) / spread.exp().reshape(*mean.shape, *ones)
@@ -115,6 +125,23 @@ class LayerStatistics:
             return None
         found = [self._image, *(self._found[name] for name in self.layers)]
         return [x.unflatten(0, (patients, -1)).mean(dim=1).double().cpu().numpy() for x in found]
+
+
+def exchange_orders(channels: int) -> dict[tuple[int, int], np.ndarray]:
+    """Of each two channels the order of the image's features that their exchange makes.
+
+    Example:
+        >>> exchange_orders(2)[0, 1].tolist()
+        [1, 0, 3, 2, 5, 4, 7, 6, 8]
+    """
+    pairs = list(combinations(range(channels), 2))
+    found = {}
+    for a, b in pairs:
+        new = [b if c == a else a if c == b else c for c in range(channels)]
+        single = [part * channels + c for part in range(OF_CHANNEL) for c in new]
+        of_two = [OF_CHANNEL * channels + pairs.index((min(new[c], new[d]), max(new[c], new[d]))) for c, d in pairs]
+        found[a, b] = np.array(single + of_two)
+    return found
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

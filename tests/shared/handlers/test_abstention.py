@@ -104,6 +104,27 @@ def test_patients_together_are_told_to_be_shifted_where_each_alone_passes(networ
     assert found["patients"] == 20 and found["sd"] > 0.5 and found["p"] < 0.001
 
 
+def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(network, tmp_path):
+    gains = torch.tensor([1.0, 0.6, 1.0])[:, None, None]
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these", "modalities": ["T1", "T2", "FLAIR"]}))
+    stage(network, tmp_path, images(60, 0) * gains).run()
+    new = images(20, 8) * gains
+    same = predicted(network, tmp_path, new, tmp_path)
+    assert not any("exchanged" in row["reason"] for row in same)
+    rows = predicted(network, tmp_path, new[:, [1, 0, 2]], tmp_path)
+    assert all(row["reason"].endswith("in the 20 patients together, T1 and T2 look exchanged") for row in rows)
+    alone = [row for row in rows if "T1 and T2 look exchanged; in the 20" in row["reason"]]
+    assert len(alone) >= 18 and {row["out_of_cohort"] for row in alone} == {"1"}
+    assert json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]["exchanged"] == ["T1", "T2"]
+    one = predicted(network, tmp_path, new[:1, [0, 2, 1]], tmp_path)  # one patient is enough
+    assert "T2 and FLAIR look exchanged" in one[0]["reason"]
+    # the file of a version before: no flag, and no error
+    with np.load(tmp_path / "cohort.npz") as file:
+        older = {name: file[name] for name in file.files if not name.startswith("channels")}
+    np.savez(tmp_path / "cohort.npz", **older)
+    assert {row["out_of_cohort"] for row in predicted(network, tmp_path, new[:2], tmp_path)} == {""}
+
+
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):
     image = torch.cat([images(3, 3), images(3, 4, noise=0.2)])
     together, alone = (predicted(network, model, image, tmp_path, batch=batch) for batch in (6, 1))

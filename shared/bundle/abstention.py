@@ -35,7 +35,8 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
     known["patients"] = cohort.patients
     parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
     exchanged = {} if cohort.channels is None else cohort.channels.parts
-    parts |= {"channels": np.array(bool(exchanged)), **{f"channels_{name}": x for name, x in exchanged.items()}}
+    parts |= {f"channels_{name}": x for name, x in exchanged.items()}
+    parts |= {"covariates": cohort.covariates, "channels": np.array(int(bool(exchanged)))}
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
         np.savez(temporary, **known, **parts)
 
@@ -58,12 +59,13 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
             patients = int(file["patients"])
+            covariates = file["covariates"]
             exchanged = {name: file[f"channels_{name}"] for name in NAMES} if file["channels"] else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
     channels = None if exchanged is None else ExchangedChannels(exchanged)
-    return Cohort([CohortDistance(part) for part in parts], limits, patients, channels), layers
+    return Cohort([CohortDistance(part) for part in parts], limits, patients, channels, covariates), layers
 
 
 def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ class CohortStage:
             logger.info("%s exists and resume is true, the stage is skipped.", path)
             return
         path.unlink(missing_ok=True)
-        features, groups, layers, channels = self._features()
+        features, groups, known, seen = self._features()
         why = "no layer of the network can be watched" if features is None else ""
         why = why or (f"fewer than {FEWEST} patients" if len(set(groups)) < FEWEST else "")
         why = why or ("" if all(np.isfinite(part).all() for part in features or ()) else "values are not finite")
@@ -74,8 +74,11 @@ class CohortStage:
             return
         kept = _spread_out(groups, ROWS)
         parts = [part[kept] for part in features]
-        cohort = Cohort.fit(parts, [groups[k] for k in kept], exchange_orders(channels))
-        write_cohort(self.ckpt_dir, cohort, layers)
+        cohort = Cohort.fit(parts, [groups[k] for k in kept], exchange_orders(seen.channels))
+        if known.size:
+            there = np.ma.masked_invalid(known)
+            cohort.covariates = np.stack([there.mean(axis=0).filled(0.0), there.std(axis=0).filled(0.0)])
+        write_cohort(self.ckpt_dir, cohort, seen.layers)
 
     def _is_made(self) -> bool:
         """Whether the file is there, and of this very model: a training that goes on may have left an earlier one."""
@@ -85,8 +88,10 @@ class CohortStage:
             return False
 
     @torch.no_grad()
-    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str], int]:
+    def _features(self) -> tuple[list[np.ndarray] | None, list[str], np.ndarray, LayerStatistics]:
+        """Features of the parts, patient and covariates of each row, and what has seen them."""
         parts: list[Any] = []
+        known: list[np.ndarray] = []
         groups: list[str] = []
         with eval_mode(self.network), LayerStatistics(self.network) as seen:
             for batch in tqdm(self.dataloader, desc="Cohort", leave=False):
@@ -96,9 +101,11 @@ class CohortStage:
                 self.inferer(inputs, self.network, *args, **kwargs)
                 groups += [str(name) for name in batch.get("group", batch["patient"])]
                 parts.append(seen.features(len(batch["patient"])))
+                known.append(np.asarray(batch.get("covariates", np.empty((len(batch["patient"]), 0))), float))
         if not parts or any(part is None for part in parts):
-            return None, groups, [], 0
-        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers, seen.channels
+            return None, groups, np.empty(0), seen
+        found = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return found, groups, np.concatenate(known), seen
 
 
 def _spread_out(groups: list[str], most: int) -> list[int]:

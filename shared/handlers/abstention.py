@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,11 @@ class Abstention:
             raise event[1]
 
     def columns(
-        self, probability: Sequence[float], class_names: Sequence[str], patients: Sequence[str] = ()
+        self,
+        probability: Sequence[float],
+        class_names: Sequence[str],
+        patients: Sequence[str] = (),
+        covariates: Sequence[Any] = (),
     ) -> list[dict[str, Any]]:
         """The four columns of the patients of a batch, which the network has just seen.
 
@@ -114,13 +118,16 @@ class Abstention:
             probability: of class 1, of each patient.
             class_names: of both classes.
             patients: names (of groups, where there are some), by which :meth:`shift` knows which rows count as one.
+            covariates: ``[C]`` of each patient, where there are some.
         """
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
-        far, swapped = None, [None] * len(rows)
+        far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
         if features is not None and self._cohort is not None:
             far, swapped = self._cohort(features), self._cohort.exchanged(features[0])
+            if self._cohort.covariates.size and len(covariates):
+                odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
             self._images += zip(patients, features[0], strict=False)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
@@ -128,15 +135,18 @@ class Abstention:
             if plausible is not None:
                 row["set"] = set_text(plausible, class_names)
             if distance is not None:
-                row["out_of_cohort"] = int(not distance <= self._limit or swapped[k] is not None)  # NaN, too
+                row["out_of_cohort"] = int(not distance <= self._limit or bool(swapped[k] or odd[k]))  # NaN, too
                 row["cohort_distance"] = distance
-            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, self._names(swapped[k]))
+            others = dict(zip(self._names("covariates", odd[k]), odd[k].values(), strict=True))
+            pair = self._names("modalities", swapped[k] or ())
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others)
         return rows
 
-    def _names(self, pair: tuple[int, int] | None) -> list[str]:
-        """Names of two channels: of modalities, where the model knows them."""
-        known = read_model(self.ckpt_dir).get("modalities") or []
-        return [known[k] if k < len(known) else f"channel {k + 1}" for k in pair or ()]
+    def _names(self, key: str, numbers: Iterable[int]) -> list[str]:
+        """Names of modalities or covariates, where the model knows them."""
+        known = (read_model(self.ckpt_dir).get(key) or []) if numbers else []
+        other = "channel" if key == "modalities" else "covariate"
+        return [known[k] if k < len(known) else f"{other} {k + 1}" for k in numbers]
 
     def shift(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """Whether the patients of all batches and processes together are unlike those of the training.
@@ -157,7 +167,7 @@ class Abstention:
             return None
         shift = self._cohort.shift(np.stack([np.mean(features, axis=0) for features in found.values()]))
         if shift is not None:
-            shift |= {"exchanged": self._names(shift["exchanged"])} if "exchanged" in shift else {}
+            shift |= {"exchanged": self._names("modalities", shift["exchanged"])} if "exchanged" in shift else {}
             why = "the files' order?" if "exchanged" in shift else "another scanner or sequence?"
             logger.warning("%s: %s Check the answers on labelled patients.", shift_text(shift), why)
             for row in rows:

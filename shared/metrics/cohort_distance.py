@@ -24,6 +24,9 @@ FEWEST = 5
 SHIFT_P = 0.001
 """Below it, patients together are unlike the cohort."""
 
+FAR_COVARIATE = 10.0
+"""SD of the cohort beyond which a covariate is taken for one in another unit."""
+
 SMALLEST_SHIFT = 0.5
 """Mean of patients that is worth a word, in SD of the cohort."""
 
@@ -133,6 +136,7 @@ class Cohort:
         limits: of each part.
         patients: how many the cohort has.
         channels: of the first part, the image's, whether two of them were exchanged; None: the image has one.
+        covariates: mean and SD of each, ``[2, C]``, of the known ones; None: there are none.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -147,9 +151,11 @@ class Cohort:
         limits: Sequence[float],
         patients: int,
         channels: ExchangedChannels | None = None,
+        covariates: np.ndarray | None = None,
     ):
         self.distances, self.limits, self.patients = list(distances), [float(limit) for limit in limits], patients
         self.channels = channels
+        self.covariates = np.empty((2, 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
 
     @classmethod
     def fit(
@@ -174,6 +180,18 @@ class Cohort:
         """Distance of each row, ``[n]``."""
         pairs = zip(self.distances, self.limits, parts, strict=True)
         return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
+
+    def far_covariates(self, known: np.ndarray) -> list[dict[int, float]]:
+        """Of each row of covariates ``[n, C]`` those in another unit, it seems, and how many SD they are from the mean.
+
+        Example:
+            >>> Cohort([], [], 60, covariates=[[50.0], [15.0]]).far_covariates(np.array([[90.0], [650.0], [np.nan]]))
+            [{}, {0: 40.0}, {}]
+        """
+        mean, spread = self.covariates
+        limit = max(FAR_COVARIATE, np.sqrt(self.patients))  # what one patient of the cohort alone has may be so far
+        z = np.divide(known - mean, spread, out=np.zeros_like(known, dtype=float), where=spread > 0)
+        return [{int(k): float(row[k]) for k in np.flatnonzero(np.abs(row) > limit)} for row in z]
 
     def exchanged(self, image: np.ndarray) -> list[tuple[int, int] | None]:
         """Of each row of the first part the two channels that look exchanged, and are like the cohort's when turned.

@@ -28,9 +28,10 @@ class LayerStatistics:
 
     The image is what goes into the first convolution, the layers what goes into the first batch normalisation at each
     of the first two resolutions. Where a patient's images are of several modalities (``num_modalities`` of the network,
-    modality by modality), the modalities are the image's channels: a mean over them would not know their order. Where the image is 0 in all channels there is no image (outside a mask): these places
-    do not count. What counts is a layer's first call since :meth:`clear`, which is the image as it is; its flips and
-    rotations, and further members, come later.
+    modality by modality), the modalities are the image's channels: a mean over them would not know their order. Where
+    the image is 0 in all channels there is no image (outside a mask): these places do not count. What counts is a
+    layer's first call since :meth:`clear`, which is the image as it is; its flips and rotations, and further members,
+    come later.
 
     A context: inside it the network is watched.
 

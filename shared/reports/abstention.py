@@ -37,6 +37,7 @@ def reason_text(
     distance: float | None = None,
     limit: float | None = None,
     exchanged: Sequence[str] = (),
+    covariates: Mapping[str, float] | None = None,
 ) -> str:
     """Why a prediction should not be used as it is; nothing where one class is plausible and the patient is known.
 
@@ -46,6 +47,7 @@ def reason_text(
         distance: of the patient from the training patients.
         limit: from which distance on a patient is unlike them.
         exchanged: names of two modalities that look exchanged.
+        covariates: those that seem to be in another unit, and how many SD they are from the training patients' mean.
 
     Example:
         >>> reason_text([True, True], 0.9, 3.14, 2.2)
@@ -58,6 +60,8 @@ def reason_text(
         reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
     if exchanged:
         reasons.append(f"{' and '.join(exchanged)} look exchanged")
+    for name, far in (covariates or {}).items():
+        reasons.append(f"{name} is {abs(far):.0f} SD from the training patients' mean: another unit?")
     return SEPARATOR.join(reasons)
 
 

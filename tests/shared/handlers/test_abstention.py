@@ -30,12 +30,20 @@ def images(count, seed, *, gain=1.0, noise=0.0):
     return gain * image + noise * torch.randn(count, 3, 24, 24, generator=random)
 
 
+KNOWN = None  # covariates of the patients
+
+
 def cases(image):
-    return [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+    found = [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+    return found if KNOWN is None else [{**case, "covariates": x} for case, x in zip(found, KNOWN, strict=True)]
 
 
 def batch_of(some):
-    return {"image": torch.stack([case["image"] for case in some]), "patient": [case["patient"] for case in some]}
+    more = {} if KNOWN is None else {"covariates": torch.stack([case["covariates"] for case in some])}
+    return more | {
+        "image": torch.stack([case["image"] for case in some]),
+        "patient": [case["patient"] for case in some],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +131,20 @@ def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(netw
         older = {name: file[name] for name in file.files if not name.startswith("channels")}
     np.savez(tmp_path / "cohort.npz", **older)
     assert {row["out_of_cohort"] for row in predicted(network, tmp_path, new[:2], tmp_path)} == {""}
+
+
+def test_a_covariate_in_another_unit_is_flagged_and_an_unknown_one_is_not(network, tmp_path, monkeypatch):
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these", "covariates": ["age", "sex"]}))
+    known = torch.stack([torch.linspace(20, 90, 60), (torch.arange(60) == 7).float()], dim=1)
+    known[3, 0] = torch.nan
+    monkeypatch.setitem(globals(), "KNOWN", known)
+    stage(network, tmp_path, images(60, 0)).run()
+    months = torch.tensor([[55.0, 1.0], [700.0, 0.0], [torch.nan, 0.0]])
+    monkeypatch.setitem(globals(), "KNOWN", months)
+    rows = predicted(network, tmp_path, images(3, 1), tmp_path)
+    assert [row["out_of_cohort"] for row in rows] == ["0", "1", "0"]
+    far = (700 - known[:, 0].nanmean()) / known[~known[:, 0].isnan(), 0].std(correction=0)
+    assert rows[1]["reason"] == f"age is {far:.0f} SD from the training patients' mean: another unit?"
 
 
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):

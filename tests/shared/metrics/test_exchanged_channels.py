@@ -7,7 +7,11 @@ from scipy import stats
 from shared.metrics.cohort_distance import Cohort
 from shared.metrics.exchanged_channels import ExchangedChannels
 
-ORDERS = {(0, 1): np.array([1, 0, 2, 4, 3, 5]), (0, 2): np.array([2, 1, 0, 5, 4, 3]), (1, 2): np.array([0, 2, 1, 3, 5, 4])}
+ORDERS = {
+    (0, 1): np.array([1, 0, 2, 4, 3, 5]),
+    (0, 2): np.array([2, 1, 0, 5, 4, 3]),
+    (1, 2): np.array([0, 2, 1, 3, 5, 4]),
+}
 MEANS = np.array([0.0, 3.0, 0.0, 0.0, 3.0, 0.0])  # the second of three channels is unlike the others
 
 

@@ -34,9 +34,10 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
     known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
     known["patients"] = cohort.patients
     parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
-    exchanged = {} if cohort.channels is None else cohort.channels.parts
-    parts |= {f"channels_{name}": x for name, x in exchanged.items()}
-    parts |= {"covariates": cohort.covariates, "channels": np.array(int(bool(exchanged)))}
+    if cohort.channels is not None:
+        parts |= {f"channels_{name}": x for name, x in cohort.channels.parts.items()}
+        parts |= {f"by_channel_{name}": x for name, x in cohort.channels.distance.parts.items()}
+    parts["covariates"] = cohort.covariates
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
         np.savez(temporary, **known, **parts)
 
@@ -52,19 +53,21 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            if "channels" not in file:
+            if "patients" not in file:
                 logger.warning("%s is of an older version, which measured less: no distance. Train again.", path)
                 return None
             weights, layers = str(file["weights"]), [str(name) for name in file["layers"]]
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
             patients = int(file["patients"])
-            covariates = file["covariates"]
-            exchanged = {name: file[f"channels_{name}"] for name in NAMES} if file["channels"] else None
+            covariates = file.get("covariates")  # None in a version before
+            channels = None
+            if "channels_pairs" in file:
+                distance = CohortDistance({name: file[f"by_channel_{name}"] for name in names})
+                channels = ExchangedChannels(distance, {name: file[f"channels_{name}"] for name in NAMES})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
-    channels = None if exchanged is None else ExchangedChannels(exchanged)
     return Cohort([CohortDistance(part) for part in parts], limits, patients, channels, covariates), layers
 
 

@@ -51,7 +51,7 @@ class Abstention:
         self._cohort: Cohort | None = None
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
-        self._images: list[tuple[str, np.ndarray]] = []  # patient and features of the image, of each row
+        self._images: list[tuple[str, np.ndarray]] = []  # patient, and features of the image and by channel
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -124,11 +124,12 @@ class Abstention:
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
         far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
-        if features is not None and self._cohort is not None:
-            far, swapped = self._cohort(features), self._cohort.exchanged(features[0])
+        if self._seen is not None and features is not None and self._cohort is not None:
+            far, by_channel = self._cohort(features), self._seen.by_channel(len(rows))
+            swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
             if self._cohort.covariates.size and len(covariates):
                 odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
-            self._images += zip(patients, features[0], strict=False)
+            self._images += zip(patients, np.concatenate([features[0], by_channel], axis=1), strict=False)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
             distance = None if far is None else float(far[k])
@@ -165,7 +166,8 @@ class Abstention:
                 found.setdefault(patient, []).append(features)
         if self._cohort is None or not found:
             return None
-        shift = self._cohort.shift(np.stack([np.mean(features, axis=0) for features in found.values()]))
+        means, own = np.stack([np.mean(rows, axis=0) for rows in found.values()]), self._cohort.distances[0]
+        shift = self._cohort.shift(*np.split(means, [own.parts["mean"].size], axis=1))
         if shift is not None:
             shift |= {"exchanged": self._names("modalities", shift["exchanged"])} if "exchanged" in shift else {}
             why = "the files' order?" if "exchanged" in shift else "another scanner or sequence?"

@@ -8,12 +8,14 @@ analysis, 1999): features are more than patients, and a shift shows where the co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shared.errors import DataError
-from shared.metrics.exchanged_channels import ExchangedChannels
+
+if TYPE_CHECKING:
+    from shared.metrics.exchanged_channels import ExchangedChannels
 
 FALSE_ALARM = 0.01
 """Share of patients like those of the cohort who are taken for others."""
@@ -129,13 +131,13 @@ class Cohort:
     """How far patients are in several parts of features: the largest distance, each in units of its own limit.
 
     One part of a few features may tell what a part of many would hide. Above 1 a patient is unlike the cohort; of
-    patients like it, :data:`FALSE_ALARM` are, all parts and the exchanged channels together (Bonferroni).
+    patients like it, :data:`FALSE_ALARM` are, all parts together (Bonferroni).
 
     Args:
         distances: of each part.
         limits: of each part.
         patients: how many the cohort has.
-        channels: of the first part, the image's, whether two of them were exchanged; None: the image has one.
+        channels: whether two of the image's channels were exchanged; None: there is one.
         covariates: mean and SD of each, ``[2, C]``, of the known ones; None: there are none.
 
     Example:
@@ -158,23 +160,12 @@ class Cohort:
         self.covariates = np.empty((2, 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
 
     @classmethod
-    def fit(
-        cls,
-        parts: Sequence[np.ndarray],
-        groups: Sequence[Any],
-        orders: Mapping[tuple[int, int], np.ndarray] | None = None,
-    ) -> Cohort:
-        """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`.
-
-        Args:
-            parts: features; groups: patients.
-            orders: of the first part's features when two channels are exchanged; see :class:`ExchangedChannels`.
-        """
+    def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any], **more: Any) -> Cohort:
+        """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`."""
         fitted = [fit_cohort(part, groups) for part in parts]
-        share = FALSE_ALARM / (len(parts) + bool(orders))
+        share = FALSE_ALARM / len(parts)
         limits = [distance_limit(own, groups, false_alarm=share)["limit"] for _, own in fitted]
-        channels = ExchangedChannels.fit(parts[0], groups, orders) if orders else None
-        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}), channels)
+        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}), **more)
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Distance of each row, ``[n]``."""
@@ -193,20 +184,7 @@ class Cohort:
         z = np.divide(known - mean, spread, out=np.zeros_like(known, dtype=float), where=spread > 0)
         return [{int(k): float(row[k]) for k in np.flatnonzero(np.abs(row) > limit)} for row in z]
 
-    def exchanged(self, image: np.ndarray) -> list[tuple[int, int] | None]:
-        """Of each row of the first part the two channels that look exchanged, and are like the cohort's when turned.
-
-        Inverted values or a bias field may look like an exchange, too; the distance tells of them.
-        """
-        if self.channels is None:
-            return [None] * len(image)
-        found = self.channels(image, FALSE_ALARM / (len(self.distances) + 1))
-        for row, pair in enumerate(found):
-            if pair and not self.distances[0](image[row : row + 1, self.channels.orders[pair]]) <= self.limits[0]:
-                found[row] = None
-        return found
-
-    def shift(self, new: np.ndarray) -> dict[str, Any] | None:
+    def shift(self, new: np.ndarray, by_channel: np.ndarray | None = None) -> dict[str, Any] | None:
         """Whether new patients together differ from the cohort in the first part, where one alone may not.
 
         A t test of each feature's mean, with the cohort's spread, and Bonferroni's correction for their number. Of a
@@ -214,6 +192,7 @@ class Cohort:
 
         Args:
             new: features of each new patient, means over the patient's rows, ``[n, p]``.
+            by_channel: those that tell channels from one another.
 
         Returns:
             ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}`` and, where two channels look exchanged
@@ -231,15 +210,15 @@ class Cohort:
         x = x[np.isfinite(x).all(axis=1)]  # the distance tells of the others
         if len(x) < FEWEST:
             return None
-        parts, mean = self.distances[0].parts, x.mean(axis=0)
-        shift = np.abs((mean - parts["mean"]) / parts["scale"])
+        parts = self.distances[0].parts
+        shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])
         t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
         p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
         found: dict[str, Any] = {"patients": len(x), "sd": float(shift.max()), "p": p}
-        pair = None if self.channels is None else self.channels(mean[None], SHIFT_P, count=len(x))[0]
-        if self.channels is not None and pair is not None:
-            turned = np.abs((mean[self.channels.orders[pair]] - parts["mean"]) / parts["scale"])
-            found |= {"exchanged": pair} if turned.max() < shift.max() else {}
+        if self.channels is not None and by_channel is not None:
+            together = by_channel[np.isfinite(by_channel).all(axis=1)].mean(axis=0)[None]
+            (pair,) = self.channels(together, false_alarm=SHIFT_P, count=len(x))
+            found |= {} if pair is None else {"exchanged": pair}
         return found if "exchanged" in found or (p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT) else None
 
 

@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-FOLDS = 10
+from shared.metrics.cohort_distance import FOLDS, CohortDistance, fit_cohort
+
+FALSE_ALARM = 0.0025
+"""Share of patients in the given order who are told of at most."""
+
 NAMES = ("pairs", "orders", "weights", "mean", "sd", "patients")
 
 
@@ -22,9 +26,11 @@ class ExchangedChannels:
 
     Two channels look exchanged if the score is below 0, and lower than those of all but a share of patients in the
     given order: the one-sided prediction limit of a normal sample (Hahn and Meeker, Statistical Intervals, 1991), for
-    one patient or for the mean of several. Of two channels that look alike nothing is told.
+    one patient or for the mean of several. The turned features must also be nearer to the cohort than the given ones:
+    inverted values or a bias field may look like an exchange, too. Of two channels that look alike nothing is told.
 
     Args:
+        distance: to the cohort, see :func:`shared.metrics.cohort_distance.fit_cohort`.
         parts: ``pairs`` of channels ``[k, 2]``, of each the order ``[k, p]`` of the features that its exchange makes,
             ``weights`` ``[k, p]``, and ``mean`` and ``sd`` ``[k]`` of the scores of training patients who were left
             out, ``patients`` ``[]``: what :meth:`fit` makes.
@@ -33,11 +39,12 @@ class ExchangedChannels:
         >>> random, orders = np.random.default_rng(0), {(0, 1): np.array([1, 0, 3, 2])}
         >>> known = np.array([0.0, 5.0, 1.0, 1.0]) + random.normal(size=(40, 4))
         >>> exchanged = ExchangedChannels.fit(known, range(40), orders)
-        >>> exchanged(np.array([[0.0, 5.0, 1.0, 1.0], [5.0, 0.0, 1.0, 1.0]]), 0.01)
+        >>> exchanged(np.array([[0.0, 5.0, 1.0, 1.0], [5.0, 0.0, 1.0, 1.0]]))
         [None, (0, 1)]
     """
 
-    def __init__(self, parts: Mapping[str, np.ndarray]):
+    def __init__(self, distance: CohortDistance, parts: Mapping[str, np.ndarray]):
+        self.distance = distance
         self.parts = {name: np.asarray(parts[name]) for name in NAMES}
         pairs = [(int(a), int(b)) for a, b in self.parts["pairs"]]
         self.orders = dict(zip(pairs, self.parts["orders"], strict=True))
@@ -64,9 +71,11 @@ class ExchangedChannels:
             each = np.bincount(code, score) / np.bincount(code)
             weights, mean, sd = [*weights, whole], [*mean, each.mean()], [*sd, each.std(ddof=1)]
         found = (list(orders), list(orders.values()), weights, mean, sd, patients)
-        return cls(dict(zip(NAMES, map(np.array, found), strict=True)))
+        return cls(fit_cohort(x, groups)[0], dict(zip(NAMES, map(np.array, found), strict=True)))
 
-    def __call__(self, features: np.ndarray, false_alarm: float, *, count: int = 1) -> list[tuple[int, int] | None]:
+    def __call__(
+        self, features: np.ndarray, *, false_alarm: float = FALSE_ALARM, count: int = 1
+    ) -> list[tuple[int, int] | None]:
         """The two channels of each row that look exchanged most; None: none do.
 
         Args:
@@ -82,7 +91,9 @@ class ExchangedChannels:
         turned = np.stack([features - features[:, order] for order in self.orders.values()], axis=1)
         score = np.einsum("nkp,kp->nk", turned, self.parts["weights"])
         below = np.where(score < limit, (score - self.parts["mean"]) / self.parts["sd"], np.inf)
-        pairs = list(self.orders)
+        given, pairs = self.distance(features), list(self.orders)
+        nearer = [self.distance(features[:, order]) < given for order in self.orders.values()]
+        below = np.where(np.transpose(nearer), below, np.inf)
         return [pairs[row.argmin()] if np.isfinite(row).any() else None for row in below]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shared.metrics.cohort_distance import Cohort
+from shared.metrics.cohort_distance import Cohort, fit_cohort
 from shared.metrics.exchanged_channels import ExchangedChannels
 
 ORDERS = {
@@ -37,21 +37,21 @@ def test_an_exchange_is_told_and_of_channels_that_look_alike_nothing_is():
     random = np.random.default_rng(1)
     exchanged = ExchangedChannels.fit(cohort(60, random), range(60), ORDERS)
     new = cohort(500, random)
-    assert sum(pair is not None for pair in exchanged(new, 0.01)) <= stats.binom.ppf(0.999, 500, 0.01)
+    assert sum(pair is not None for pair in exchanged(new, false_alarm=0.01)) <= stats.binom.ppf(0.999, 500, 0.01)
     for pair in ((0, 1), (1, 2)):
-        found = exchanged(new[:, ORDERS[pair]], 0.01)
+        found = exchanged(new[:, ORDERS[pair]], false_alarm=0.01)
         assert sum(one == pair for one in found) >= 450
-    assert sum(pair is not None for pair in exchanged(new[:, ORDERS[0, 2]], 0.01)) <= 10
-    assert exchanged(np.full((1, 6), np.nan), 0.01) == [None]
+    assert sum(pair is not None for pair in exchanged(new[:, ORDERS[0, 2]], false_alarm=0.01)) <= 10
+    assert exchanged(np.full((1, 6), np.nan)) == [None]
 
 
 def test_the_mean_of_several_patients_tells_what_one_does_not():
     random, means = np.random.default_rng(2), MEANS / 4
     exchanged = ExchangedChannels.fit(cohort(60, random, means=means), range(60), ORDERS)
     new = cohort(30, random, means=means)[:, ORDERS[0, 1]]
-    assert sum(pair is not None for pair in exchanged(new, 0.01)) <= 15
-    assert exchanged(new.mean(axis=0)[None], 0.001, count=30) == [(0, 1)]
-    assert exchanged(new[:, ORDERS[0, 1]].mean(axis=0)[None], 0.001, count=30) == [None]
+    assert sum(pair is not None for pair in exchanged(new, false_alarm=0.01)) <= 15
+    assert exchanged(new.mean(axis=0)[None], false_alarm=0.001, count=30) == [(0, 1)]
+    assert exchanged(new[:, ORDERS[0, 1]].mean(axis=0)[None], false_alarm=0.001, count=30) == [None]
 
 
 def test_rows_of_a_patient_count_as_one():
@@ -62,12 +62,14 @@ def test_rows_of_a_patient_count_as_one():
     np.testing.assert_allclose(twice["mean"] / twice["sd"], once["mean"] / once["sd"], rtol=0.1)
 
 
-def test_what_looks_exchanged_and_is_unlike_the_cohort_when_turned_back_is_left_to_the_distance():
+def test_what_is_no_nearer_when_turned_is_not_told():
     random = np.random.default_rng(4)
-    known = Cohort.fit([cohort(60, random)], range(60), ORDERS)
+    x = cohort(60, random)
+    channels = ExchangedChannels.fit(x, range(60), ORDERS)
+    known = Cohort.fit([x[:, :2]], range(60), channels=channels)
     turned = cohort(50, random)[:, ORDERS[0, 1]]
-    assert sum(pair == (0, 1) for pair in known.exchanged(turned)) >= 45
-    far = turned + np.array([60.0, -60.0, 0.0, 0.0, 0.0, 0.0])
-    assert known.exchanged(far) == [None] * 50 and (known([far]) > 1).all()
-    assert known.shift(turned)["exchanged"] == (0, 1) and known.shift(cohort(50, random)) is None
-    assert Cohort.fit([cohort(60, random)], range(60)).exchanged(turned) == [None] * 50
+    assert sum(pair == (0, 1) for pair in channels(turned)) >= 45
+    assert known.shift(turned[:, :2], turned)["exchanged"] == (0, 1)
+    assert known.shift(cohort(50, random)[:, :2]) is None
+    channels.distance = fit_cohort(turned, range(50))[0]
+    assert channels(turned) == [None] * 50

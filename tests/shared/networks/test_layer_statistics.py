@@ -84,11 +84,15 @@ def test_modalities_are_the_image_s_channels_and_their_layers_are_one():
     torch.manual_seed(0)
     image = torch.rand(5, 6, 16, 16)  # three modalities of two slices
     image[:, 2:4] = image[:, :2] ** 2
-    (found, *layers), _ = watched(tiny_ircl(), image, 5)
+    network = tiny_ircl().eval()
+    with LayerStatistics(network) as seen, torch.no_grad():
+        network(image)
+    found, (mean, *layers) = seen.by_channel(5), seen.features(5)
     stacks = image.unflatten(1, (3, 2)).transpose(1, 2).flatten(0, 1)
     channels = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     np.testing.assert_allclose(found, watched(channels, stacks, 5)[0][0], rtol=1e-5)
     assert found.shape == (5, 4 * 3 + 3) and [part.shape for part in layers] == [(5, 8), (5, 12)]
+    np.testing.assert_allclose(mean, found[:, :12].reshape(5, 4, 3).mean(axis=2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("modalities", [False, True])
@@ -98,7 +102,9 @@ def test_an_exchange_of_two_channels_reorders_the_image_s_features(modalities):
     network = tiny_ircl() if modalities else nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
 
     def of(x):
-        return watched(network, x.flatten(1, 2) if modalities else x, 4)[0][0]
+        with LayerStatistics(network.eval()) as seen, torch.no_grad():
+            network(x.flatten(1, 2) if modalities else x)
+        return seen.by_channel(4)
 
     orders = exchange_orders(3)
     assert list(orders) == [(0, 1), (0, 2), (1, 2)]

@@ -56,20 +56,24 @@ class ExchangedChannels:
     ) -> ExchangedChannels:
         """Of the features ``[n, p]`` of the training's images and the patient of each.
 
-        Scores of rows come from discriminants of other patients, in up to ten folds; rows of a patient count as one.
+        Scores of rows come from discriminants of other patients, in up to ten folds; a row of a patient counts as its
+        share.
         """
         x = np.asarray(features, dtype=np.float64)
-        _, code = np.unique([str(g) for g in groups], return_inverse=True)
-        patients = int(code.max()) + 1
+        _, code, rows = np.unique([str(g) for g in groups], return_inverse=True, return_counts=True)
+        patients, weight = len(rows), 1 / rows[code] / len(rows)
         fold = np.random.default_rng(0).permutation(patients)[code] % FOLDS
-        weights, mean, sd = [], [], []
+        weights: list[np.ndarray] = []
+        mean: list[float] = []
+        sd: list[float] = []
         for order in orders.values():
             turned = x - x[:, order]
             whole, score = _direction(turned), np.empty(len(x))
             for number in np.unique(fold):
                 score[fold == number] = turned[fold == number] @ _direction(turned[fold != number])
-            each = np.bincount(code, score) / np.bincount(code)
-            weights, mean, sd = [*weights, whole], [*mean, each.mean()], [*sd, each.std(ddof=1)]
+            middle = weight @ score
+            spread = np.sqrt(weight @ np.square(score - middle) * patients / (patients - 1))
+            weights, mean, sd = [*weights, whole], [*mean, middle], [*sd, spread]
         found = (list(orders), list(orders.values()), weights, mean, sd, patients)
         return cls(fit_cohort(x, groups)[0], dict(zip(NAMES, map(np.array, found), strict=True)))
 

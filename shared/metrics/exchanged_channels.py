@@ -71,8 +71,8 @@ class ExchangedChannels:
             whole, score = _direction(turned), np.empty(len(x))
             for number in np.unique(fold):
                 score[fold == number] = turned[fold == number] @ _direction(turned[fold != number])
-            middle = weight @ score
-            spread = np.sqrt(weight @ np.square(score - middle) * patients / (patients - 1))
+            middle = float(weight @ score)
+            spread = float(np.sqrt(weight @ np.square(score - middle) * patients / (patients - 1)))
             weights, mean, sd = [*weights, whole], [*mean, middle], [*sd, spread]
         found = (list(orders), list(orders.values()), weights, mean, sd, patients)
         return cls(fit_cohort(x, groups)[0], dict(zip(NAMES, map(np.array, found), strict=True)))

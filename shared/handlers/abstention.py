@@ -146,6 +146,9 @@ class Abstention:
     def _names(self, key: str, numbers: Iterable[int]) -> list[str]:
         """Names of modalities or covariates, where the model knows them."""
         known = (read_model(self.ckpt_dir).get(key) or []) if numbers else []
+        channels = self._cohort and self._cohort.channels
+        if key == "modalities" and channels and len(known) != 1 + channels.parts["pairs"].max():
+            known = []  # a network whose channels are slices, or colours
         other = "channel" if key == "modalities" else "covariate"
         return [known[k] if k < len(known) else f"{other} {k + 1}" for k in numbers]
 
@@ -166,7 +169,7 @@ class Abstention:
                 found.setdefault(patient, []).append(features)
         if self._cohort is None or not found:
             return None
-        means, own = np.stack([np.mean(rows, axis=0) for rows in found.values()]), self._cohort.distances[0]
+        means, own = np.stack([np.mean(part, axis=0) for part in found.values()]), self._cohort.distances[0]
         shift = self._cohort.shift(*np.split(means, [own.parts["mean"].size], axis=1))
         if shift is not None:
             shift |= {"exchanged": self._names("modalities", shift["exchanged"])} if "exchanged" in shift else {}

@@ -18,6 +18,7 @@ from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, MODEL_FILE, read_m
 from shared.errors import CheckpointError, DataError
 from shared.io import atomic_path, read_json_object
 from shared.metrics.cohort_distance import Cohort, CohortDistance
+from shared.metrics.exchanged_channels import NAMES, ExchangedChannels
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ def write_cohort(ckpt_dir: str | os.PathLike, cohort: Cohort, layers: Sequence[s
     known = {"weights": read_model(ckpt_dir).get("weights", ""), "layers": list(layers), "limits": cohort.limits}
     known["patients"] = cohort.patients
     parts = {f"{k}_{name}": x for k, part in enumerate(cohort.distances) for name, x in part.parts.items()}
+    if cohort.channels is not None:
+        parts |= {f"channels_{name}": x for name, x in cohort.channels.parts.items()}
+        parts |= {f"by_channel_{name}": x for name, x in cohort.channels.distance.parts.items()}
+    parts["covariates"] = cohort.covariates
     with atomic_path(Path(ckpt_dir) / COHORT_FILE) as temporary:
         np.savez(temporary, **known, **parts)
 
@@ -55,10 +60,15 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
             limits, names = file["limits"], ("mean", "scale", "axes", "variances", "rest")
             parts = [{name: file[f"{k}_{name}"] for name in names} for k in range(len(limits))]
             patients = int(file["patients"])
+            covariates = file.get("covariates")  # None in a version before
+            channels = None
+            if "channels_pairs" in file:
+                distance = CohortDistance({name: file[f"by_channel_{name}"] for name in names})
+                channels = ExchangedChannels(distance, {name: file[f"channels_{name}"] for name in NAMES})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)
-    return Cohort([CohortDistance(part) for part in parts], limits, patients), layers
+    return Cohort([CohortDistance(part) for part in parts], limits, patients, channels, covariates), layers
 
 
 def read_conformal(ckpt_dir: str | os.PathLike) -> dict[str, Any] | None:

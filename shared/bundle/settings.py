@@ -171,8 +171,8 @@ def _network_class(name: str, path: Path) -> Callable[..., nn.Module]:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} is damaged or of another version ({type(error).__name__}: {error}). Run stage II again: "
-        "--run_id train_run."
+        f"{path} is damaged or of another version ({type(error).__name__}: {error}), or of another bundle's model. "
+        "Give this bundle's --ckpt_dir, or run stage II again: --run_id train_run."
     )
 
 

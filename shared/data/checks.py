@@ -359,6 +359,11 @@ class DatalistCheck(SectionCheck):
             self.problems.append(f"{where}: a case is an object with the patient's name, got {str(entry)[:80]}")
             return None
         patient = nfc(entry["patient"])  # two spellings of one name are one patient
+        if set(patient) & set("/\\") or not patient.strip("."):
+            self.problems.append(
+                f"{patient}: a patient's name begins the names of files: it holds no / or \\, and more than dots; "
+                "rename the patient"
+            )
         case = {**entry, "patient": patient}
         images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
         if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):

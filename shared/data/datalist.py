@@ -151,8 +151,9 @@ class InferenceDatalist:
             raise DataError(f"split must be 'training' or 'testing', got {split!r}")
         entries = content.get(split) or []
         if not entries and split == "testing":
-            others = content.get("training") or []
-            if isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others):
+            others = content.get("training")
+            without = isinstance(others, list) and all(isinstance(c, dict) and c.get("label") is None for c in others)
+            if others and without:
                 split, entries = "training", others
         if not entries:
             raise DataError(
@@ -160,7 +161,7 @@ class InferenceDatalist:
                 "(the preparing script does with --inference), or predict those of 'training': --split training"
             )
         self.cases = check.section(split)
-        check.across(self.cases, [])
+        check.across(*((self.cases, []) if split == "training" else ([], self.cases)))
         if check.problems:
             raise DataError(check.problems)
         self.modalities: list[str] = check.modalities

@@ -20,7 +20,8 @@ from shared.bundle.record import COHORT_FILE
 from shared.distributed.processes import from_main
 from shared.errors import CheckpointError
 from shared.metrics.cohort_distance import FEWEST, ROWS, Cohort
-from shared.networks.layer_statistics import LayerStatistics
+from shared.metrics.exchanged_channels import ExchangedChannels
+from shared.networks.layer_statistics import LayerStatistics, exchange_orders
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class CohortStage:
             logger.info("%s exists and resume is true, the stage is skipped.", path)
             return
         path.unlink(missing_ok=True)
-        features, groups, layers = self._features()
+        features, by_channel, groups, known, seen = self._features()
         why = "no layer of the network can be watched" if features is None else ""
         why = why or (f"fewer than {FEWEST} patients" if len(set(groups)) < FEWEST else "")
         why = why or ("" if all(np.isfinite(part).all() for part in features or ()) else "values are not finite")
@@ -73,8 +74,14 @@ class CohortStage:
             logger.warning("%s: out_of_cohort will not be told of new patients.", why)
             return
         kept = _spread_out(groups, ROWS)
-        parts = [part[kept] for part in features]
-        write_cohort(self.ckpt_dir, Cohort.fit(parts, [groups[k] for k in kept]), layers)
+        parts, groups = [part[kept] for part in features], [groups[k] for k in kept]
+        orders = exchange_orders(seen.channels)
+        channels = ExchangedChannels.fit(by_channel[kept], groups, orders) if orders else None
+        cohort = Cohort.fit(parts, groups, channels=channels)
+        if known.size:
+            there = np.ma.masked_invalid(known)
+            cohort.covariates = np.stack([there.mean(axis=0).filled(0.0), there.std(axis=0).filled(0.0)])
+        write_cohort(self.ckpt_dir, cohort, seen.layers)
 
     def _is_made(self) -> bool:
         """Whether the file is there, and of this very model: a training that goes on may have left an earlier one."""
@@ -84,8 +91,13 @@ class CohortStage:
             return False
 
     @torch.no_grad()
-    def _features(self) -> tuple[list[np.ndarray] | None, list[str], list[str]]:
+    def _features(
+        self,
+    ) -> tuple[list[np.ndarray] | None, np.ndarray, list[str], np.ndarray, LayerStatistics]:
+        """Features of the parts and by channel, patient and covariates of each row, and what has seen them."""
         parts: list[Any] = []
+        channels: list[np.ndarray] = []
+        known: list[np.ndarray] = []
         groups: list[str] = []
         with eval_mode(self.network), LayerStatistics(self.network) as seen:
             for batch in tqdm(self.dataloader, desc="Cohort", leave=False):
@@ -95,9 +107,12 @@ class CohortStage:
                 self.inferer(inputs, self.network, *args, **kwargs)
                 groups += [str(name) for name in batch.get("group", batch["patient"])]
                 parts.append(seen.features(len(batch["patient"])))
+                channels += [] if parts[-1] is None else [seen.by_channel(len(batch["patient"]))]
+                known.append(np.asarray(batch.get("covariates", np.empty((len(batch["patient"]), 0))), float))
         if not parts or any(part is None for part in parts):
-            return None, groups, []
-        return [np.concatenate(part) for part in zip(*parts, strict=True)], groups, seen.layers
+            return None, np.empty(0), groups, np.empty(0), seen
+        found = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return found, np.concatenate(channels), groups, np.concatenate(known), seen
 
 
 def _spread_out(groups: list[str], most: int) -> list[int]:

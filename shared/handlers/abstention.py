@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from shared.bundle.abstention import read_cohort, read_conformal
-from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE
+from shared.bundle.record import COHORT_FILE, CONFORMAL_FILE, read_model
 from shared.distributed.processes import from_main, gather_objects
 from shared.metrics.cohort_distance import Cohort
 from shared.metrics.conformal import conformal_sets
@@ -51,7 +51,7 @@ class Abstention:
         self._cohort: Cohort | None = None
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
-        self._images: list[tuple[str, np.ndarray]] = []  # patient and features of the image, of each row
+        self._images: list[tuple[str, np.ndarray]] = []  # patient, and features of the image and by channel
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -106,7 +106,11 @@ class Abstention:
             raise event[1]
 
     def columns(
-        self, probability: Sequence[float], class_names: Sequence[str], patients: Sequence[str] = ()
+        self,
+        probability: Sequence[float],
+        class_names: Sequence[str],
+        patients: Sequence[str] = (),
+        covariates: Sequence[Any] = (),
     ) -> list[dict[str, Any]]:
         """The four columns of the patients of a batch, which the network has just seen.
 
@@ -114,22 +118,39 @@ class Abstention:
             probability: of class 1, of each patient.
             class_names: of both classes.
             patients: names (of groups, where there are some), by which :meth:`shift` knows which rows count as one.
+            covariates: ``[C]`` of each patient, where there are some.
         """
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
-        far = None if features is None or self._cohort is None else self._cohort(features)
-        if features is not None:
-            self._images += zip(patients, features[0], strict=False)
+        far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
+        if self._seen is not None and features is not None and self._cohort is not None:
+            far, by_channel = self._cohort(features), self._seen.by_channel(len(rows))
+            swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
+            if self._cohort.covariates.size and len(covariates):
+                odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
+            self._images += zip(patients, np.concatenate([features[0], by_channel], axis=1), strict=False)
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
             distance = None if far is None else float(far[k])
             if plausible is not None:
                 row["set"] = set_text(plausible, class_names)
             if distance is not None:
-                row["out_of_cohort"], row["cohort_distance"] = int(not distance <= self._limit), distance  # NaN, too
-            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit)
+                row["out_of_cohort"] = int(not distance <= self._limit or bool(swapped[k] or odd[k]))  # NaN, too
+                row["cohort_distance"] = distance
+            others = dict(zip(self._names("covariates", odd[k]), odd[k].values(), strict=True))
+            pair = self._names("modalities", swapped[k] or ())
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others)
         return rows
+
+    def _names(self, key: str, numbers: Iterable[int]) -> list[str]:
+        """Names of modalities or covariates, where the model knows them."""
+        known = (read_model(self.ckpt_dir).get(key) or []) if numbers else []
+        channels = self._cohort and self._cohort.channels
+        if key == "modalities" and channels and len(known) != 1 + channels.parts["pairs"].max():
+            known = []  # a network whose channels are slices, or colours
+        other = "channel" if key == "modalities" else "covariate"
+        return [known[k] if k < len(known) else f"{other} {k + 1}" for k in numbers]
 
     def shift(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """Whether the patients of all batches and processes together are unlike those of the training.
@@ -148,11 +169,12 @@ class Abstention:
                 found.setdefault(patient, []).append(features)
         if self._cohort is None or not found:
             return None
-        shift = self._cohort.shift(np.stack([np.mean(features, axis=0) for features in found.values()]))
+        means, own = np.stack([np.mean(part, axis=0) for part in found.values()]), self._cohort.distances[0]
+        shift = self._cohort.shift(*np.split(means, [own.parts["mean"].size], axis=1))
         if shift is not None:
-            logger.warning(
-                "%s: another scanner or sequence? Check the answers on labelled patients.", shift_text(shift)
-            )
+            shift |= {"exchanged": self._names("modalities", shift["exchanged"])} if "exchanged" in shift else {}
+            why = "the files' order?" if "exchanged" in shift else "another scanner or sequence?"
+            logger.warning("%s: %s Check the answers on labelled patients.", shift_text(shift), why)
             for row in rows:
                 row["reason"] = SEPARATOR.join(filter(None, [row["reason"], shift_text(shift)]))
         return shift

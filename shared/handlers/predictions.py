@@ -99,7 +99,8 @@ class SavePredictions:
         new = self.rows[first:]
         if self.abstention is not None:
             patients = [row.get("group", row["patient"]) for row in new]
-            found = self.abstention.columns([row["probability"] for row in new], self.class_names, patients)
+            known = [case["covariates"] for case in engine.state.batch if "covariates" in case]
+            found = self.abstention.columns([row["probability"] for row in new], self.class_names, patients, known)
             self.rows[first:] = [row | columns for row, columns in zip(new, found, strict=True)]
 
     @torch.no_grad()

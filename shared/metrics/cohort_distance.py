@@ -8,11 +8,14 @@ analysis, 1999): features are more than patients, and a shift shows where the co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shared.errors import DataError
+
+if TYPE_CHECKING:
+    from shared.metrics.exchanged_channels import ExchangedChannels
 
 FALSE_ALARM = 0.01
 """Share of patients like those of the cohort who are taken for others."""
@@ -22,6 +25,9 @@ FEWEST = 5
 
 SHIFT_P = 0.001
 """Below it, patients together are unlike the cohort."""
+
+FAR_COVARIATE = 10.0
+"""SD of the cohort beyond which a covariate is taken for one in another unit."""
 
 SMALLEST_SHIFT = 0.5
 """Mean of patients that is worth a word, in SD of the cohort."""
@@ -131,6 +137,8 @@ class Cohort:
         distances: of each part.
         limits: of each part.
         patients: how many the cohort has.
+        channels: whether two of the image's channels were exchanged; None: there is one.
+        covariates: mean and SD of each, ``[2, C]``, of the known ones; None: there are none.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -139,23 +147,44 @@ class Cohort:
         [True]
     """
 
-    def __init__(self, distances: Sequence[CohortDistance], limits: Sequence[float], patients: int):
+    def __init__(
+        self,
+        distances: Sequence[CohortDistance],
+        limits: Sequence[float],
+        patients: int,
+        channels: ExchangedChannels | None = None,
+        covariates: np.ndarray | None = None,
+    ):
         self.distances, self.limits, self.patients = list(distances), [float(limit) for limit in limits], patients
+        self.channels = channels
+        self.covariates = np.empty((2, 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
 
     @classmethod
-    def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any]) -> Cohort:
+    def fit(cls, parts: Sequence[np.ndarray], groups: Sequence[Any], **more: Any) -> Cohort:
         """Of the features ``[n, p_k]`` of each part, and the patient of each row; see :func:`fit_cohort`."""
         fitted = [fit_cohort(part, groups) for part in parts]
         share = FALSE_ALARM / len(parts)
         limits = [distance_limit(own, groups, false_alarm=share)["limit"] for _, own in fitted]
-        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}))
+        return cls([distance for distance, _ in fitted], limits, len({str(group) for group in groups}), **more)
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Distance of each row, ``[n]``."""
         pairs = zip(self.distances, self.limits, parts, strict=True)
         return np.max([distance(part) / limit for distance, limit, part in pairs], axis=0)
 
-    def shift(self, new: np.ndarray) -> dict[str, Any] | None:
+    def far_covariates(self, known: np.ndarray) -> list[dict[int, float]]:
+        """Of each row of covariates ``[n, C]`` those in another unit, it seems, and how many SD they are from the mean.
+
+        Example:
+            >>> Cohort([], [], 60, covariates=[[50.0], [15.0]]).far_covariates(np.array([[90.0], [650.0], [np.nan]]))
+            [{}, {0: 40.0}, {}]
+        """
+        mean, spread = self.covariates
+        limit = max(FAR_COVARIATE, np.sqrt(self.patients))  # what one patient of the cohort alone has may be so far
+        z = np.divide(known - mean, spread, out=np.zeros_like(known, dtype=float), where=spread > 0)
+        return [{int(k): float(row[k]) for k in np.flatnonzero(np.abs(row) > limit)} for row in z]
+
+    def shift(self, new: np.ndarray, by_channel: np.ndarray | None = None) -> dict[str, Any] | None:
         """Whether new patients together differ from the cohort in the first part, where one alone may not.
 
         A t test of each feature's mean, with the cohort's spread, and Bonferroni's correction for their number. Of a
@@ -163,10 +192,11 @@ class Cohort:
 
         Args:
             new: features of each new patient, means over the patient's rows, ``[n, p]``.
+            by_channel: those that tell channels from one another.
 
         Returns:
-            ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}``; None: no shift, or fewer than
-            :data:`FEWEST` patients.
+            ``{"patients": n, "sd": the largest shift in SD of the cohort, "p"}`` and, where two channels look exchanged
+            in all of them, their numbers as ``"exchanged"``; None: neither, or fewer than :data:`FEWEST` patients.
 
         Example:
             >>> random = np.random.default_rng(0)
@@ -184,8 +214,12 @@ class Cohort:
         shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])
         t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
         p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
-        found = {"patients": len(x), "sd": float(shift.max()), "p": p}
-        return found if p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT else None
+        found: dict[str, Any] = {"patients": len(x), "sd": float(shift.max()), "p": p}
+        if self.channels is not None and by_channel is not None:
+            together = by_channel[np.isfinite(by_channel).all(axis=1)].mean(axis=0)[None]
+            (pair,) = self.channels(together, false_alarm=SHIFT_P, count=len(x))
+            found |= {} if pair is None else {"exchanged": pair}
+        return found if "exchanged" in found or (p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT) else None
 
 
 def distance_limit(distances: Any, groups: Sequence[Any], *, false_alarm: float = FALSE_ALARM) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 RESOLUTIONS = 2  # those of later layers hide a shift among the many features of what the image shows
+OF_CHANNEL = 4  # features of the image that each channel has
 _LEAST = 1e-3  # added to a spread before its logarithm
 
 
@@ -46,9 +47,14 @@ class LayerStatistics:
 
     def __init__(self, network: nn.Module, layers: Sequence[str] | None = None):
         self.network, self._wanted = network, None if layers is None else list(layers)
+        self._modalities = getattr(network, "num_modalities", 1)
+        self._slices = getattr(network, "num_images", 1) // self._modalities
+        self.channels = 0
+        """Of the image."""
         self._hooks: list[Any] = []
         self._resolution: dict[tuple[int, ...], str] = {}
         self._image: Tensor | None = None
+        self._by_channel: Tensor | None = None
         self._inside: Tensor | None = None
         self._found: dict[str, Tensor] = {}
 
@@ -72,26 +78,19 @@ class LayerStatistics:
 
     def clear(self) -> None:
         """Before the next batch."""
-        self._image = self._inside = None
+        self._image = self._by_channel = self._inside = None
         self._found = {}
 
     def _see_image(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         if self._inside is not None or given[0].ndim < 4:
             return
         x = given[0].detach().float()
-        inside = (x != 0).any(dim=1, keepdim=True).float()
-        squares = []
-        for dim in range(2, x.ndim):
-            both = inside.narrow(dim, 1, x.shape[dim] - 1) * inside.narrow(dim, 0, x.shape[dim] - 1)
-            squares.append(_mean(x.diff(dim=dim).square(), both))
-        self._inside, gradient = inside, torch.stack(squares).mean(dim=0).sqrt()
-        mean, spread = _moments(x, inside)
-        ones = [1] * (x.ndim - 2)
-        z = (x - mean.reshape(*mean.shape, *ones)) / spread.exp().reshape(*mean.shape, *ones)
-        # a contrast curve skews the values, another ratio of stains or sequences turns them in the space of channels
-        together = [_mean(z[:, a : a + 1] * z[:, b : b + 1], inside) for a, b in combinations(range(x.shape[1]), 2)]
-        shape = [_mean(z**3, inside), *together]
-        self._image = torch.cat([mean, spread, (gradient + _LEAST).log(), *shape], dim=1)
+        self._inside = (x != 0).any(dim=1, keepdim=True).float()
+        self._image = self._by_channel = _image_features(x, self._inside)
+        if x.shape[1] == 1 and self._modalities > 1 and self._slices:
+            x = x.unflatten(0, (-1, self._modalities, self._slices)).transpose(1, 2).flatten(0, 1).squeeze(2)
+            self._by_channel = _image_features(x, (x != 0).any(dim=1, keepdim=True).float())
+        self.channels = x.shape[1]
 
     def _see(self, name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         x, inside = given[0].detach(), self._inside
@@ -114,7 +113,52 @@ class LayerStatistics:
         if self._image is None or not self.layers or any(name not in self._found for name in self.layers):
             return None
         found = [self._image, *(self._found[name] for name in self.layers)]
-        return [x.unflatten(0, (patients, -1)).mean(dim=1).double().cpu().numpy() for x in found]
+        return [_by_patient(x, patients) for x in found]
+
+    def by_channel(self, patients: int) -> np.ndarray:
+        """Features ``[B, p]`` float64 of the image in the order of :func:`exchange_orders`.
+
+        Where a patient's images are of several modalities (``num_modalities`` of the network, modality by modality),
+        the modalities are the channels; the image's part of :meth:`features` is a mean over them.
+        """
+        if self._by_channel is None:
+            raise ValueError("The network has not been called with an image.")
+        return _by_patient(self._by_channel, patients)
+
+
+def exchange_orders(channels: int) -> dict[tuple[int, int], np.ndarray]:
+    """Of each two channels the order of the image's features that their exchange makes.
+
+    Example:
+        >>> exchange_orders(2)[0, 1].tolist()
+        [1, 0, 3, 2, 5, 4, 7, 6, 8]
+    """
+    pairs = list(combinations(range(channels), 2))
+    found = {}
+    for a, b in pairs:
+        new = [b if c == a else a if c == b else c for c in range(channels)]
+        single = [part * channels + c for part in range(OF_CHANNEL) for c in new]
+        of_two = [OF_CHANNEL * channels + pairs.index((min(new[c], new[d]), max(new[c], new[d]))) for c, d in pairs]
+        found[a, b] = np.array(single + of_two)
+    return found
+
+
+def _image_features(x: Tensor, inside: Tensor) -> Tensor:
+    squares = []
+    for dim in range(2, x.ndim):
+        both = inside.narrow(dim, 1, x.shape[dim] - 1) * inside.narrow(dim, 0, x.shape[dim] - 1)
+        squares.append(_mean(x.diff(dim=dim).square(), both))
+    gradient = torch.stack(squares).mean(dim=0).sqrt()
+    mean, spread = _moments(x, inside)
+    ones = [1] * (x.ndim - 2)
+    z = (x - mean.reshape(*mean.shape, *ones)) / spread.exp().reshape(*mean.shape, *ones)
+    # a contrast curve skews the values, another ratio of stains or sequences turns them in the space of channels
+    together = [_mean(z[:, a : a + 1] * z[:, b : b + 1], inside) for a, b in combinations(range(x.shape[1]), 2)]
+    return torch.cat([mean, spread, (gradient + _LEAST).log(), _mean(z**3, inside), *together], dim=1)
+
+
+def _by_patient(x: Tensor, patients: int) -> np.ndarray:
+    return x.unflatten(0, (patients, -1)).mean(dim=1).double().cpu().numpy()
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

@@ -32,7 +32,12 @@ def set_of(text: str, class_names: Sequence[str]) -> list[bool]:
 
 
 def reason_text(
-    plausible: Sequence[bool] | None, coverage: float, distance: float | None = None, limit: float | None = None
+    plausible: Sequence[bool] | None,
+    coverage: float,
+    distance: float | None = None,
+    limit: float | None = None,
+    exchanged: Sequence[str] = (),
+    covariates: Mapping[str, float] | None = None,
 ) -> str:
     """Why a prediction should not be used as it is; nothing where one class is plausible and the patient is known.
 
@@ -41,6 +46,8 @@ def reason_text(
         coverage: of the sets.
         distance: of the patient from the training patients.
         limit: from which distance on a patient is unlike them.
+        exchanged: names of two modalities that look exchanged.
+        covariates: those that seem to be in another unit, and how many SD they are from the training patients' mean.
 
     Example:
         >>> reason_text([True, True], 0.9, 3.14, 2.2)
@@ -51,15 +58,21 @@ def reason_text(
         reasons.append(f"{'both classes are' if all(plausible) else 'no class is'} plausible at {100 * coverage:g} %")
     if distance is not None and limit is not None and not distance <= limit:
         reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
+    if exchanged:
+        reasons.append(f"{' and '.join(exchanged)} look exchanged")
+    for name, far in (covariates or {}).items():
+        reasons.append(f"{name} is {abs(far):.0f} SD from the training patients' mean: another unit?")
     return SEPARATOR.join(reasons)
 
 
 def shift_text(found: Mapping[str, Any]) -> str:
-    """That patients together are unlike those of the training.
+    """That patients together are unlike those of the training, or have two modalities exchanged.
 
     Example:
         >>> shift_text({"patients": 24, "sd": 1.51, "p": 2e-7})
         'the 24 patients together are unlike the training patients: shifted by 1.5 SD, p < 0.001'
     """
-    together = f"the {found['patients']} patients together are unlike the training patients"
-    return f"{together}: shifted by {found['sd']:.1f} SD, p < 0.001"
+    together = f"the {found['patients']} patients together"
+    if found.get("exchanged"):
+        return f"in {together}, {' and '.join(found['exchanged'])} look exchanged"
+    return f"{together} are unlike the training patients: shifted by {found['sd']:.1f} SD, p < 0.001"

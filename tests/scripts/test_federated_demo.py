@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from shared.bundle.abstention import read_cohort
 from tests.support.script_modules import load_script
 from tests.support.tiny_patches import write_patch_data
 
@@ -50,6 +52,19 @@ def test_the_table_has_all_arms_and_one_site_equals_plain_training(plain):
     assert found["one_site_difference"] == 0
     text = (plain / "federated.md").read_text()
     assert "2 rounds of 1 epochs, averaged by plain" in text and "federated_demo.py" in text
+
+
+@pytest.mark.slow
+def test_each_site_has_the_common_model_and_the_distance_to_its_own_patients(plain):
+    common = torch.load(plain / "federated/model.pt", weights_only=True)
+    means = []
+    for site in ("north", "south", "east"):
+        own = torch.load(plain / f"federated/{site}/model.pt", weights_only=True)
+        assert all(torch.equal(own[key], value) for key, value in common.items())
+        cohort, _ = read_cohort(plain / f"federated/{site}")  # of another model's weights it would be refused
+        assert cohort.patients == len(json.loads((plain / f"data/{site}/datalist.json").read_text())["training"]) / 2
+        means.append(cohort.distances[0].parts["mean"])
+    assert not np.allclose(means[0], means[1], rtol=1e-3) and not (plain / "federated/cohort.npz").exists()
 
 
 @pytest.mark.slow

@@ -502,3 +502,18 @@ def test_label_efficiency_is_a_command_that_its_module_takes(place):
     args = label_efficiency_run.arguments(job.command[3:])
     assert (args.fractions, args.jobs, args.gpus, args.config) == ([1.0], 2, ("0", "1"), ["cpu"])
     assert args.controls == ["forest", "random", "pretrained", "imagenet"] and (job.cwd / args.imagenet).suffix == ".pt"
+
+
+def test_a_command_that_shares_out_jobs_itself_runs_alone(place, monkeypatch, tmp_path):
+    given = ["sscl_crc", "--dataset_dir", str(place / "data"), "--tables", "testing_section", "--jobs", "2"]
+    run = script.StudyRun(script.arguments([*given, "--gpus", "0,1"]))
+    (sharing,) = analyses._efficiency(run, run.study.tables["testing_section"])
+    plain = [analyses.AnalysisJob(f"plain {k}", tmp_path, f"step{k}", ("true",)) for k in range(3)]
+    run.analyses.jobs, seen = {"first": [sharing], "second": [*plain, sharing]}, []
+
+    def recorded(runs, *, total, done, jobs, gpus, **more):
+        seen.append(([one.fold.name for one in runs], total, done, jobs, gpus))
+
+    monkeypatch.setattr(processes, "run_folds", recorded)
+    run.analyse()
+    assert seen == [(["plain 0", "plain 1", "plain 2"], 3, 0, 2, ("0", "1")), ([sharing.name], 1, 0, 1, ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from shared.apps.fl.averaging import fed_avg
 from shared.apps.fl.site import site_algo
-from shared.bundle.record import SPLIT_FILE, read_model, read_split, weights_digest
+from shared.bundle.model import load_model
+from shared.bundle.record import MODEL_FILE, SPLIT_FILE, read_model, read_split, weights_digest
 from shared.bundle.settings import save_settings
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.io import write_json
@@ -141,8 +143,19 @@ class Experiment:
             images = {f"{site}/{stage}": found for site in sites
                       for stage, found in read_split(folder / site).get("images", {}).items()}  # fmt: skip
             write_json(folder / SPLIT_FILE, {"cohort": "", "images": images})
+            for site in sites:
+                self._own_cohort(folder, site, weights)
         save_checkpoint(path, weights if self.stage == "train" else {"network": weights})
         return folder
+
+    def _own_cohort(self, folder: Path, site: str, weights: Mapping[str, Tensor]) -> None:
+        """Leave the common model at a site, with the distance to that site's patients, of whom nothing leaves it."""
+        own = folder / site
+        shutil.copy(folder / MODEL_FILE, own / MODEL_FILE)
+        save_checkpoint(own / self.checkpoint, weights)
+        parser = self.parser(site, own)
+        load_model(own / self.checkpoint, parser.get_parsed_content("network"))
+        parser.get_parsed_content("cohort#stage").run()
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
         """The stage's weights that a folder holds."""

@@ -29,6 +29,11 @@ class AnalysisJob:
     command: tuple[str, ...]
     cwd: Path = ROOT
 
+    @property
+    def shares(self) -> bool:
+        """Whether the command has jobs of its own, so that several at a time would be too many."""
+        return "--jobs" in self.command
+
     def done(self) -> bool:
         """Say whether it need not run."""
         try:
@@ -72,11 +77,11 @@ class Analyses:
         """Jobs of a table that are not done."""
         return [job for job in self.jobs[name] if not job.done()]
 
-    def runs(self) -> Iterator[FoldRun]:
-        """Runs of all jobs that wait."""
+    def runs(self, *, shares: bool) -> Iterator[FoldRun]:
+        """Runs of all jobs that wait and have jobs of their own, or have none."""
         environment = run_environment(self.run.args.threads)
         # tables may share an analysis
-        for job in dict.fromkeys(job for name in self.jobs for job in self.waiting(name)):
+        for job in dict.fromkeys(job for name in self.jobs for job in self.waiting(name) if job.shares == shares):
             job.folder.mkdir(parents=True, exist_ok=True)
             yield FoldRun(job, [(job.step, job.command)], cwd=job.cwd, environment=environment)
 

@@ -304,11 +304,12 @@ class StudyRun:
         """Run the analyses that are not done; their rows are."""
         from shared.apps.experiments.processes import run_folds
 
-        total = sum(len(jobs) for jobs in self.analyses.jobs.values())
-        waiting = sum(len(self.analyses.waiting(name)) for name in self.analyses.jobs)
-        if waiting:
-            options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": "analyses", "unit": "command"}
-            run_folds(self.analyses.runs(), total=total, done=total - waiting, **options)
+        alone = {"jobs": 1, "gpus": ()}  # the command divides both
+        for shares, options in ((False, {"jobs": self.args.jobs, "gpus": self.args.gpus}), (True, alone)):
+            jobs = {job for known in self.analyses.jobs.values() for job in known if job.shares == shares}
+            if waiting := sum(not job.done() for job in jobs):
+                runs, done = self.analyses.runs(shares=shares), len(jobs) - waiting
+                run_folds(runs, total=len(jobs), done=done, name="analyses", unit="command", **options)
 
     def collect(self, *, checks: bool = False) -> None:
         """Results of every row that is done, the tables, with ``checks`` what ``--checks`` asks for, the report."""

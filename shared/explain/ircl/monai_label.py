@@ -243,7 +243,8 @@ class BiomarkerAnswerd(MapTransform):
         network, device = self.explainer.network, self.explainer.device
         with self.abstention.watching():
             network(torch.as_tensor(case["image"])[None].to(device), case["covariates"][None].to(device))
-            row = self.abstention.columns([found["probability"]], self.explainer.class_names)[0]
+            known = [case["covariates"]]
+            row = self.abstention.columns([found["probability"]], self.explainer.class_names, covariates=known)[0]
         return {key: None if value == "" else value for key, value in row.items()}
 
     def _labels(

@@ -205,7 +205,7 @@ class IRCLClassifier(nn.Module):
             raise ValueError(f'answer must be "prototype" or, where `additive` is given, "additive"; got {answer!r}.')
         self.views, self.answer = views, answer
         total = num_biomarkers * num_modalities if per_modality else num_biomarkers
-        self.num_images = num_images
+        self.num_images, self.num_modalities = num_images, num_modalities
         self.encoder = IRCLEncoder(channels, embedding_dim=embedding_dim).requires_grad_(False)
         self.register_buffer("biomarkers", torch.zeros(total, embedding_dim))
         self.predictor = PrototypeTransformer(

@@ -318,6 +318,12 @@ BAD = {
         r"P4: covariate 'age' must be a finite number, got inf",
     ),
     "covariate a word": (set_case(4, covariates={"age": "44"}), {"covariates": ["age"]}, r"P4: covariate 'age'.*'44'"),
+    "name that leaves the folder": (
+        set_case(4, patient="../P4"),
+        {},
+        r"\.\./P4: a patient's name begins the names of files: it holds no / or \\",
+    ),
+    "name of dots": (set_case(4, patient=".."), {}, r"\.\.: a patient's name begins the names of files"),
     "no name": (set_case(4, patient=None), {}, r"training\[4\]: a case is an object with the patient's name"),
     "classes": (
         lambda f: f.content.update(classes=["a", "b", "c"]),
@@ -408,6 +414,17 @@ def test_inference_with_an_empty_testing_section(folder):
         del case["label"]
     folder.read(labels_required=False)
     assert len(cases_for_inference(folder.root)) == 8
+    folder.content["training"] = []
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    with pytest.raises(DataError, match="nothing to predict, split 'testing' is empty"):
+        cases_for_inference(folder.root)
+
+
+def test_inference_tells_the_section_in_which_a_patient_is_listed_twice(folder):
+    folder.content["testing"].append(folder.content["testing"][0])
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    with pytest.raises(DataError, match=r"P8: appears 2 times in the testing section"):
+        cases_for_inference(folder.root)
 
 
 def test_neither_torch_nor_monai_is_imported():

@@ -30,12 +30,20 @@ def images(count, seed, *, gain=1.0, noise=0.0):
     return gain * image + noise * torch.randn(count, 3, 24, 24, generator=random)
 
 
+KNOWN = None  # covariates of the patients
+
+
 def cases(image):
-    return [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+    found = [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+    return found if KNOWN is None else [{**case, "covariates": x} for case, x in zip(found, KNOWN, strict=True)]
 
 
 def batch_of(some):
-    return {"image": torch.stack([case["image"] for case in some]), "patient": [case["patient"] for case in some]}
+    more = {} if KNOWN is None else {"covariates": torch.stack([case["covariates"] for case in some])}
+    return more | {
+        "image": torch.stack([case["image"] for case in some]),
+        "patient": [case["patient"] for case in some],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +110,42 @@ def test_patients_together_are_told_to_be_shifted_where_each_alone_passes(networ
     assert all("the 20 patients together are unlike the training patients" in row["reason"] for row in rows)
     found = json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]
     assert found["patients"] == 20 and found["sd"] > 0.5 and found["p"] < 0.001
+
+
+def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(network, tmp_path):
+    gains = torch.tensor([1.0, 0.6, 1.0])[:, None, None]
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these", "modalities": ["T1", "T2", "FLAIR"]}))
+    stage(network, tmp_path, images(60, 0) * gains).run()
+    new = images(20, 8) * gains
+    same = predicted(network, tmp_path, new, tmp_path)
+    assert not any("exchanged" in row["reason"] for row in same)
+    rows = predicted(network, tmp_path, new[:, [1, 0, 2]], tmp_path)
+    assert all(row["reason"].endswith("in the 20 patients together, T1 and T2 look exchanged") for row in rows)
+    alone = [row for row in rows if "T1 and T2 look exchanged; in the 20" in row["reason"]]
+    assert len(alone) >= 18 and {row["out_of_cohort"] for row in alone} == {"1"}
+    assert json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]["exchanged"] == ["T1", "T2"]
+    one = predicted(network, tmp_path, new[:1, [0, 2, 1]], tmp_path)  # one patient is enough
+    assert "T2 and FLAIR look exchanged" in one[0]["reason"]
+    # the file of a version before knows the distance only
+    with np.load(tmp_path / "cohort.npz") as file:
+        older = {name: file[name] for name in file.files if "channel" not in name and name != "covariates"}
+    np.savez(tmp_path / "cohort.npz", **older)
+    older = predicted(network, tmp_path, new[:2, [1, 0, 2]], tmp_path)
+    assert all(row["out_of_cohort"] in "01" and "exchanged" not in row["reason"] for row in older)
+
+
+def test_a_covariate_in_another_unit_is_flagged_and_an_unknown_one_is_not(network, tmp_path, monkeypatch):
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these", "covariates": ["age", "sex"]}))
+    known = torch.stack([torch.linspace(20, 90, 60), (torch.arange(60) == 7).float()], dim=1)
+    known[3, 0] = torch.nan
+    monkeypatch.setitem(globals(), "KNOWN", known)
+    stage(network, tmp_path, images(60, 0)).run()
+    months = torch.tensor([[55.0, 1.0], [700.0, 0.0], [torch.nan, 0.0]])
+    monkeypatch.setitem(globals(), "KNOWN", months)
+    rows = predicted(network, tmp_path, images(3, 1), tmp_path)
+    assert [row["out_of_cohort"] for row in rows] == ["0", "1", "0"]
+    far = (700 - known[:, 0].nanmean()) / known[~known[:, 0].isnan(), 0].std(correction=0)
+    assert rows[1]["reason"] == f"age is {far:.0f} SD from the training patients' mean: another unit?"
 
 
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):

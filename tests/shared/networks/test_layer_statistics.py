@@ -1,10 +1,12 @@
 """Means and spreads of a network's layers, taken while it computes."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from shared.networks import IRCLEncoder, LayerStatistics, SSCLClassifier
+from shared.networks import IRCLClassifier, IRCLEncoder, LayerStatistics, SSCLClassifier
+from shared.networks.layer_statistics import exchange_orders
 
 
 def watched(network, image, patients, layers=None):
@@ -70,6 +72,47 @@ def by_patient(values, weight):
         spread = [np.sqrt(((c - m) ** 2 * places).sum() / places.sum()) for c, m in zip(maps, mean, strict=True)]
         rows.append([*mean, *np.log(np.array(spread) + 1e-3)])
     return np.reshape(rows, (2, 3, -1)).mean(axis=1)
+
+
+def tiny_ircl():
+    return IRCLClassifier(
+        6, 2, num_modalities=3, channels=(4, 6), embedding_dim=8, dim=8, num_layers=1, num_heads=2, mlp_dim=8
+    )
+
+
+def test_modalities_are_the_image_s_channels_and_their_layers_are_one():
+    torch.manual_seed(0)
+    image = torch.rand(5, 6, 16, 16)  # three modalities of two slices
+    image[:, 2:4] = image[:, :2] ** 2
+    network = tiny_ircl().eval()
+    with LayerStatistics(network) as seen, torch.no_grad():
+        network(image)
+    found, (mean, *layers) = seen.by_channel(5), seen.features(5)
+    stacks = image.unflatten(1, (3, 2)).transpose(1, 2).flatten(0, 1)
+    channels = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    np.testing.assert_allclose(found, watched(channels, stacks, 5)[0][0], rtol=1e-5)
+    assert found.shape == (5, 4 * 3 + 3) and [part.shape for part in layers] == [(5, 8), (5, 12)]
+    np.testing.assert_allclose(mean, found[:, :12].reshape(5, 4, 3).mean(axis=2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("modalities", [False, True])
+def test_an_exchange_of_two_channels_reorders_the_image_s_features(modalities):
+    torch.manual_seed(0)
+    image = torch.rand(4, 3, 2, 16, 16) * torch.tensor([1.0, 2.0, 3.0])[:, None, None, None]
+    network = tiny_ircl() if modalities else nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+
+    def of(x):
+        with LayerStatistics(network.eval()) as seen, torch.no_grad():
+            network(x.flatten(1, 2) if modalities else x)
+        return seen.by_channel(4)
+
+    orders = exchange_orders(3)
+    assert list(orders) == [(0, 1), (0, 2), (1, 2)]
+    for (a, b), order in orders.items():
+        other = image.clone()
+        other[:, [a, b]] = image[:, [b, a]]
+        assert not np.allclose(of(image), of(other), rtol=1e-2)
+        np.testing.assert_allclose(of(image)[:, order], of(other), rtol=1e-4, atol=1e-5)
 
 
 def test_a_patient_does_not_depend_on_the_batch():

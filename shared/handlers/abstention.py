@@ -84,7 +84,7 @@ class Abstention:
         made_of, answer = (conformal or {}).get("answer"), getattr(self.network, "answer", None)
         if made_of and answer and made_of != answer:
             logger.warning("The sets were calibrated on the answer %s, this one is %s: no sets.", made_of, answer)
-            self._scores = self.thresholds = None
+            self.without_sets()
         self._cohort = self._seen = None
         self._images = []
         if cohort is None:
@@ -93,6 +93,10 @@ class Abstention:
         self._cohort, layers = cohort
         self._limit = ((conformal or {}).get("distance") or {"limit": 1.0})["limit"]
         self._seen = LayerStatistics(self.network, layers).__enter__()
+
+    def without_sets(self) -> None:
+        """Leave the sets empty: what is predicted is not what they were calibrated on."""
+        self._scores = self.thresholds = None
 
     def _clear(self, engine: Engine) -> None:
         if self._seen is not None:

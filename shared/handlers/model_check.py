@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OF_THE_ANSWER = ("views", "average")  # they change no weight: what of an image's views is averaged
+OLDER = {"average": "probabilities"}  # of a model.json without them
 WIDER = 0.05  # by which the tissue of a patch may be wider or narrower than of the training's
 
 
@@ -51,11 +53,21 @@ class ModelCheck:
         self.digests = Digests(cache_folder(dataset_dir))
         self._seen: dict[str, str] | None = None
 
+    @property
+    def switched(self) -> dict[str, Any]:
+        """Settings of the answer in use that are not the model's own, which change no weight."""
+        model = {**OLDER, **read_model(self.ckpt_dir)}
+        if "tiles" in model:  # a model of slides was trained on features that were averaged so
+            return {}
+        compared = [key for key in OF_THE_ANSWER if key in model and key in self.used]
+        return {key: self.used[key] for key in compared if self.used[key] != model[key]}
+
     def run(self) -> None:
         """Refuse what is not the model's; call it before anything is computed.
 
         Raises:
-            CheckpointError: no ``model.json`` beside ``model.pt``, or other settings than the model's.
+            CheckpointError: no ``model.json`` beside ``model.pt``, or other settings than the model's, but for those of
+                its answer (``OF_THE_ANSWER``).
             DataError: patients to evaluate whom the model was trained on; patches of another width.
         """
         from_main(self._run)
@@ -70,7 +82,15 @@ class ModelCheck:
                 "run the last stage again (--run_id train_run)."
             )
         model = read_model(self.ckpt_dir)
-        refuse_others(path, model, self.used)
+        switched = self.switched
+        refuse_others(path, model, {key: value for key, value in self.used.items() if key not in switched})
+        for key, value in switched.items():
+            logger.warning(
+                "%s is %s, the model's own is %s: sets and thresholds, which are of its own, are left out.",
+                key,
+                value,
+                {**OLDER, **model}[key],
+            )
         self._compare_width(model)
         if self.split is None:
             self.seen()

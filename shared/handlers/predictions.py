@@ -81,6 +81,8 @@ class SavePredictions:
         self.rows = []
         if self.check is not None and from_main(self.check.known):
             self.seen = from_main(self.check.seen)
+        if self.abstention is not None and self.check is not None and self.check.switched:
+            self.abstention.without_sets()
 
     def collect(self, engine: Engine) -> None:
         """Keep the batch's probabilities."""

@@ -133,10 +133,36 @@ def test_the_sum_of_the_additive_map_is_the_answer_and_an_older_model_keeps_its_
     parsed = workflow("train", "cpu", "evaluate", data=patches, out=tmp_path, run_id="evaluate", **SMALL)
     parsed.initialize()
     assert parsed.parser.get_parsed_content("validate#inferer").average == "probabilities"
-    with pytest.raises(RuntimeError) as caught:
-        options = {"average": "probabilities", "run_id": "evaluate", **SMALL}
-        workflow("train", "cpu", "evaluate", data=patches, out=trained, **options).run()
-    assert 'average is "probabilities", the model was trained with "logits"' in str(cause(caught.value))
+
+
+def test_views_of_a_trained_model_are_a_key_of_evaluation_inference_and_explanation(trained, patches, tmp_path):
+    given = {"views": 1, "bf16": False, "ckpt_dir": str(trained / "models")}
+    for run_id, configs, kind in (
+        ("evaluate", ("train", "evaluate"), "train"),
+        ("explain", ("train", "explain"), "train"),
+        ("run", ("inference",), "infer"),
+    ):
+        places = {"data": patches, "out": tmp_path, "output_dir": str(tmp_path / run_id)}
+        workflow(*configs, **places, kind=kind, run_id=run_id, **given).run()
+    parsed = workflow("inference", data=patches, out=tmp_path, kind="infer", **given)
+    parsed.initialize()
+    network = parsed.parser.get_parsed_content("network").eval()
+    network.load_state_dict(weights(trained / "models/model.pt"))
+    batches = parsed.parser.get_parsed_content("evaluator").data_loader
+    prepare = parsed.parser.get_parsed_content("evaluator#prepare_batch")
+    with torch.no_grad():
+        expected = [network(prepare(batch, torch.device("cpu"), True)[0]).softmax(1)[:, 1] for batch in batches]
+    expected = torch.cat(expected).tolist()
+    for run_id in ("evaluate", "run"):
+        found = [float(row["probability"]) for row in rows(tmp_path / run_id / "predictions.csv")]
+        assert found == pytest.approx(expected, abs=1e-5)
+    explained = {row["image"]: float(row["margin"]) for row in rows(tmp_path / "explain/explanations.csv")}
+    assert [max(1 / (1 + math.exp(-m)), 0.5) for m in explained.values()] == pytest.approx(
+        [max(p, 1 - p) for p in expected], abs=1e-5
+    )
+    workflow("train", "evaluate", data=patches, out=trained, run_id="evaluate", bf16=False).run()
+    own = [float(row["probability"]) for row in rows(trained / "eval/predictions.csv")]
+    assert max(abs(a - b) for a, b in zip(own, expected, strict=True)) > 1e-4
 
 
 def test_grad_cam_stays_a_key(trained, patches, tmp_path):
@@ -260,12 +286,11 @@ def test_evaluation_takes_the_models_own_settings_and_no_overlay_is_needed(train
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [("views", 1, "views is 1"), ("size", 32, "size is 32")])
-def test_evaluation_with_other_settings_is_refused(trained, patches, tmp_path, key, value, words):
-    given = SMALL | {key: value, "output_dir": str(tmp_path), "run_id": "evaluate"}
+def test_evaluation_with_other_settings_is_refused(trained, patches, tmp_path):
+    given = SMALL | {"size": 32, "output_dir": str(tmp_path), "run_id": "evaluate"}
     with pytest.raises(Exception) as raised:
         workflow("train", "cpu", "evaluate", data=patches, out=trained, **given).run()
-    assert words in str(cause(raised.value)) and "the model was trained with" in str(cause(raised.value))
+    assert "size is 32" in str(cause(raised.value)) and "the model was trained with" in str(cause(raised.value))
     assert not (tmp_path / "predictions.csv").exists()
 
 

@@ -2,10 +2,14 @@
 
 import csv
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 
+from shared.apps.preparation import slides as module
 from shared.apps.preparation.slides import drawn
 from shared.data import PatchDatalist
 from shared.data.patches.reading import read_patch
@@ -169,3 +173,81 @@ def test_another_run_leaves_its_own_tiles_alone_and_a_failed_one_the_former(coho
     with (cohort.output / "tiles.csv").open() as file:
         assert {row["image"].removeprefix("tiles/") for row in csv.DictReader(file)} == listed
     assert not (cohort.output / ".cutting").exists()
+
+
+def killed_in_the_third_slide(cohort):
+    """Run, and die by SIGKILL while the third slide is cut."""
+    opened, tiles = [], module.Slides._tiles
+
+    def dying(self, slide, reader):
+        opened.append(slide)
+        for number, tile in enumerate(tiles(self, slide, reader)):
+            if len(opened) == 3 and number == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield tile
+
+    module.Slides._tiles = dying
+    cohort.run()
+
+
+def contents(folder):
+    files = [*(folder / "tiles").iterdir(), folder / "tiles.csv", folder / "datalist.json"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the slides that are opened or hashed."""
+    names, open_slide, digest = set(), module.open_slide, module.Digests.__call__
+
+    def told(path, then):
+        if "tiles" not in path.parts:
+            names.add(path.name)
+        return then()
+
+    monkeypatch.setattr(module, "open_slide", lambda path: told(path, lambda: open_slide(path)))
+    monkeypatch.setattr(module.Digests, "__call__", lambda self, path: told(path, lambda: digest(self, path)))
+    return names
+
+
+def test_a_killed_run_goes_on_after_the_last_whole_slide(cohort, read):
+    assert cohort.run() == 0
+    whole = contents(cohort.output)
+    cohort.output = cohort.output.with_name("again")
+    process = multiprocessing.get_context("fork").Process(target=killed_in_the_third_slide, args=(cohort,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (cohort.output / "datalist.json").exists()
+    assert len(list((cohort.output / ".cutting/tiles").glob("s2_*.png"))) == 2
+    read.clear()
+    assert cohort.run() == 0 and read == {"s2.png", "s3.ome.tif"}
+    assert contents(cohort.output) == whole and not (cohort.output / ".cutting").exists()
+    # as where it was killed while tiles were moved: no manifest says whose they are
+    (cohort.output / "manifest.json").unlink()
+    assert cohort.run() == 0 and contents(cohort.output) == whole
+    (cohort.output / "manifest.json").unlink()
+    next((cohort.output / "tiles").iterdir()).write_bytes(b"somebody's")
+    assert cohort.run() == 2
+
+
+def test_what_changed_since_a_run_that_stopped_is_cut_anew(cohort, read):
+    refused = ("--folds", "9")  # at the end: there are four patients
+    assert cohort.run(*refused) == 2 and len(read) == 4
+    pixels = stained(512, 640, box=BOX, seed=9)
+    write_ome(cohort.folder / "more/s1.ome.tif", np.repeat(np.repeat(pixels, 2, 0), 2, 1), 0.5, levels=(2, 4))
+    cohort.rows[3]["label"] = "HP"
+    cohort.rows.pop(0)
+    read.clear()
+    assert cohort.run(*refused) == 2 and read == {"s1.ome.tif", "s3.ome.tif"}
+    read.clear()
+    assert cohort.run("--folds", "0") == 0 and not read
+    entries = cohort.datalist()["training"]
+    assert {(entry["patient"], entry["label"]) for entry in entries} == {("P1", 0), ("P2", 1), ("P3", 0)}
+    for entry in (entry for entry in entries if entry["patient"] == "P1"):
+        y, x = (int(part) // 2 for part in entry["image"].removesuffix(".png").rsplit("_y", 1)[1].split("_x"))
+        tile = read_patch(cohort.output / entry["image"]).transpose(1, 2, 0)
+        assert np.array_equal(tile, pixels[y : y + 64, x : x + 64])
+    assert {path.name for path in (cohort.output / "tiles").iterdir()} == {e["image"][6:] for e in entries}
+    assert cohort.run(*refused) == 2
+    read.clear()
+    assert cohort.run("--folds", "0", "--min-tissue", "0.5") == 0 and len(read) == 3

@@ -300,6 +300,17 @@ def test_an_analysis_that_failed_or_was_cut_off_runs_again(tmp_path):
     assert job.done()
 
 
+def test_an_analysis_that_went_without_weights_runs_again_once_they_are_there(tmp_path):
+    job, weights = analyses.AnalysisJob("a/b", tmp_path, "b", ("true",)), tmp_path / "imagenet resnet50.pt"
+    told = label_efficiency_run.NO_WEIGHTS.format(weights)
+    (tmp_path / "b.log").write_text(f"$ true\n{told}\nmore\n# ended after 1.0 s\n")
+    assert job.done()
+    weights.touch()
+    assert not job.done()
+    (tmp_path / "b.log").write_text("$ true\nmore\n# ended after 1.0 s\n")
+    assert job.done()
+
+
 def test_report_says_what_is_not_done(place, capsys):
     script.main(options(place, "nothing", "--report"))
     status = {row["title"]: row["status"] for row in table(place / "nothing/tables/table_2.csv")}

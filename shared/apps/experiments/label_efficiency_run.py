@@ -31,6 +31,7 @@ from shared.io import write_csv, write_json, write_text
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
 ARMS = ("pretrained", "scratch")
 MARK = "control.json"  # weights of a control that is done
+NO_WEIGHTS = "There is no file {}: no control with ImageNet weights"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -220,7 +221,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     command = shlex.join(["python", "-m", "shared.apps.experiments.label_efficiency_run", *args.argv])
     imagenet = cwd / args.imagenet
     if "imagenet" in args.controls and not imagenet.is_file():
-        print(f"There is no file {imagenet}: no control with ImageNet weights")
+        print(NO_WEIGHTS.format(imagenet))
         args.controls = [control for control in args.controls if control != "imagenet"]
     write_experiment(output, title=args.title, command=command, settings=settings)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)

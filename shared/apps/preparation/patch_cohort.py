@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import filecmp
 import math
 import os
 import re
@@ -30,6 +31,7 @@ SMALLEST = 32  # pixels, side of a tile
 CROPPED = "square"  # folder of the output
 CUT = ("tiles", "masks")  # likewise
 TILES = "tiles.csv"
+FINISHED = "finished"  # folder of the hidden one: what a run that is stopped hands on
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +89,12 @@ def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namesp
 
 
 @contextmanager
-def cutting(output: Path) -> Iterator[Path]:
-    """A hidden folder of the output to cut tiles into; gone afterwards: a run that stops changes nothing.
+def cutting(output: Path, *, resume: bool = False) -> Iterator[Path]:
+    """A hidden folder of the output to cut tiles into; gone afterwards: a run that stops changes nothing else.
+
+    Args:
+        output: of the tiles.
+        resume: begin with what a run that was stopped left; it stays once ``FINISHED`` is in it.
 
     Raises:
         DataError: the output is a file.
@@ -96,12 +102,18 @@ def cutting(output: Path) -> Iterator[Path]:
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; give a folder as --output")
     new, folder = not output.exists(), output / ".cutting"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir(parents=True)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = False
     try:
         yield folder
+    except BaseException:
+        kept = (folder / FINISHED).exists()
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
         if new:
             with suppress(OSError):  # it holds what was made
                 output.rmdir()
@@ -119,7 +131,10 @@ def place_tiles(cut: Path, output: Path, sources: Path) -> None:
     """
     former = _cut_before(output)
     cut_now = [path.relative_to(cut) for path in sorted(cut.rglob("*")) if path.is_file()]
-    if kept := [path.as_posix() for path in cut_now if (output / path).exists() and output / path not in former]:
+    cut_now = [path for path in cut_now if path.parts[0] != FINISHED]
+    there = [path for path in cut_now if (output / path).exists() and output / path not in former]
+    # the same content: of a run that was killed while it moved its tiles
+    if kept := [path.as_posix() for path in there if not filecmp.cmp(cut / path, output / path, shallow=False)]:
         raise DataError(
             f"{output}: {some(kept)} would be written, but there is one that an earlier run did not write so; "
             "move it away"

@@ -13,7 +13,9 @@ scanner's name and images of glass labels are not copied.
 
 OUTPUT holds tiles/*.png, tiles.csv (a row a tile: place, tissue, label), datalist.json (which tells the training the
 pixel size) and manifest.json, in place of the tiles of an earlier run there, other files stay. All problems are listed
-at once; nothing is written then. New slides need no preparation: inference reads them (--slides).
+at once; nothing is written then. A run that was stopped goes on after the last slide that it finished (kept in
+OUTPUT/.cutting); a slide is cut anew where it, its row, its annotations or an option changed. New slides need no
+preparation: inference reads them (--slides).
 
     python scripts/prepare_slides.py /data/wsi /data/wsi/slides.csv --output data/wsi --mpp 0.5 --tile-um 112
     python scripts/prepare_slides.py /data/wsi /data/wsi/slides.csv --output data/wsi --mpp 0.5 --annotations \\
@@ -23,6 +25,7 @@ at once; nothing is written then. New slides need no preparation: inference read
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +35,14 @@ import numpy as np
 from PIL import Image
 
 from shared.apps.preparation.files import positive_int, run_script, script_parser
-from shared.apps.preparation.patch_cohort import TILES, PatchSet, check_tile_options, cutting, tile_options
+from shared.apps.preparation.patch_cohort import (
+    FINISHED,
+    TILES,
+    PatchSet,
+    check_tile_options,
+    cutting,
+    tile_options,
+)
 from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
 from shared.data.slides.grid import TileGrid, tile_grid
@@ -41,11 +51,13 @@ from shared.data.slides.tissue import find_tissue, tissue_shares
 from shared.data.tables import read_table, some
 from shared.digests import Digests
 from shared.errors import DataError
-from shared.io import atomic_path, write_csv
+from shared.io import atomic_path, read_json_object, write_csv, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CUT_BY = ("mpp", "tile_um", "overlap", "min_tissue", "max_ink", "overview_mpp", "max_tiles", "seed", "coverage")
+CUT_BY += ("keep_unlabelled",)
 COLUMNS = ("image", "slide", "patient", "x", "y", "level", "tissue", "label")
 
 
@@ -210,22 +222,18 @@ class Slides:
         table: list[dict[str, Any]] = []
         report: dict[str, dict[str, Any]] = {}
         bare = []
+        finished = self._finished(folder)
+        if finished:
+            print(f"{len(finished)} of {len(self.slides)} slides were cut before")
         for slide in tqdm(self.slides, desc="cutting", unit="slide"):
-            before = len(table)
-            with open_slide(slide.file.path) as reader:
-                for entry, row, pixels in self._tiles(slide, reader):
-                    with atomic_path(folder / entry["image"]) as temporary:
-                        Image.fromarray(pixels).save(temporary, "PNG")
-                    parts["training" if "label" in entry else "unlabelled"].append(entry)
-                    table.append(row)
-            tiles = len(table) - before
+            found = finished.get(slide.file.name) or self._cut(slide, folder)
+            for entry, row in found["tiles"]:
+                parts["training" if "label" in entry else "unlabelled"].append(entry)
+                table.append(row)
+            tiles = len(found["tiles"])
             if not tiles:
                 bare.append(slide.file.inner)
-            report[slide.file.inner] = {
-                "sha256": self.digests(slide.file.path),
-                "pixel_um": slide.file.mpp,
-                "tiles": tiles,
-            }
+            report[slide.file.inner] = {"sha256": found["sha256"], "pixel_um": slide.file.mpp, "tiles": tiles}
         if bare:
             self.not_taken["slides without a tile of tissue and label"] = bare
         if not parts["training"]:
@@ -234,6 +242,43 @@ class Slides:
                 "slides: look at their tissue, annotations and sizes of a pixel"
             )
         return parts, table, report
+
+    def _cut(self, slide: Annotated, folder: Path) -> dict[str, Any]:
+        """Write the tiles of a slide and, last, what a later run goes on from."""
+        found: dict[str, Any] = {"settings": self._settings(slide), "tiles": []}
+        with open_slide(slide.file.path) as reader:
+            for entry, row, pixels in self._tiles(slide, reader):
+                with atomic_path(folder / entry["image"]) as temporary:
+                    Image.fromarray(pixels).save(temporary, "PNG")
+                found["tiles"].append((entry, row))
+        found["sha256"] = self.digests(slide.file.path)
+        write_json(folder / FINISHED / f"{slide.file.name}.json", found)
+        return found
+
+    def _finished(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Slides that an earlier run finished as they are asked for now, by name; what else it left is removed."""
+        finished, kept = {}, set()
+        for slide in self.slides:
+            path = folder / FINISHED / f"{slide.file.name}.json"
+            found = read_json_object(path, "slide") if path.is_file() else {}
+            tiles = {folder / entry["image"] for entry, _ in found.get("tiles", ())}
+            if found.get("settings") == self._settings(slide) and all(tile.is_file() for tile in tiles):
+                finished[slide.file.name] = found
+                kept |= {path, *tiles}
+        for path in [path for path in folder.rglob("*") if path.is_file() and path not in kept]:
+            path.unlink()
+        return finished
+
+    def _settings(self, slide: Annotated) -> dict[str, Any]:
+        """What the tiles of a slide depend on."""
+        stat, options = slide.file.path.stat(), vars(self.options)
+        shapes = json.dumps([(label, slide.shapes[label]) for label in sorted(slide.shapes)], default=np.ndarray.tolist)
+        return {
+            "file": {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns},
+            "slide": [slide.file.inner, slide.file.mpp, slide.patient, slide.label],
+            "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
+            "tiles": {key: options[key] for key in CUT_BY},
+        }
 
     def _tiles(self, slide: Annotated, reader: SlideReader):
         """Entry of the datalist, row of the table and pixels of every tile that is taken."""
@@ -292,7 +337,7 @@ def prepare(options: argparse.Namespace) -> None:
             "taken for slides; give another"
         )
     slides = Slides(options)
-    with cutting(options.output) as folder:
+    with cutting(options.output, resume=True) as folder:
         parts, table, report = slides.write_tiles(folder)
         write_csv(folder / TILES, table, COLUMNS)
         who = "column 'patient' tells them apart"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.apps import ROOT
+from shared.apps.experiments.label_efficiency_run import NO_WEIGHTS
 from shared.apps.experiments.processes import RUN_BUNDLE, SECONDS, FoldRun, bundle_arguments, run_environment
 from shared.errors import DataError
 from shared.reports.sections import write_section
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnalysisJob:
-    """One command of an analysis; its log says whether this command has ended well."""
+    """One command of an analysis; its log says whether this command has ended well, with all weights there are now."""
 
     name: str
     folder: Path
@@ -40,7 +42,9 @@ class AnalysisJob:
             text = (self.folder / f"{self.step}.log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return False
-        return text.startswith(f"$ {shlex.join(self.command)}\n") and bool(SECONDS.search(text))
+        went_without = re.search(re.escape(NO_WEIGHTS).replace(r"\{\}", "(.+)"), text)
+        arrived = went_without is not None and Path(went_without[1]).is_file()
+        return text.startswith(f"$ {shlex.join(self.command)}\n") and bool(SECONDS.search(text)) and not arrived
 
     def rows(self) -> list[dict]:
         """Nothing, once it has ended."""

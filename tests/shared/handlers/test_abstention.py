@@ -12,7 +12,7 @@ from torch import nn
 from shared.bundle.abstention import read_cohort
 from shared.engines import CohortStage, PreparePatches
 from shared.errors import CheckpointError, DataError
-from shared.handlers import Abstention, SavePredictions
+from shared.handlers import Abstention, ModelCheck, SavePredictions
 from shared.metrics.conformal import class_scores
 from shared.networks import LayerStatistics
 
@@ -70,7 +70,7 @@ def stage(network, folder, image, **common):
     return CohortStage(network, common, ckpt_dir=folder, dataloader=loader, prepare_batch=PreparePatches())
 
 
-def predicted(network, model, image, folder, *, batch=8, coverage=0.9):
+def predicted(network, model, image, folder, *, batch=8, coverage=0.9, check=None):
     """Rows of predictions.csv, as an evaluator leaves it."""
 
     def process(engine, part):
@@ -81,7 +81,7 @@ def predicted(network, model, image, folder, *, batch=8, coverage=0.9):
 
     engine, given = Engine(process), cases(image)
     abstention = Abstention(model, network, coverage=coverage)
-    SavePredictions(folder, bootstrap=20, abstention=abstention).attach(engine)
+    SavePredictions(folder, bootstrap=20, abstention=abstention, check=check).attach(engine)
     engine.run([given[k : k + batch] for k in range(0, len(given), batch)], max_epochs=1)
     assert not any(module._forward_pre_hooks for module in network.modules())
     with (folder / "predictions.csv").open(newline="") as file:
@@ -210,6 +210,19 @@ def test_sets_of_another_answer_are_not_told(network, tmp_path, monkeypatch, cap
         rows = predicted(network, tmp_path, images(4, 5), tmp_path)
         assert all(bool(row["set"]) == told for row in rows)
     assert "calibrated on the answer graph, this one is additive" in caplog.text
+
+
+def test_sets_of_other_views_are_not_told(network, tmp_path):
+    scores = [{"patients": 60, "scores": [0.6], "weights": [1.0]}] * 2
+    content = {"weights": "", "scores": scores, "distance": None, "thresholds": {"Youden": 0.25}}
+    (tmp_path / "conformal.json").write_text(json.dumps(content))
+    (tmp_path / "model.json").write_text(json.dumps({"views": 8}))
+    for views, told in ((8, True), (1, False)):
+        check = ModelCheck(tmp_path, used={"views": views})
+        rows = predicted(network, tmp_path, images(4, 1), tmp_path / str(views), check=check)
+        assert all(bool(row["set"]) == told for row in rows)
+        metrics = json.loads((tmp_path / str(views) / "metrics.json").read_text())
+        assert ("Youden" in str(metrics)) == told
 
 
 @pytest.mark.parametrize("name", ["cohort.npz", "conformal.json"])

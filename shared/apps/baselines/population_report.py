@@ -14,26 +14,14 @@ from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference,
 from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
 
 # a method and what it has to beat
+_JOINED = ("{0}_no_edges", "{0}_random_edges", "logistic{1}", "logistic_tuned{1}", "svm{1}", "mlp{1}")
 COMPARED = {
-    "gat": (
-        "gat_no_edges",
-        "gat_random_edges",
-        "gat_paper",
-        "logistic",
-        "logistic_tuned",
-        "svm",
-        "mlp",
-        "covariates",
-        "grade_covariates",
-    ),
-    "gat_covariates": (
-        "gat_covariates_no_edges",
-        "gat_covariates_random_edges",
-        "logistic_covariates",
-        "logistic_tuned_covariates",
-        "covariates",
-        "grade_covariates",
-    ),
+    f"gat{suffix}": (*(name.format(f"gat{suffix}", suffix) for name in _JOINED), *others)
+    for suffix, others in {
+        "": ("gat_paper", "covariates", "grade_covariates"),
+        "_covariates": ("covariates", "grade_covariates"),
+        "_grade_covariates": ("covariates", "grade_covariates"),
+    }.items()
 }
 DRAWN = ("gat", "gat_no_edges", "gat_paper", "logistic", "gat_covariates", "logistic_covariates", "grade_covariates")
 HOW = (

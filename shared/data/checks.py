@@ -361,7 +361,16 @@ class DatalistCheck(SectionCheck):
         patient = nfc(entry["patient"])  # two spellings of one name are one patient
         case = {**entry, "patient": patient}
         images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
-        if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
+        lacking = [row for row, path in enumerate(images) if not path] if isinstance(images, list) else []
+        if lacking and all(path is None or isinstance(path, str) for path in images):
+            names = self.content.get("modalities")
+            names = names if isinstance(names, list) and len(names) == len(images) else []
+            said = ", ".join(str(names[row]) if names else f"image {row + 1}" for row in lacking)
+            self.problems.append(
+                f"{patient}: has no {said}; every modality that is trained with is needed: add it or leave the patient out"
+            )
+            images = []
+        elif not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
             self.problems.append(f"{patient}: 'image' must be a path or a list of paths, got {images!r}")
             images = []
         elif self.expected is None:

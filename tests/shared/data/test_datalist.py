@@ -272,6 +272,7 @@ BAD = {
     ),
     "flat affine": (flatten_affine, {}, r"P2: .*no valid orientation"),
     "shortened": (truncate, {}, r"P0: .*shorter than its header"),
+    "a modality is missing": (set_case(3, image=["P3/t1.nii.gz", None]), {}, r"^P3: has no T2; every modality"),
     "one modality fewer": (set_case(3, image=["P3/t1.nii.gz"]), {}, r"P3: has 1 images, 2 are expected.*T1, T2"),
     "number of modalities": (lambda f: None, {"num_modalities": 3}, r"has 2 modalities \(T1, T2\).* expects 3"),
     "no image": (set_case(3, image=None), {}, r"P3: 'image' must be a path or a list"),

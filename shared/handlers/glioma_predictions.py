@@ -103,8 +103,14 @@ class SaveGliomaPredictions(SavePredictions):
         self._outputs, self._covariates = [], []
 
     def collect(self, engine: Engine) -> None:
-        """Keep the batch's probabilities, and the covariates."""
+        """Keep the batch's probabilities, which sequences each patient lacks, and the covariates."""
+        first = len(self.rows)
         super().collect(engine)
+        for row, case in zip(self.rows[first:], engine.state.batch, strict=True):
+            if "lacking" in case:
+                said = f"predicted without {case['lacking']}" if case["lacking"] else ""
+                reason = SEPARATOR.join(filter(None, [row.get("reason", ""), said]))
+                row |= {"lacking": case["lacking"], "reason": reason}
         if self.network.population.num_covariates:
             self._covariates.append(torch.stack([torch.as_tensor(case["covariates"]) for case in engine.state.batch]))
 

@@ -63,6 +63,25 @@ def correlation(network, evaluated):
     return np.corrcoef(mine, bank)[:6, 6:]
 
 
+def test_a_patient_who_lacks_a_sequence_is_told(network, tmp_path):
+    rows = patients_rows(4, covariates=0, seed=40)
+    batch = [{**case, "lacking": "FLAIR, T2" if k == 2 else ""} for k, case in enumerate(rows.items)]
+
+    def process(engine, cases):
+        given = {k: x for k, x in glioma_inputs(collate_glioma(cases)).items() if k != "covariates"}
+        with torch.no_grad():
+            return [{"pred": one} for one in network(**given).softmax(dim=1)]
+
+    engine = Engine(process)
+    SaveGliomaPredictions(tmp_path, network, bootstrap=5).attach(engine)
+    engine.run([batch[:2], batch[2:]], max_epochs=1)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["lacking"] for row in table] == ["", "", "FLAIR, T2", ""]
+    said = [row["reason"] for row in table]
+    assert said[2].startswith("predicted without FLAIR, T2") and not any("without F" in said[k] for k in (0, 1, 3))
+
+
 def test_neighbours_are_those_who_correlate_most_the_nearest_first(network, evaluated, correlation):
     folder, table, _ = evaluated
     assert (correlation >= THETA).sum(axis=1).max() >= 3

@@ -339,7 +339,8 @@ class DatalistCheck(SectionCheck):
         self.resampled = []
         cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
         if not self.modalities and cases:
-            self.modalities = [f"image {row + 1}" for row in range(len(cases[0]["image"]))]
+            count = len(cases[0]["image"]) + len(cases[0].get("lacking", ()))
+            self.modalities = [f"image {row + 1}" for row in range(count)]
         if self.resampled:
             logger.warning(
                 "%s: %d of %d %s cases have images on different grids; they are resampled to the first modality: %s",

@@ -370,6 +370,7 @@ class DatalistCheck(SectionCheck):
             return None
         patient = nfc(entry["patient"])  # two spellings of one name are one patient
         case = {**entry, "patient": patient}
+        case.pop("lacking", None)  # said by null images alone
         images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
         if not isinstance(images, list) or not images or not all(i is None or isinstance(i, str) for i in images):
             self.problems.append(f"{patient}: 'image' must be a path or a list of paths, got {images!r}")

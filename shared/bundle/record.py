@@ -55,6 +55,8 @@ _ADDED = {
     "train#layer_decay": 1.0,
     "cross_fit#folds": 0,
     "datalist#held_out": -1,
+    "contrast#sequence_dropout": 0.0,
+    "contrast#dropout": "SequenceDropout",
     "network_def#additive": False,
     "additive#covariate_penalty": 1.0,
     # without an additive answer they play no part

@@ -258,6 +258,8 @@ class DatalistCheck(SectionCheck):
         use: names of the modalities that are taken of each case, in this order; None: all.
     """
 
+    may_lack = False  # cases to predict, by a model that answers without some modalities
+
     def __init__(
         self,
         root: str | os.PathLike,
@@ -270,7 +272,7 @@ class DatalistCheck(SectionCheck):
         super().__init__(root, file, num_classes)
         self.covariates = tuple(covariates)
         self.resampled: list[str] = []
-        self.order: list[int] | None = None
+        self.order: list[int | None] | None = None
         names = self.content.get("modalities")
         self.modalities = [str(name) for name in names] if isinstance(names, list) else []
         self.wanted = num_modalities
@@ -294,10 +296,11 @@ class DatalistCheck(SectionCheck):
         self.wrong_number_told = True
         self.problems.append(f"{self.file}: {rule}; {known}: name some of them, or leave it out (null) to take all")
 
-    def _take(self, rows: Sequence[int]) -> None:
+    def _take(self, rows: Sequence[int | None], names: Sequence[str] = ()) -> None:
+        """Take these; None: nobody has the one of that name."""
         order = range(len(self.modalities)) if self.order is None else self.order
-        self.order = [order[row] for row in rows]
-        self.modalities = [self.modalities[row] for row in rows]
+        self.order = [None if row is None else order[row] for row in rows]
+        self.modalities = [names[k] if row is None else self.modalities[row] for k, row in enumerate(rows)]
 
     def match_modalities(self, trained: Sequence[str]) -> None:
         """Take of each case the images of a model's modalities, in the model's order; others are refused.
@@ -307,15 +310,21 @@ class DatalistCheck(SectionCheck):
         here, there = ([str(name).casefold() for name in names] for names in (self.modalities, trained))
         if not here or not there or are_numbers(here) or are_numbers(there) or here == there:
             return
-        if set(there) <= set(here) and len(set(here)) == len(here) and len(set(there)) == len(there):
+        lacking = [name for name, low in zip(trained, there, strict=True) if low not in here]
+        known = len(lacking) < len(there) if self.may_lack else not lacking
+        if known and len(set(here)) == len(here) and len(set(there)) == len(there):
             logger.warning(
                 "%s: its modalities are %s, the model's %s: %s",
                 self.file,
                 ", ".join(self.modalities),
                 ", ".join(trained),
-                "the images are taken in the model's order" if len(here) == len(there) else "only these are taken",
+                f"patients lack {', '.join(lacking)}"
+                if lacking
+                else "the images are taken in the model's order"
+                if len(here) == len(there)
+                else "only these are taken",
             )
-            self._take([here.index(name) for name in there])
+            self._take([here.index(name) if name in here else None for name in there], trained)
         elif not self.wrong_number_told:
             self.wrong_number_told = True
             self.problems.append(
@@ -330,7 +339,8 @@ class DatalistCheck(SectionCheck):
         self.resampled = []
         cases = [case for row, entry in enumerate(entries) if (case := self._case(entry, f"{section}[{row}]"))]
         if not self.modalities and cases:
-            self.modalities = [f"image {row + 1}" for row in range(len(cases[0]["image"]))]
+            count = len(cases[0]["image"]) + len(cases[0].get("lacking", ()))
+            self.modalities = [f"image {row + 1}" for row in range(count)]
         if self.resampled:
             logger.warning(
                 "%s: %d of %d %s cases have images on different grids; they are resampled to the first modality: %s",
@@ -365,8 +375,9 @@ class DatalistCheck(SectionCheck):
                 "rename the patient"
             )
         case = {**entry, "patient": patient}
+        case.pop("lacking", None)  # said by null images alone
         images = [entry["image"]] if isinstance(entry.get("image"), str) else entry.get("image")
-        if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
+        if not isinstance(images, list) or not images or not all(i is None or isinstance(i, str) for i in images):
             self.problems.append(f"{patient}: 'image' must be a path or a list of paths, got {images!r}")
             images = []
         elif self.expected is None:
@@ -378,7 +389,20 @@ class DatalistCheck(SectionCheck):
                 + "; add the missing ones or leave the patient out"
             )
         if self.order is not None and len(images) == self.expected:
-            images = [images[row] for row in self.order]
+            images = [None if row is None else images[row] for row in self.order]
+        names = (
+            self.modalities if len(self.modalities) == len(images) else [f"image {k + 1}" for k in range(len(images))]
+        )
+        lacking = {name: row for row, (name, path) in enumerate(zip(names, images, strict=True)) if not path}
+        images = [path for path in images if path]
+        if lacking and self.may_lack and images:
+            case["lacking"] = lacking
+        elif lacking:
+            self.problems.append(
+                f"{patient}: has no {', '.join(lacking)}; every modality is needed"
+                + (" but some" if self.may_lack else ", unless the model was trained to answer without")
+                + ": add it or leave the patient out"
+            )
         case["image"] = [str(self.root / image) for image in images]
         grids = [(image, self._grid(image, patient)) for image in case["image"]]
         for key in ("mask", "planted"):

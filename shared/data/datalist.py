@@ -119,6 +119,8 @@ class InferenceDatalist:
         modalities: of the model: of each case these are taken, in this order; a datalist without one of them is
             refused.
         classes: of the model: other names, or another order, are refused.
+        may_lack: a case may have null in the place of some images: another image of it then stands there, and its
+            ``lacking`` has their names and places.
 
     Attributes:
         cases: the cases.
@@ -142,8 +144,10 @@ class InferenceDatalist:
         covariates: Sequence[str] = (),
         modalities: Sequence[str] = (),
         classes: Sequence[str] = (),
+        may_lack: bool = False,
     ):
         check = self.rules(dataset_dir, file, num_classes, num_modalities, covariates)
+        check.may_lack = may_lack
         check.match_modalities(modalities)
         check.match_classes(classes)
         content = check.content
@@ -164,6 +168,9 @@ class InferenceDatalist:
         check.across(*((self.cases, []) if split == "training" else ([], self.cases)))
         if check.problems:
             raise DataError(check.problems)
+        for case in self.cases:
+            for row in case.get("lacking", {}).values():
+                case["image"].insert(row, case["image"][0])
         self.modalities: list[str] = check.modalities
         self.classes: list[str] = list(classes) if classes and not content.get("classes") else check.classes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from shared.data.brain.cases import GliomaRows, collate_glioma, glioma_inputs
 from shared.distributed.processes import gather_rows
 from shared.networks.glioma.classifier import GliomaFeatures
 from shared.networks.glioma.embeddings import brain_networks
-from shared.transforms.glioma.tumour_crop import TumourRotation
+from shared.transforms.glioma.tumour_crop import SequenceDropout, TumourRotation
 
 
 class PrepareGlioma:
@@ -45,14 +46,22 @@ class PrepareContrast:
         rows: the patients.
         features: with the trained node and edge encoders.
         rotation: the augmentation; None: none.
+        dropout: leaves out sequences, of image and brain network alike; None: none.
 
     Shape:
         - returns: image, label ``[B]``, (), ``points, graph, nodes, edges, incidence``
     """
 
-    def __init__(self, rows: GliomaRows, features: GliomaFeatures, rotation: TumourRotation | None = None):
+    def __init__(
+        self,
+        rows: GliomaRows,
+        features: GliomaFeatures,
+        rotation: TumourRotation | None = None,
+        dropout: SequenceDropout | None = None,
+    ):
         self.rows, self.features, self.rotation = rows, features, rotation
-        self._networks: tuple[Tensor, Tensor] | None = None
+        self.dropout = SequenceDropout() if dropout is None else dropout
+        self._networks: dict[tuple, tuple[Tensor, Tensor]] = {}  # of each patient, by what is kept
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
@@ -62,13 +71,21 @@ class PrepareContrast:
         names = ("image", "points", "centre", "graph", "incidence", "label")
         batch = collate_glioma([{k: self.rows.items[i][k] for k in names} for i in row.tolist()])
         inputs = glioma_inputs(batch, device, ("image", "points", "graph", "incidence"))
+        kept = self.dropout(len(row), batch["image"].shape[1])
+        inputs["image"] = inputs["image"] * kept.to(inputs["image"])[:, :, None, None, None]
         if "brain" in self.features.glioma.encoders:
-            if self._networks is None:
-                self._networks = brain_networks(self.rows, self.features, device)
-            inputs |= {key: x[row].to(device) for key, x in zip(("nodes", "edges"), self._networks, strict=True)}
+            networks = [self._network(i, tuple(k), device) for i, k in zip(row.tolist(), kept.tolist(), strict=True)]
+            parts = zip(("nodes", "edges"), zip(*networks, strict=True), strict=True)
+            inputs |= {key: torch.cat(part).to(device) for key, part in parts}
         if self.rotation is not None:
             inputs["image"], inputs["points"] = self.rotation(inputs["image"], inputs["points"], batch["centre"])
         return inputs.pop("image"), batch["label"].to(device), (), inputs
+
+    def _network(self, row: int, kept: tuple, device: Any) -> tuple[Tensor, Tensor]:
+        if (row, kept) not in self._networks:
+            one = SimpleNamespace(items=[self.rows.items[row]])
+            self._networks[row, kept] = brain_networks(one, self.features, device, kept=kept)
+        return self._networks[row, kept]
 
 
 class PreparePopulation:

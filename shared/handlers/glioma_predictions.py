@@ -17,6 +17,7 @@ from shared.handlers.additive_answer import term_names
 from shared.handlers.model_check import ModelCheck
 from shared.handlers.predictions import SavePredictions
 from shared.io import write_csv, write_json
+from shared.metrics.classifiers import classifier
 from shared.networks.glioma.classifier import GliomaClassifier
 from shared.networks.glioma.embeddings import joined_output
 from shared.networks.glioma.network import ENCODERS, GliomaOutput
@@ -45,7 +46,7 @@ class SaveGliomaPredictions(SavePredictions):
         network: whose population graph is looked at.
         class_names: of both classes.
         known: of patients by name, their age and grade (``covariates``) and label, for the controls; ``training`` of
-            them are fitted to. None: no controls.
+            them are fitted to. None: no controls, and no SVM on the embeddings.
         training: names of the patients who trained.
         per_patient: also write ``patients/<patient>.json``.
         check: see :class:`SavePredictions`; a patient whose edge features are those of one in the bank (correlation 1)
@@ -102,8 +103,14 @@ class SaveGliomaPredictions(SavePredictions):
         self._outputs, self._covariates = [], []
 
     def collect(self, engine: Engine) -> None:
-        """Keep the batch's probabilities, and the covariates."""
+        """Keep the batch's probabilities, which sequences each patient lacks, and the covariates."""
+        first = len(self.rows)
         super().collect(engine)
+        for row, case in zip(self.rows[first:], engine.state.batch, strict=True):
+            if "lacking" in case:
+                said = f"predicted without {case['lacking']}" if case["lacking"] else ""
+                reason = SEPARATOR.join(filter(None, [row.get("reason", ""), said]))
+                row |= {"lacking": case["lacking"], "reason": reason}
         if self.network.population.num_covariates:
             self._covariates.append(torch.stack([torch.as_tensor(case["covariates"]) for case in engine.state.batch]))
 
@@ -123,7 +130,8 @@ class SaveGliomaPredictions(SavePredictions):
         known = population._covariates(covariates, len(nodes))
         alone = torch.stack([m.own(population._standard(nodes), known) for m in population.members]).mean(0).sigmoid()
         mlp = network.mlp_logits(nodes, covariates).sigmoid()
-        own = {} if output.logits is None else {"multitask": output.logits.sigmoid()}
+        own = {} if self.known is None else self._svm(population._standard(nodes))
+        own |= {} if output.logits is None else {"multitask": output.logits.sigmoid()}
         if output.unimodal_logits is not None:
             columns = (f"{UNIMODAL}{name}" for name in network.features.glioma.encoders)
             own |= zip(columns, output.unimodal_logits.sigmoid().unbind(dim=1), strict=True)
@@ -170,6 +178,16 @@ class SaveGliomaPredictions(SavePredictions):
                 bootstrap=self.bootstrap,
                 seed=self.seed,
             )
+
+    def _svm(self, nodes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Probabilities of a support vector machine on the bank's embeddings; nothing where a class has one patient."""
+        population, labels = self.network.population, self.network.bank_labels.long().cpu()
+        fewest = int(torch.bincount(labels, minlength=2).min())
+        if fewest < 2:
+            return {}
+        fitted = classifier("svm", folds=min(5, fewest))
+        fitted.fit(population._standard(population.bank_nodes).cpu().numpy(), labels.numpy())
+        return {"svm": torch.from_numpy(fitted.predict_proba(nodes.cpu().numpy())[:, 1])}
 
     def _terms(self, output: GliomaOutput, covariates: torch.Tensor | None) -> list[dict[str, Any]]:
         """Each patient's terms of the additive answer, and their Shapley values; nothing where there is none."""

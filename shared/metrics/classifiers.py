@@ -12,7 +12,7 @@ def classifier(kind: str, seed: int = 0, *, trees: int = 500, fill: bool = True,
 
     ``logistic_tuned`` has what the graph has but the graph: features compressed as there, and a strength of its penalty
     that is chosen in folds of its training patients. ``logistic_many`` is for more features than patients: kind (L1 or
-    L2) and strength of its penalty are chosen in ``folds`` folds of them.
+    L2) and strength of its penalty are chosen in ``folds`` folds of them. ``svm`` is calibrated in ``folds`` folds.
 
     Example:
         >>> classifier("svm").steps[-1][0]
@@ -46,7 +46,7 @@ def classifier(kind: str, seed: int = 0, *, trees: int = 500, fill: bool = True,
             cv=folds,
         ),
         # its distances become probabilities by Platt's sigmoid, fitted within the training patients
-        "svm": lambda: CalibratedClassifierCV(SVC(), ensemble=False),
+        "svm": lambda: CalibratedClassifierCV(SVC(), cv=folds, ensemble=False),
         "mlp": lambda: MLPClassifier((64, 64), alpha=0.01, max_iter=300, early_stopping=True, random_state=seed),
         "forest": lambda: RandomForestClassifier(trees, random_state=seed),
     }[kind]()

@@ -30,6 +30,7 @@ CONTROLS = {
     **{f"probability_{answer}": title for answer, title in OWN.items()},
     "no_edges": "trained with edges, predicted without",
     "mlp": "MLP on the same embeddings",
+    "svm": "SVM on the same embeddings",
     "multitask": "MLP trained with the encoders",
     f"{UNIMODAL}image": "MLP trained with the image encoder",
     f"{UNIMODAL}points": "MLP trained with the surface encoder",
@@ -96,7 +97,7 @@ def write_glioma_controls(
 
     Args:
         folder: where ``metrics.json`` lies already.
-        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``multitask``,
+        rows: of ``predictions.csv``, with ``no_edges`` and ``mlp``; where they were trained, ``svm``, ``multitask``,
             ``unimodal_<encoder>`` and ``probability_<answer>``.
         metrics: content of ``metrics.json``.
         class_names: of both classes.

@@ -22,6 +22,7 @@ __all__, __getattr__ = lazy_exports(
         "build_point_graph": "glioma.point_graph",
         "farthest_point_sampling": "glioma.point_graph",
         "TumourCropd": "glioma.tumour_crop",
+        "SequenceDropout": "glioma.tumour_crop",
         "TumourRotation": "glioma.tumour_crop",
         "LoadGliomad": "glioma.cases",
         "PrepareGliomad": "glioma.cases",

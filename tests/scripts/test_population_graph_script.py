@@ -58,6 +58,7 @@ def test_runs_goes_on_and_compares(script, options, tmp_path, capsys):
     ("more", "message"),
     [
         (["--methods", "forest"], "no method forest; there are gat,"),
+        (["--grades", "9"], "0 patients are of grade 9"),
         (["--label-column", "MGMT"], "no column 'MGMT'"),
         (["--folds", "30"], "fewer than the 30 folds"),
     ],
@@ -71,6 +72,7 @@ def test_says_what_is_wrong(script, options, tmp_path, capsys, more, message):
     ("more", "message"),
     [
         (["--tumour-prefix", "u"], "go together"),
+        (["--tumour-prefix", "u", "--brain-prefix", "v", "--external", "x"], "features of its own"),
         (["--covariates", "weight"], "no column is given for the covariates weight"),
         (["--seeds", "1", "1"], "no seed given twice"),
     ],

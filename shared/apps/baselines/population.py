@@ -48,7 +48,7 @@ def population_methods(
 
     Args:
         covariates: that ``*_covariates`` join to the features.
-        grade: whether grade is known.
+        grade: whether grade is known, which ``*_grade_covariates`` join to both.
         variant: of Table 1, of every graph but the paper's five.
         variants: add these five.
 
@@ -60,7 +60,6 @@ def population_methods(
     from shared.networks.glioma.population_edges import VARIANTS
     from shared.networks.glioma.population_graph import PAPER
 
-    names = " + ".join(covariates)
     found = {
         "gat": Method("population graph (default)", "gat"),
         "gat_no_edges": Method("default without edges", "gat", network=_NO_EDGES),
@@ -71,18 +70,16 @@ def population_methods(
         "svm": Method("SVM", "svm"),
         "mlp": Method("MLP", "mlp"),
     }
-    if grade:
-        alone = tuple(dict.fromkeys([*covariates, "grade"]))
-        found["grade_covariates"] = Method(f"{' + '.join(alone)}, no features", "logistic", alone, features=False)
-    if covariates:
-        found |= {
-            "covariates": Method(f"{names}, no features", "logistic", covariates, features=False),
-            "logistic_covariates": Method(f"logistic regression + {names}", "logistic", covariates),
-            "logistic_tuned_covariates": Method(f"logistic regression, tuned + {names}", "logistic_tuned", covariates),
-            "gat_covariates": Method(f"population graph (default) + {names}", "gat", covariates),
-            "gat_covariates_no_edges": Method(f"default + {names}, without edges", "gat", covariates, True, _NO_EDGES),
-            "gat_covariates_random_edges": Method(f"default + {names}, random edges", "gat", covariates, True, _RANDOM),
-        }
+    joined = {"covariates": covariates} if covariates else {}
+    joined |= {"grade_covariates": tuple(dict.fromkeys([*covariates, "grade"]))} if grade else {}
+    for suffix, seen in joined.items():
+        names = " + ".join(seen)
+        found[suffix] = Method(f"{names}, no features", "logistic", seen, features=False)
+        for model in ("logistic", "logistic_tuned", "svm", "mlp", "gat"):
+            found[f"{model}_{suffix}"] = replace(found[model], title=f"{found[model].title} + {names}", covariates=seen)
+        for kind, network in (("no_edges", _NO_EDGES), ("random_edges", _RANDOM)):
+            title = f"default + {names}, {kind.replace('no_', 'without ').replace('_', ' ')}"
+            found[f"gat_{suffix}_{kind}"] = Method(title, "gat", seen, network=network)
     if variants:
         found |= {
             f"gat_{name}": Method(f"default, nodes and edges {name}", "gat", variant=name)

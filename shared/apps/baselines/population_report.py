@@ -11,35 +11,23 @@ import numpy as np
 from shared.io import write_csv, write_text
 from shared.metrics import holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
-from shared.reports.tables import difference_text, interval_text, markdown_table, number_text
+from shared.reports.tables import bounds_text, difference_text, interval_text, markdown_table, number_text
 
 # a method and what it has to beat
+_JOINED = ("{0}_no_edges", "{0}_random_edges", "logistic{1}", "logistic_tuned{1}", "svm{1}", "mlp{1}")
 COMPARED = {
-    "gat": (
-        "gat_no_edges",
-        "gat_random_edges",
-        "gat_paper",
-        "logistic",
-        "logistic_tuned",
-        "svm",
-        "mlp",
-        "covariates",
-        "grade_covariates",
-    ),
-    "gat_covariates": (
-        "gat_covariates_no_edges",
-        "gat_covariates_random_edges",
-        "logistic_covariates",
-        "logistic_tuned_covariates",
-        "covariates",
-        "grade_covariates",
-    ),
+    f"gat{suffix}": (*(name.format(f"gat{suffix}", suffix) for name in _JOINED), *others)
+    for suffix, others in {
+        "": ("gat_paper", "covariates", "grade_covariates"),
+        "_covariates": ("covariates", "grade_covariates"),
+        "_grade_covariates": ("covariates", "grade_covariates"),
+    }.items()
 }
 DRAWN = ("gat", "gat_no_edges", "gat_paper", "logistic", "gat_covariates", "logistic_covariates", "grade_covariates")
 HOW = (
     "AUC over all out-of-fold predictions of a seed, averaged over {seeds} seeds, with 95 % bootstrap interval "
     "({bootstrap} draws of patients, each with the predictions of all seeds). Fold-wise: mean AUC of the single folds. "
-    "Differences: on the same drawn patients; p two-sided, not corrected for how many there are."
+    "Differences: on the same drawn patients; p two-sided, then Holm's over a table's column."
 )
 
 
@@ -154,7 +142,38 @@ def _page(
 
 def _cell(rows: Sequence[Mapping], other: str, part: str) -> str:
     found = next(row for row in rows if row["minus"] == other and row["stratum"] == part)
-    return f"{difference_text(found)}, p {number_text(found['p'])}"
+    return f"{difference_text(found)}, p {number_text(found['p'])}, {number_text(found['p_holm'])}"
+
+
+def external_lines(
+    development: Mapping[str, RepeatedPredictions],
+    external: Mapping[str, RepeatedPredictions],
+    titles: Mapping[str, str],
+    *,
+    bootstrap: int = 2000,
+) -> list[str]:
+    """Each method on other patients beside its cross-validation: AUC, calibration, and what recalibration changes."""
+    from shared.metrics.external import external_validation
+
+    header = ["method", "AUC cross-validated", "AUC external", "difference", "p (DeLong)", "intercept", "slope", "O:E"]
+    header += ["Brier", "Brier recalibrated - as it is, half of the patients"]
+    rows = []
+    for name, far in external.items():
+        cohorts = [(table.labels, table.probability, table.groups) for table in (development[name], far)]
+        found = external_validation(*cohorts, bootstrap=bootstrap)
+        there, changed = (
+            found["external"],
+            ((found["recalibration"] or {}).get("methods") or {}).get("intercept and slope"),
+        )
+        auc = [bounds_text(found[part]["AUC"]) for part in ("development", "external", "difference")]
+        values = [bounds_text(there[key]) for key in ("intercept", "slope", "observed_expected", "BRIER")]
+        mended = bounds_text(changed["BRIER_difference"]) if changed else "not to be fitted"
+        rows.append([titles[name], *auc, number_text(found["difference"]["AUC"]["p"]), *values, mended])
+    how = (
+        "Intercept and slope: of a logistic regression on the log odds, right: 0 and 1. O:E: mutants to expected ones."
+    )
+    who = "Other patients, tested by models fitted to all patients of the table; cross-validated: within the table."
+    return [who, "", markdown_table(header, rows), "", how, ""]
 
 
 def _verdicts(differences: Sequence[Mapping], titles: Mapping[str, str]) -> list[str]:

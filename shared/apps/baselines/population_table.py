@@ -6,10 +6,11 @@ The University of California San Francisco Preoperative Diffuse Glioma MRI Datas
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +60,46 @@ class PopulationTable:
         if not columns:
             raise DataError(f"no feature begins with {prefix!r}; the first is {self.feature_names[0]!r}")
         return self.features[:, columns]
+
+    def digest(self) -> str:
+        """Of all that is in it, 16 letters."""
+        content = b"".join(x.tobytes() for x in (self.features, self.labels, self.covariates, self.grade))
+        names = "\n".join([*self.patients, *self.feature_names, *self.covariate_names])
+        return hashlib.sha256(content + names.encode()).hexdigest()[:16]
+
+
+def of_grades(table: PopulationTable, grades: Sequence[int]) -> PopulationTable:
+    """The patients of these grades.
+
+    Raises:
+        DataError: fewer than two of a class.
+    """
+    kept = np.isin(table.grade, grades)
+    if np.bincount(table.labels[kept], minlength=2).min() < 2:
+        raise DataError(
+            f"{int(kept.sum())} patients are of grade {', '.join(map(str, grades))}, fewer than two of a class"
+        )
+    parts = {name: getattr(table, name)[kept] for name in ("features", "labels", "covariates", "grade")}
+    return replace(table, patients=tuple(n for n, k in zip(table.patients, kept, strict=True) if k), **parts)
+
+
+def joined(table: PopulationTable, other: PopulationTable, covariates: Sequence[str]) -> PopulationTable:
+    """The patients of both, first those of ``table``, with these covariates.
+
+    Raises:
+        DataError: other features, or a patient of both.
+    """
+    if table.feature_names != other.feature_names:
+        raise DataError(f"features differ: {some(sorted({*table.feature_names} ^ {*other.feature_names}))}")
+    if twice := sorted({*table.patients} & {*other.patients}):
+        raise DataError(f"patients to be tested are in the table, too: {some(twice)}")
+    parts = {
+        name: np.concatenate([getattr(t, name) for t in (table, other)]) for name in ("features", "labels", "grade")
+    }
+    known = np.concatenate([t.covariate(*covariates) if covariates else t.covariates[:, :0] for t in (table, other)])
+    return replace(
+        table, patients=table.patients + other.patients, covariates=known, covariate_names=tuple(covariates), **parts
+    )
 
 
 def read_population(

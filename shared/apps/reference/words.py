@@ -54,6 +54,10 @@ WORDS = {
         "share of the epochs, the first ones, in which each encoder learns from its own classifier only"
     ),
     "contrast#rotation": "largest random rotation of the tumour in degrees, about an axis drawn uniformly",
+    "contrast#sequence_dropout": (
+        "probability of leaving out each sequence of a patient in training, at least one stays; above 0: the model "
+        "predicts patients who lack sequences (null in the datalist), and says so"
+    ),
     "shares#self_supervised": (
         "relative share of the training patients that goes to the stages `nodes` and `edges`; 0: they take those "
         "of `contrast`"

@@ -31,7 +31,9 @@ class _Rows:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = self.items[row]
-        known = {"label": int(item["label"])} if self.labelled else {}
+        known: dict[str, Any] = {"label": int(item["label"])} if self.labelled else {}
+        if any(item.get("lacking") for item in self.items):
+            known["lacking"] = ", ".join(item.get("lacking") or ())
         return {"row": row, "patient": str(item["patient"]), "covariates": item["covariates"], **known}
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,12 +20,28 @@ from shared.networks.glioma.network import ENCODERS, GliomaOutput
 
 @torch.no_grad()
 def brain_networks(
-    rows: GliomaRows, features: GliomaFeatures, device: Any = "cpu", *, standardised: bool = True
+    rows: Any,
+    features: GliomaFeatures,
+    device: Any = "cpu",
+    *,
+    standardised: bool = True,
+    kept: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attributes of all patients' brain networks, on the CPU: ``[N, R, F]`` and ``[N, E, F]``."""
+    """Attributes of all patients' brain networks, on the CPU: ``[N, R, F]`` and ``[N, E, F]``.
+
+    Args:
+        rows: with the patients as ``items``, such as :class:`GliomaRows`.
+        features: with the node and edge encoders.
+        device: where they run.
+        standardised: by the features' means and standard deviations.
+        kept: of the sequences, which are seen; the others are 0. None: all.
+    """
     found = []
     for item in rows.items:  # one patient at a time: its rows are thousands
-        given = (torch.as_tensor(item[key])[None].to(device) for key in ("region_rows", "tract_rows"))
+        given = [torch.as_tensor(item[key])[None].to(device) for key in ("region_rows", "tract_rows")]
+        if kept is not None and not all(kept):
+            seen = torch.tensor(kept, device=device)[:, None]
+            given = [(x.unflatten(2, (len(kept), -1)) * seen).flatten(2) for x in given]
         found.append([x[0].cpu() for x in features.attributes(*given, standardised=standardised)])
     return tuple(torch.stack(part) for part in zip(*found, strict=True))
 

@@ -33,7 +33,8 @@ class LoadGliomad(MapTransform):
     """A patient's sequences, tumour mask and, where asked for, FA map, on the atlas's grid, brightness standardised.
 
     Every sequence is brought to mean 0 and SD 1 over the brain (what is not 0) but the tumour and a margin about it: a
-    tract far from the tumour says nothing of its size. Outside the brain is 0.
+    tract far from the tumour says nothing of its size. Outside the brain is 0. A sequence that the case is ``lacking``
+    (name to place) is 0 everywhere, as in training with :class:`SequenceDropout`.
 
     Args:
         atlas: whose grid the images must have.
@@ -78,6 +79,7 @@ class LoadGliomad(MapTransform):
             spacing = np.linalg.norm(self.atlas.affine[:3, :3], axis=0)
             healthy = distance_transform_edt(~mask[0], sampling=spacing) > self.margin
         out["image"] = torch.from_numpy(np.stack([standardised(one, healthy, patient) for one in image]))
+        out["image"][list((data.get("lacking") or {}).values())] = 0
         if self.fa and (data.get("fa") or self.fa != "known"):
             if not data.get("fa"):
                 raise DataError(f"{patient}: has no FA map; leave the patient out of this stage, or prepare one")

@@ -216,6 +216,40 @@ def rotate_image(image: Tensor, rotation: Tensor, centre: Tensor, *, mode: str =
     return functional.grid_sample(image, grid, mode=mode, padding_mode="zeros", align_corners=True)
 
 
+class SequenceDropout:
+    """Which sequences of each patient of a batch are kept: each but with a probability, and at least one.
+
+    What is left out is 0 in image and brain network, the mean of the sequence over the brain.
+
+    Args:
+        probability: of leaving out a sequence; 0: all are kept.
+        seed: of the generator.
+
+    Shape:
+        - returns: ``[B, C]`` bool, on the CPU
+
+    Raises:
+        ValueError: a probability outside [0, 1).
+
+    Example:
+        >>> SequenceDropout(0.5, seed=0)(2, 3).any(dim=1).tolist(), SequenceDropout()(1, 2).tolist()
+        ([True, True], [[True, True]])
+    """
+
+    def __init__(self, probability: float = 0.0, *, seed: int = 0):
+        if not 0 <= probability < 1:
+            raise ValueError(f"The probability of leaving out a sequence must lie in [0, 1), got {probability:g}.")
+        self.probability = probability
+        self.generator = torch.Generator().manual_seed(seed) if probability else None
+
+    def __call__(self, count: int, sequences: int) -> Tensor:
+        """Draw for so many patients."""
+        if self.generator is None:
+            return torch.ones(count, sequences, dtype=torch.bool)
+        drawn = torch.rand(count, sequences, generator=self.generator)
+        return (drawn >= self.probability) | (drawn == drawn.max(dim=1, keepdim=True).values)
+
+
 class TumourRotation:
     """A random rotation about the tumour's centroid for each patient of a batch, the same for image and points.
 

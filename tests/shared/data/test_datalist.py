@@ -212,6 +212,37 @@ def spoil_file(name, **options):
     return lambda folder: save(folder.root / name, **options)
 
 
+def test_a_patient_to_predict_may_lack_images_where_the_model_allows_it(folder):
+    """Another image stands in their place, whichever they are and in whichever order the model takes them."""
+    folder.content["modalities"] = ["T1", "T2"]
+    folder.content["testing"][0]["image"][1] = None
+    folder.content["testing"][1]["image"][0] = None
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    first, other = cases_for_inference(folder.root, may_lack=True)
+    assert first["lacking"] == {"T2": 1} and first["image"] == [str(folder.root.resolve() / "P8/t1.nii.gz")] * 2
+    assert other["lacking"] == {"T1": 0} and other["image"] == [str(folder.root.resolve() / "P9/t2.nii.gz")] * 2
+    first, other = cases_for_inference(folder.root, may_lack=True, modalities=["T2", "T1"])
+    assert first["lacking"] == {"T2": 0} and other["lacking"] == {"T1": 1}
+    with pytest.raises(DataError, match=r"P8: has no T2; every modality is needed, unless the model") as caught:
+        cases_for_inference(folder.root)
+    assert len(caught.value.problems) == 2
+    with pytest.raises(DataError, match="the model was trained on T1, FLAIR; prepare"):
+        cases_for_inference(folder.root, modalities=["T1", "FLAIR"])
+    folder.content["testing"] = [
+        {**case, "image": [f"{case['patient']}/t1.nii.gz"]} for case in folder.content["testing"]
+    ]
+    (folder.root / "datalist.json").write_text(json.dumps({**folder.content, "modalities": ["t1"]}))
+    first, _ = cases_for_inference(folder.root, may_lack=True, modalities=["FLAIR", "T1", "T2"], num_modalities=3)
+    assert (
+        first["lacking"] == {"FLAIR": 0, "T2": 2}
+        and first["image"] == [str(folder.root.resolve() / "P8/t1.nii.gz")] * 3
+    )
+    folder.content["testing"][0]["image"] = [None, None]
+    (folder.root / "datalist.json").write_text(json.dumps(folder.content))
+    with pytest.raises(DataError, match="P8: has no T1, T2; every modality is needed but some"):
+        cases_for_inference(folder.root, may_lack=True)
+
+
 def set_case(row, section="training", **values):
     def spoil(folder):
         for key, value in values.items():
@@ -272,6 +303,7 @@ BAD = {
     ),
     "flat affine": (flatten_affine, {}, r"P2: .*no valid orientation"),
     "shortened": (truncate, {}, r"P0: .*shorter than its header"),
+    "a modality is missing": (set_case(3, image=["P3/t1.nii.gz", None]), {}, r"^P3: has no T2; every modality"),
     "one modality fewer": (set_case(3, image=["P3/t1.nii.gz"]), {}, r"P3: has 1 images, 2 are expected.*T1, T2"),
     "number of modalities": (lambda f: None, {"num_modalities": 3}, r"has 2 modalities \(T1, T2\).* expects 3"),
     "no image": (set_case(3, image=None), {}, r"P3: 'image' must be a path or a list"),

@@ -11,10 +11,10 @@ from shared.losses import PopulationLoss
 from shared.networks import FrozenEmbeddings
 from shared.networks.glioma.embeddings import brain_networks
 from shared.networks.glioma.network import GliomaInputs
-from shared.transforms import TumourRotation
+from shared.transforms import SequenceDropout, TumourRotation
 from shared.transforms.glioma.tumour_crop import rotate_image
 from tests.support.tiny_brains import lively
-from tests.support.tiny_glioma_rows import glioma_classifier, patients_rows
+from tests.support.tiny_glioma_rows import VOXELS, glioma_classifier, patients_rows
 
 
 @pytest.fixture
@@ -56,6 +56,37 @@ def test_image_and_surface_turn_together(rows, network):
         torch.testing.assert_close(image[place : place + 1], expected)
         turned = item["points"].double() @ turn[place].T.double()
         torch.testing.assert_close(inputs["points"][place].double(), turned, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sequence_left_out_is_left_out_of_image_and_brain_network_alike(rows, network):
+    """The other sequences stay; one patient's attributes are not another's, nor those of another choice."""
+    features = network.features
+    features.fit_attributes(*brain_networks(rows, features, standardised=False))
+    prepare = PrepareContrast(rows, features, dropout=SequenceDropout(0.5, seed=1))
+    draw, seen = SequenceDropout(0.5, seed=1), set()
+    for batch in ([3, 0], [0, 3], [3, 0], [1, 3]):
+        kept = draw(2, 2)
+        image, _, _, inputs = prepare({"row": torch.tensor(batch)})
+        for place, row in enumerate(batch):
+            item = rows.items[row]
+            given = [item[key].clone() for key in ("region_rows", "tract_rows")]
+            for sequence in (0, 1):
+                alone = item["image"][sequence] if kept[place, sequence] else torch.zeros(16, 16, 16)
+                assert torch.equal(image[place, sequence], alone)
+                for x in given:
+                    x[:, VOXELS * sequence : VOXELS * (sequence + 1)] *= kept[place, sequence]
+            nodes, edges = features.attributes(given[0][None], given[1][None])
+            torch.testing.assert_close(inputs["nodes"][place], nodes[0])
+            torch.testing.assert_close(inputs["edges"][place], edges[0])
+            seen.add((row, tuple(kept[place].tolist())))
+    assert {kept for _, kept in seen} == {(True, True), (True, False), (False, True)}
+
+
+def test_sequences_are_left_out_as_often_as_asked_for_and_never_all():
+    kept = SequenceDropout(0.3, seed=2)(20000, 4)
+    assert kept.any(dim=1).all() and 1 - kept.float().mean().item() == pytest.approx(0.3 - 0.3**4 / 4, abs=0.01)
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
+        SequenceDropout(1.0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 9])

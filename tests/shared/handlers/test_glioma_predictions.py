@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from shared.data import collate_glioma, glioma_inputs
 from shared.handlers import SaveGliomaPredictions
@@ -43,7 +46,7 @@ def evaluated(network, tmp_path_factory):
         return {key: value for key, value in inputs.items() if key != "covariates"}
 
     engine = Engine(process)
-    SaveGliomaPredictions(folder, network, per_patient=True, bootstrap=20).attach(engine)
+    SaveGliomaPredictions(folder, network, per_patient=True, bootstrap=20, known=[]).attach(engine)
     engine.run([rows.items[:4], rows.items[4:]], max_epochs=1)
     with (folder / "predictions.csv").open(newline="") as file:
         return folder, list(csv.DictReader(file)), given(rows.items)
@@ -58,6 +61,25 @@ def correlation(network, evaluated):
             network.population._standard(x, "edge").double().numpy() for x in (edges, network.population.bank_edges)
         )
     return np.corrcoef(mine, bank)[:6, 6:]
+
+
+def test_a_patient_who_lacks_a_sequence_is_told(network, tmp_path):
+    rows = patients_rows(4, covariates=0, seed=40)
+    batch = [{**case, "lacking": "FLAIR, T2" if k == 2 else ""} for k, case in enumerate(rows.items)]
+
+    def process(engine, cases):
+        given = {k: x for k, x in glioma_inputs(collate_glioma(cases)).items() if k != "covariates"}
+        with torch.no_grad():
+            return [{"pred": one} for one in network(**given).softmax(dim=1)]
+
+    engine = Engine(process)
+    SaveGliomaPredictions(tmp_path, network, bootstrap=5).attach(engine)
+    engine.run([batch[:2], batch[2:]], max_epochs=1)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["lacking"] for row in table] == ["", "", "FLAIR, T2", ""]
+    said = [row["reason"] for row in table]
+    assert said[2].startswith("predicted without FLAIR, T2") and not any("without F" in said[k] for k in (0, 1, 3))
 
 
 def test_neighbours_are_those_who_correlate_most_the_nearest_first(network, evaluated, correlation):
@@ -101,6 +123,10 @@ def test_every_answer_stands_in_its_own_column(network, evaluated):
         }
         alone = torch.stack([m.own(population._standard(nodes), nodes.new_zeros(6, 0)) for m in population.members])
         expected["no_edges"] = alone.mean(dim=0).sigmoid()
+    scale = StandardScaler().fit(population._standard(population.bank_nodes).numpy())
+    machine = CalibratedClassifierCV(SVC(), ensemble=False)
+    machine.fit(scale.transform(population._standard(population.bank_nodes).numpy()), network.bank_labels.long())
+    expected["svm"] = machine.predict_proba(scale.transform(population._standard(nodes).numpy()))[:, 1]
     for name, values in expected.items():
         assert [float(row[name]) for row in table] == pytest.approx(values.tolist(), abs=1e-5), name
     assert [row["patient"] for row in table] == [f"P{k}" for k in range(6)]

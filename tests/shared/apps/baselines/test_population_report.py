@@ -6,7 +6,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from shared.apps.baselines.population import Cohort, Method, population_methods, predict_fold
-from shared.apps.baselines.population_report import strata, subset, write_population_report
+from shared.apps.baselines.population_report import (
+    COMPARED,
+    external_lines,
+    strata,
+    subset,
+    write_population_report,
+)
 from shared.apps.baselines.population_table import PopulationTable
 from shared.errors import DataError
 from shared.metrics.repeated import RepeatedPredictions
@@ -47,17 +53,46 @@ def test_every_method_predicts_and_what_sees_nothing_knows_nothing():
 
 
 @pytest.mark.parametrize("model", ["gat", "logistic"])
-def test_nothing_is_learnt_from_who_is_left_out(model):
-    """Labels of the test rows and the other test rows change no prediction."""
-    plain, train = table(), np.arange(40)
-    method, options = Method("x", model, ("age",)), {"training": {"epochs": 3}}
-    wanted = predict_fold(Cohort(plain), method, train, np.arange(40, 60), **options)
+@pytest.mark.parametrize("variant", [None, "both-brain"])
+def test_nothing_is_learnt_from_who_is_left_out(model, variant):
+    """Labels of the test rows and the other test rows change no prediction: edges are the training rows', too."""
+    plain, train, test = table(), np.arange(40), np.arange(40, 60)
+    method, options = Method("x", model, ("age", "grade"), variant=variant), {"training": {"epochs": 3}}
+    wanted = predict_fold(Cohort(plain, "u_T", "u_B"), method, train, test, **options)
     flipped = table()
     flipped.labels[40:] = 1 - flipped.labels[40:]
-    np.testing.assert_array_equal(predict_fold(Cohort(flipped), method, train, np.arange(40, 60), **options), wanted)
-    flipped.features[50:] = 1e3
-    found = predict_fold(Cohort(flipped), method, train, np.arange(40, 60), **options)
-    np.testing.assert_allclose(found[:10], wanted[:10], atol=1e-6)
+    cohort = Cohort(flipped, "u_T", "u_B")
+    np.testing.assert_array_equal(predict_fold(cohort, method, train, test, **options), wanted)
+    flipped.features[50:], flipped.covariates[50:], flipped.grade[50:] = 1e3, 1e3, 9
+    np.testing.assert_allclose(predict_fold(cohort, method, train, test, **options)[:10], wanted[:10], atol=1e-6)
+
+
+def test_everything_is_joined_by_everyone_and_beaten():
+    """Age, and age and grade, in every control; the graph is compared with all that sees what it sees."""
+    methods = population_methods(("age",))
+    for suffix, seen in (("", ()), ("_covariates", ("age",)), ("_grade_covariates", ("age", "grade"))):
+        names = [f"{model}{suffix}" for model in ("logistic", "logistic_tuned", "svm", "mlp", "gat")]
+        names += [f"gat{suffix}_no_edges", f"gat{suffix}_random_edges"]
+        assert all(methods[name].covariates == seen and methods[name].features for name in names)
+        assert set(names) - set(COMPARED[f"gat{suffix}"]) == {f"gat{suffix}"}
+    assert methods["gat_grade_covariates_no_edges"].network == {"graph": "none"}
+    assert methods["gat_grade_covariates_random_edges"].network == {"graph": "random"}
+    assert set(methods) == {*COMPARED, *sum(COMPARED.values(), ())}
+
+
+def test_the_external_table_has_each_cohort_in_its_column():
+    """A method that is right here and wrong there, with too many mutants expected."""
+    near, far = predictions(3), replace(predictions(3), labels=1 - np.arange(60) % 2)
+    who, _, header, _, row, *_ = "\n".join(external_lines({"a": near}, {"a": far}, {"a": "A"}, bootstrap=20)).split(
+        "\n"
+    )
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    value = {name: float(cell.split(" ")[0]) for name, cell in cells.items() if cell[0] in "-01"}
+    aucs = [np.mean([roc_auc_score(t.labels, p) for p in t.probability]) for t in (near, far)]
+    assert value["AUC cross-validated"] == pytest.approx(aucs[0], abs=6e-4)
+    assert value["AUC external"] == pytest.approx(aucs[1], abs=6e-4) and value["slope"] < 0
+    assert value["O:E"] == pytest.approx(np.mean([30 / p.sum() for p in far.probability]), abs=6e-4)
+    assert "fitted to all patients of the table" in who
 
 
 def test_graphs_of_table_1_take_their_parts_by_prefix():

@@ -49,6 +49,17 @@ def test_volumes_are_standardised_over_the_healthy_brain_and_fa_is_loaded_where_
     assert "fa" not in (LoadGliomad(atlas)(entries[0])).keys() - entries[0].keys()
 
 
+def test_a_sequence_that_is_lacking_is_0_and_the_others_are_as_they_were(atlas, entries):
+    whole = LoadGliomad(atlas)(entries[0])["image"]
+    case = {**entries[0], "lacking": {"T2": 1, "FLAIR": 3}}
+    cases = GliomaCases([entries[1], case], Compose([LoadGliomad(atlas), PrepareGliomad(atlas, **SETTINGS)]))
+    lacking = LoadGliomad(atlas)(case)["image"]
+    assert torch.equal(lacking[[0, 2]], whole[[0, 2]]) and not lacking[[1, 3]].any() and whole[[1, 3]].any()
+    assert cases[0]["lacking"] == "" and cases[1]["lacking"] == "T2, FLAIR"
+    rows = torch.as_tensor(cases.items[1]["tract_rows"]).unflatten(1, (4, -1))
+    assert rows[:, [0, 2]].any() and not rows[:, [1, 3]].any()
+
+
 def test_a_model_from_before_the_margin_keeps_its_numbers(atlas, entries):
     loaded = LoadGliomad(atlas, margin=None)(entries[0])["image"]
     stored = torch.stack([torch.from_numpy(nib.load(path).get_fdata()).float() for path in entries[0]["image"]])

@@ -6,6 +6,7 @@ ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ARG BUNDLE=ircl_mvi
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# the base, chosen by its version, says which Python
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
@@ -17,7 +18,7 @@ RUN --mount=type=bind,source=offline,target=/mnt/offline \
     && ln -s "/opt/app/${BUNDLE}" /opt/bundle \
     && useradd --no-create-home --uid 10001 app
 ENV MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS="ignore:parsing config_file"
-USER app
+USER 10001
 WORKDIR /opt/bundle
 ENTRYPOINT ["/opt/app/.venv/bin/python", "-m", "monai.bundle", "run"]
 CMD ["--config_file", "configs/inference.json", "--dataset_dir", "/data", "--output_dir", "/results", "--cache_dir", "/tmp/cache"]

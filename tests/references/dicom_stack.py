@@ -1,4 +1,4 @@
-"""A series as a volume, naively: slices sorted by their place along the normal, one voxel at a time; float64."""
+"""A series as a volume, naively: slices sorted by their place along the normal, one by one; float64."""
 
 import numpy as np
 import pydicom
@@ -6,7 +6,7 @@ import pydicom
 
 def stacked_series(paths):
     """Values [X, Y, Z] of single-frame files and their positions (RAS, mm) [X, Y, Z, 3], by PS3.3 C.7.6.2.1.1."""
-    read = [pydicom.dcmread(path) for path in paths]
+    read = [pydicom.dcmread(path, force=True) for path in paths]
     slices = []
     for one in read:
         row, column = (np.array(one.ImageOrientationPatient, float)[part] for part in (slice(0, 3), slice(3, 6)))
@@ -15,17 +15,14 @@ def stacked_series(paths):
     shape = (read[0].Columns, read[0].Rows, len(slices))
     values, places = np.zeros(shape), np.zeros((*shape, 3))
     for k, (_, one) in enumerate(slices):
-        orientation = np.array(one.ImageOrientationPatient, float)
-        pixels = one.pixel_array.astype(float) * float(one.RescaleSlope) + float(one.RescaleIntercept)
-        for r in range(shape[1]):
-            for c in range(shape[0]):
-                values[c, r, k] = pixels[r, c]
-                # PixelSpacing: between rows first, then between columns
-                places[c, r, k] = (
-                    np.array(one.ImagePositionPatient, float)
-                    + orientation[:3] * float(one.PixelSpacing[1]) * c
-                    + orientation[3:] * float(one.PixelSpacing[0]) * r
-                ) * [-1, -1, 1]
+        orientation, origin = (np.array(v, float) for v in (one.ImageOrientationPatient, one.ImagePositionPatient))
+        down, along = map(float, one.PixelSpacing)  # between rows first, then between columns
+        pixels = one.pixel_array.astype(float) * float(one.get("RescaleSlope", 1)) + float(
+            one.get("RescaleIntercept", 0)
+        )
+        values[:, :, k] = pixels.T
+        c, r = (n[..., None] for n in np.meshgrid(range(shape[0]), range(shape[1]), indexing="ij"))
+        places[:, :, k] = (origin + orientation[:3] * along * c + orientation[3:] * down * r) * [-1, -1, 1]
     return values, places
 
 

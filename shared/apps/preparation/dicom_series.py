@@ -179,6 +179,8 @@ def choose_series(
             f"{modality}='SeriesDescription~WORD & ...' (any field of the header, as SeriesNumber, EchoTime, StudyDate)"
         ]
     there = "; ".join(one.shown() for one in images) or "none"
+    kinds = sorted({str(one.values.get("Modality")) for one in series if no_image(one)})
+    there += f" (and {', '.join(kinds)}: no CT, MR or PET images)" if kinds else ""
     lines = f"; left aside: {'; '.join(aside)}" if aside else ""
     remedy = "correct the rule" if rules else f"give --series {modality}='SeriesDescription~WORD'"
     allow = "; a derived series is taken where the rule names its ImageType" if aside else ""

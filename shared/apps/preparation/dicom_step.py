@@ -129,8 +129,8 @@ class DicomStep:
         if scan.unreadable:
             numbers = ", ".join(map(str, scan.unreadable[:5]))
             problems.append(
-                f"{len(scan.unreadable)} files begin as DICOM and cannot be read (by path, file {numbers}); "
-                "copy them again or take them away"
+                f"{len(scan.unreadable)} files begin as DICOM and cannot be read, or lack SOPClassUID or "
+                f"SOPInstanceUID (by path, file {numbers}); copy them again or take them away"
             )
         for patient, count in scan.changed.items():
             problems.append(

@@ -53,6 +53,8 @@ KEPT = (
     *("InPlanePhaseEncodingDirectionDICOM", "ImageOrientationPatientDICOM", "XRayTubeCurrent", "XRayExposure", "KVP"),
     *("ConvolutionKernel", "ConversionSoftware", "ConversionSoftwareVersion"),
 )
+# beside the volume dcm2niix writes overlays, and copies that it resampled where steps vary or a header names a tilt
+COMPANION = re.compile(r"_(ROI|Eq_|Tilt_)\d+$")
 OPTIONS = (
     *("-g", "i"),  # whatever somebody's own defaults are
     *("-b", "y", "-ba", "y", "-c", ""),  # a sidecar without names, no comment in the header
@@ -95,6 +97,7 @@ def convert_series(
     """
     import nibabel as nib
 
+    stored = read_voxels(instances, stack)
     with tempfile.TemporaryDirectory() as temporary:
         given, made = Path(temporary) / "in", Path(temporary) / "out"
         given.mkdir()
@@ -106,7 +109,7 @@ def convert_series(
             ended = subprocess.run(command, capture_output=True, timeout=most_seconds, check=False)
         except subprocess.TimeoutExpired as error:
             raise DataError(f"dcm2niix did not end within {most_seconds:g} s") from error
-        volumes = sorted(made.glob("*.nii"))
+        volumes = [path for path in sorted(made.glob("*.nii")) if not COMPANION.search(path.stem)]
         if len(volumes) != 1:
             raise DataError(
                 f"dcm2niix made {len(volumes)} volumes of it, one is expected (status {ended.returncode}"
@@ -122,7 +125,6 @@ def convert_series(
             )
         turn = nib.orientations.ornt_transform(nib.io_orientation(stack.affine), nib.io_orientation(image.affine))
         exact = stack.affine @ nib.orientations.inv_ornt_aff(turn, stack.shape)
-        stored = read_voxels(instances, stack)
         scales = np.array([(instances[i].frames[f].slope, instances[i].frames[f].intercept) for i, f in stack.order])
         uniform = bool((scales == scales[0]).all())
         if stored is None and not uniform:

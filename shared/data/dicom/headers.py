@@ -56,6 +56,13 @@ class Frame:
     slope: float
     intercept: float
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where the frame lies: nothing is missing, directions and spacings are not 0."""
+        if self.position is None or self.orientation is None or self.spacing is None:
+            return False
+        return any(self.orientation[:3]) and any(self.orientation[3:]) and min(self.spacing) > 0
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -87,7 +94,7 @@ class Scan:
         instances: images, segmentations and structure sets, one per SOP Instance UID.
         nifti: NIfTI files.
         others: how many files are something else.
-        unreadable: how many begin as DICOM and cannot be read.
+        unreadable: numbers, by path, of those that begin as DICOM and cannot be read, or lack their SOP class or UID.
         absent: how many files a DICOMDIR lists and are not there.
         changed: instances that are there twice with different content, by patient.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ def dicom_library(name: str) -> Any:
     Raises:
         DataError: it is not installed.
     """
+    # what pydicom says of a header may quote it: names, birth dates
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")
     try:
         return importlib.import_module(name)
     except ImportError as error:

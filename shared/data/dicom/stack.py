@@ -11,7 +11,7 @@ from shared.data.dicom.headers import Instance
 from shared.errors import DataError
 
 LEAST_SLICES = 3
-SAME_PLACE = 0.01  # of the smallest step, below which two slices lie at one place
+SAME_PLACE = 0.02  # mm, below which two slices lie at one place
 EVEN = 0.05  # of a step, by which steps may differ
 STRAIGHT = 0.1  # of a pixel, by which the last slice may lie beside the first one's normal
 # what tells apart the acquisitions that lie in one series
@@ -48,7 +48,7 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     places = [(i, f) for i, one in enumerate(instances) for f in range(len(one.frames))]
     frames = [instances[i].frames[f] for i, f in places]
     _check_pixels(instances)
-    lost = sum(None in (frame.position, frame.orientation, frame.spacing) for frame in frames)
+    lost = sum(not frame.placed for frame in frames)
     if lost:
         raise DataError(
             f"{lost} of {len(frames)} images lack ImagePositionPatient, ImageOrientationPatient or PixelSpacing: where "
@@ -112,10 +112,12 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
 
 def _check_pixels(instances: Sequence[Instance]) -> None:
     sizes = {(one.values.get("Columns"), one.values.get("Rows")) for one in instances}
-    if len(sizes) > 1 or None in next(iter(sizes)):
+    if (None, None) in sizes:
+        raise DataError("its images lack Rows and Columns; export the original series")
+    if len(sizes) > 1:
         shown = ", ".join(sorted(f"{c} x {r}" for c, r in sizes))
         raise DataError(f"its images have {len(sizes)} sizes ({shown}); export the original series")
-    if any(int(one.values.get("NumberOfFrames") or 1) != len(one.frames) for one in instances):
+    if any((one.values.get("NumberOfFrames") or 1) != len(one.frames) for one in instances):
         raise DataError(
             "it is multi-frame and says of its frames not where they lie; export it as enhanced or single images"
         )
@@ -127,7 +129,7 @@ def _check_pixels(instances: Sequence[Instance]) -> None:
 
 def _check_places(instances: Sequence[Instance], places: Sequence[tuple], along: np.ndarray, steps: np.ndarray) -> None:
     """Refuse several images at one place, with what tells them apart."""
-    apart = steps[steps > max(SAME_PLACE * float(steps.max()), 1e-4)]
+    apart = steps[steps > SAME_PLACE]
     if len(apart) == len(steps):
         return
     if not len(apart):

@@ -62,6 +62,20 @@ def test_functional_groups_are_read_by_the_plain_names(tmp_path):
     assert one.frames[2].position == (0, 0, 6) and one.frames[0].spacing == (2, 1) and one.frames[0].slope == 2
 
 
+def test_what_pydicom_says_of_wrong_values_is_not_shown(tmp_path, recwarn, caplog, capfd):
+    """Its warnings quote them."""
+    series = make_series(VOLUME, series_affine())
+    for one in series:
+        one[0x00200052] = pydicom.DataElement(0x00200052, "UI", "SECRET", validation_mode=0)
+        one[0x00180015] = pydicom.DataElement(0x00180015, "CS", "Secret of Anna", validation_mode=0)
+    write_series(tmp_path, series)
+    recwarn.clear()
+    caplog.clear()
+    assert len(read_folder(tmp_path).instances) == 3
+    shown = " ".join([*(str(one.message) for one in recwarn), caplog.text, *capfd.readouterr()])
+    assert "secret" not in shown.casefold()
+
+
 def test_no_identity_in_the_values(tmp_path):
     named = dict.fromkeys(
         ("OperatorsName", "ReferringPhysicianName", "PatientComments", "InstitutionAddress"), "SECRET"

@@ -40,6 +40,7 @@ def shifted(offsets):
 
 
 NORMAL = lps_affine(AFFINE)[:3, 2] / 3
+STEPS = [-202.5 + 1.25, *(1.25 * k - 3 * k for k in range(1, 6))]  # one slice far away, the others every 1.25 mm
 ROW = lps_affine(AFFINE)[:3, 0] / 1.5
 
 
@@ -56,6 +57,9 @@ ROW = lps_affine(AFFINE)[:3, 0] / 1.5
         ),
         ("one double", "1 of 6 places have several images"),
         ("time", "lie at one place"),
+        ("far", r"slices are missing \(161 after slice 1, .* the step is 1.25 mm"),
+        ("no direction", "6 of 6 images lack"),
+        ("no spacing", "1 of 6 images lack"),
         ("orientations", "2 orientations"),
         ("spacings", "2 values of PixelSpacing"),
         ("sizes", r"2 sizes \(8 x 9, 9 x 8\)"),
@@ -88,6 +92,12 @@ def test_refused(tmp_path, how, message):
         slices = make_series(VOLUME, AFFINE, ImagePositionPatient_each=[[0, 0, 0]] * 6)
     elif how == "orientations":
         slices[2].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    elif how == "far":
+        slices = make_series(VOLUME, AFFINE, ImagePositionPatient_each=shifted(NORMAL * s for s in STEPS))
+    elif how == "no direction":
+        slices = make_series(VOLUME, AFFINE, ImageOrientationPatient=[0] * 6)
+    elif how == "no spacing":
+        slices[2].PixelSpacing = [0, 1.5]
     elif how == "spacings":
         slices[2].PixelSpacing = [1.25, 1.6]
     elif how == "sizes":

@@ -130,7 +130,6 @@ class Abstention:
         far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
         if self._seen is not None and features is not None and self._cohort is not None:
             far, by_channel = self._cohort(features), self._seen.by_channel(len(rows))
-            by_channel[self._seen.flat(len(rows))] = np.nan  # a channel that is not there is no exchanged one
             swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
             if self._cohort.covariates.size and len(covariates):
                 odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))

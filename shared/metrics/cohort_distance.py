@@ -215,9 +215,9 @@ class Cohort:
         t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
         p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
         found: dict[str, Any] = {"patients": len(x), "sd": float(shift.max()), "p": p}
-        whole = None if by_channel is None else by_channel[np.isfinite(by_channel).all(axis=1)]
-        if self.channels is not None and whole is not None and len(whole):
-            (pair,) = self.channels(whole.mean(axis=0)[None], false_alarm=SHIFT_P, count=len(whole))
+        if self.channels is not None and by_channel is not None:
+            together = by_channel[np.isfinite(by_channel).all(axis=1)].mean(axis=0)[None]
+            (pair,) = self.channels(together, false_alarm=SHIFT_P, count=len(x))
             found |= {} if pair is None else {"exchanged": pair}
         return found if "exchanged" in found or (p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT) else None
 

@@ -125,11 +125,6 @@ class LayerStatistics:
             raise ValueError("The network has not been called with an image.")
         return _by_patient(self._by_channel, patients)
 
-    def flat(self, patients: int) -> np.ndarray:
-        """Whether a channel holds one value alone, as that of a sequence which a patient lacks: ``[B]`` bool."""
-        spread = self.by_channel(patients)[:, self.channels : 2 * self.channels]
-        return (np.exp(spread) < 2 * _LEAST).any(axis=1)
-
 
 def exchange_orders(channels: int) -> dict[tuple[int, int], np.ndarray]:
     """Of each two channels the order of the image's features that their exchange makes.

@@ -126,10 +126,6 @@ def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(netw
     assert json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]["exchanged"] == ["T1", "T2"]
     one = predicted(network, tmp_path, new[:1, [0, 2, 1]], tmp_path)  # one patient is enough
     assert "T2 and FLAIR look exchanged" in one[0]["reason"]
-    without = new.clone()
-    without[:, 0] = 0.0  # a sequence that these patients lack was exchanged for no other
-    lacking = predicted(network, tmp_path, without, tmp_path)
-    assert not any("exchanged" in row["reason"] for row in lacking) and lacking[0]["out_of_cohort"] == "1"
     # the file of a version before knows the distance only
     with np.load(tmp_path / "cohort.npz") as file:
         older = {name: file[name] for name in file.files if "channel" not in name and name != "covariates"}

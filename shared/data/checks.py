@@ -399,8 +399,10 @@ class DatalistCheck(SectionCheck):
             case["lacking"] = lacking
         elif lacking:
             self.problems.append(
-                f"{patient}: has no {', '.join(lacking)}; every modality is needed"
-                + (" but some" if self.may_lack else ", unless the model was trained to answer without")
+                f"{patient}: has no {', '.join(lacking)}; "
+                + ("one of them" if self.may_lack else "every modality")
+                + " is needed"
+                + ("" if self.may_lack else ", unless the model was trained to answer without")
                 + ": add it or leave the patient out"
             )
         case["image"] = [str(self.root / image) for image in images]

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ class Abstention:
         class_names: Sequence[str],
         patients: Sequence[str] = (),
         covariates: Sequence[Any] = (),
+        lacking: Sequence[bool] = (),
     ) -> list[dict[str, Any]]:
         """The four columns of the patients of a batch, which the network has just seen.
 
@@ -123,6 +125,8 @@ class Abstention:
             class_names: of both classes.
             patients: names (of groups, where there are some), by which :meth:`shift` knows which rows count as one.
             covariates: ``[C]`` of each patient, where there are some.
+            lacking: whether each lacks an image of a modality. The zeros in its place look like an exchange, and would
+                shift the mean of all patients: neither is told of such a patient.
         """
         rows = [dict.fromkeys(COLUMNS, "") for _ in probability]
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
@@ -133,7 +137,9 @@ class Abstention:
             swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
             if self._cohort.covariates.size and len(covariates):
                 odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
-            self._images += zip(patients, np.concatenate([features[0], by_channel], axis=1), strict=False)
+            swapped = [None if lacks else pair for pair, lacks in zip_longest(swapped, lacking)]
+            seen = zip_longest(patients, np.concatenate([features[0], by_channel], axis=1), lacking)
+            self._images += [(patient, image) for patient, image, lacks in seen if patient is not None and not lacks]
         for k, row in enumerate(rows):
             plausible = None if sets is None else sets[k].tolist()
             distance = None if far is None else float(far[k])

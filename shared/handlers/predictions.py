@@ -102,7 +102,9 @@ class SavePredictions:
         if self.abstention is not None:
             patients = [row.get("group", row["patient"]) for row in new]
             known = [case["covariates"] for case in engine.state.batch if "covariates" in case]
-            found = self.abstention.columns([row["probability"] for row in new], self.class_names, patients, known)
+            lacking = [bool(case.get("lacking")) for case in engine.state.batch]
+            answers = [row["probability"] for row in new]
+            found = self.abstention.columns(answers, self.class_names, patients, known, lacking)
             self.rows[first:] = [row | columns for row, columns in zip(new, found, strict=True)]
 
     @torch.no_grad()

@@ -32,6 +32,9 @@ FAR_COVARIATE = 10.0
 SMALLEST_SHIFT = 0.5
 """Mean of patients that is worth a word, in SD of the cohort."""
 
+LEAST_SPREAD = 1e-6
+"""SD, as a share of 1 + the mean's size, below which a value is the same for all, but for rounding."""
+
 FOLDS = 10
 ROWS = 2000  # rows that a fit takes at most
 
@@ -111,7 +114,7 @@ def fit_cohort(features: np.ndarray, groups: Sequence[Any]) -> tuple[CohortDista
 def _axes(x: np.ndarray) -> CohortDistance:
     """Means, scales and principal axes of rows; the variance beside them is not known yet."""
     mean, spread = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(spread > 1e-6 * (1 + np.abs(mean)), spread, 1.0)  # a dead channel, the same for all
+    scale = np.where(spread > LEAST_SPREAD * (1 + np.abs(mean)), spread, 1.0)  # a dead channel, the same for all
     z = (x - mean) / scale
     # of many rows all axes but one are known well, of few only what is left out tells the variance beside them
     rank = max(1, x.shape[1] - 1 if 4 * x.shape[1] <= len(x) else min(len(x) - 1, x.shape[1] // 2))
@@ -181,7 +184,8 @@ class Cohort:
         """
         mean, spread = self.covariates
         limit = max(FAR_COVARIATE, np.sqrt(self.patients))  # what one patient of the cohort alone has may be so far
-        z = np.divide(known - mean, spread, out=np.zeros_like(known, dtype=float), where=spread > 0)
+        varies = spread > LEAST_SPREAD * (1 + np.abs(mean))
+        z = np.divide(known - mean, spread, out=np.zeros_like(known, dtype=float), where=varies)
         return [{int(k): float(row[k]) for k in np.flatnonzero(np.abs(row) > limit)} for row in z]
 
     def shift(self, new: np.ndarray, by_channel: np.ndarray | None = None) -> dict[str, Any] | None:

@@ -94,7 +94,8 @@ class ExchangedChannels:
         limit = np.minimum(self.parts["mean"] - far * self.parts["sd"], 0.0)
         turned = np.stack([features - features[:, order] for order in self.orders.values()], axis=1)
         score = np.einsum("nkp,kp->nk", turned, self.parts["weights"])
-        below = np.where(score < limit, (score - self.parts["mean"]) / self.parts["sd"], np.inf)
+        sd = np.where(self.parts["sd"] > 0, self.parts["sd"], 1.0)  # 0: two channels that are the same in all patients
+        below = np.where(score < limit, (score - self.parts["mean"]) / sd, np.inf)
         given, pairs = self.distance(features), list(self.orders)
         nearer = [self.distance(features[:, order]) < given for order in self.orders.values()]
         below = np.where(np.transpose(nearer), below, np.inf)

@@ -239,7 +239,7 @@ def test_a_patient_to_predict_may_lack_images_where_the_model_allows_it(folder):
     )
     folder.content["testing"][0]["image"] = [None, None]
     (folder.root / "datalist.json").write_text(json.dumps(folder.content))
-    with pytest.raises(DataError, match="P8: has no T1, T2; every modality is needed but some"):
+    with pytest.raises(DataError, match="P8: has no T1, T2; one of them is needed: add it"):
         cases_for_inference(folder.root, may_lack=True)
 
 

@@ -31,10 +31,12 @@ def images(count, seed, *, gain=1.0, noise=0.0):
 
 
 KNOWN = None  # covariates of the patients
+LACKING: dict[int, str] = {}  # modalities, of patients by number
 
 
 def cases(image):
     found = [{"patient": f"P{k}", "image": x, "label": k % 2} for k, x in enumerate(image)]
+    found = [{**case, "lacking": LACKING.get(k, "")} if LACKING else case for k, case in enumerate(found)]
     return found if KNOWN is None else [{**case, "covariates": x} for case, x in zip(found, KNOWN, strict=True)]
 
 
@@ -132,6 +134,21 @@ def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(netw
     np.savez(tmp_path / "cohort.npz", **older)
     older = predicted(network, tmp_path, new[:2, [1, 0, 2]], tmp_path)
     assert all(row["out_of_cohort"] in "01" and "exchanged" not in row["reason"] for row in older)
+
+
+def test_of_a_patient_who_lacks_a_modality_no_exchange_is_told_and_no_shift_of_all(network, tmp_path, monkeypatch):
+    gains = torch.tensor([1.0, 0.6, 1.0])[:, None, None]
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these", "modalities": ["T1", "T2", "FLAIR"]}))
+    stage(network, tmp_path, images(60, 0) * gains).run()
+    new = images(20, 8) * gains
+    new[3, 0] = 0
+    rows = predicted(network, tmp_path, new, tmp_path)
+    assert "look exchanged" in rows[3]["reason"] and "the 20 patients together" in rows[0]["reason"]
+    monkeypatch.setitem(globals(), "LACKING", {3: "T1"})
+    rows = predicted(network, tmp_path, new, tmp_path)
+    assert rows[3]["out_of_cohort"] == "1" and rows[3]["reason"].startswith("unlike the training patients: distance")
+    assert not any("exchanged" in row["reason"] or "together" in row["reason"] for row in rows)
+    assert "cohort_shift" not in json.loads((tmp_path / "metrics.json").read_text())
 
 
 def test_a_covariate_in_another_unit_is_flagged_and_an_unknown_one_is_not(network, tmp_path, monkeypatch):

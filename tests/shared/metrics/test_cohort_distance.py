@@ -58,6 +58,13 @@ def test_a_dead_channel_is_no_division_by_zero():
     assert np.isfinite(left_out).all() and np.isfinite(distance(cohort(3))).all()
 
 
+def test_of_a_covariate_that_is_the_same_for_all_nothing_is_told():
+    known = np.full(60, 62.3)
+    covariates = np.array([[known.mean()], [known.std()]])
+    assert covariates[1] > 0  # by rounding
+    assert Cohort([], [], 60, covariates=covariates).far_covariates(np.array([[63.0]])) == [{}]
+
+
 def test_the_limit_is_the_prediction_limit_of_a_normal_sample():
     log = np.random.default_rng(3).normal(size=15)
     found = distance_limit(np.exp(log), range(15))

@@ -45,6 +45,16 @@ def test_an_exchange_is_told_and_of_channels_that_look_alike_nothing_is():
     assert exchanged(np.full((1, 6), np.nan)) == [None]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("patients", [5, 40])
+def test_of_two_channels_that_are_the_same_in_all_patients_nothing_is_told(patients):
+    random = np.random.default_rng(4)
+    x = cohort(patients, random)
+    x[:, [2, 5]] = x[:, [0, 3]]
+    exchanged = ExchangedChannels.fit(x, range(patients), {(0, 2): ORDERS[0, 2]})
+    assert exchanged(cohort(20, random)) == [None] * 20
+
+
 def test_the_mean_of_several_patients_tells_what_one_does_not():
     random, means = np.random.default_rng(2), MEANS / 4
     exchanged = ExchangedChannels.fit(cohort(60, random, means=means), range(60), ORDERS)

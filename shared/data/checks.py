@@ -398,13 +398,13 @@ class DatalistCheck(SectionCheck):
         if lacking and self.may_lack and images:
             case["lacking"] = lacking
         elif lacking:
-            self.problems.append(
-                f"{patient}: has no {', '.join(lacking)}; "
-                + ("one of them" if self.may_lack else "every modality")
-                + " is needed"
-                + ("" if self.may_lack else ", unless the model was trained to answer without")
-                + ": add it or leave the patient out"
+            rule = (
+                "one modality at least is needed"
+                if self.may_lack
+                else "every modality is needed (but in an inference of glioma_idh, by a model trained with "
+                "contrast#sequence_dropout)"
             )
+            self.problems.append(f"{patient}: has no {', '.join(lacking)}; {rule}: add it or leave the patient out")
         case["image"] = [str(self.root / image) for image in images]
         grids = [(image, self._grid(image, patient)) for image in case["image"]]
         for key in ("mask", "planted"):

@@ -36,6 +36,7 @@ NOTES = {
     "set": "Conformal set",
     "out_of_cohort": "Unlike the training patients (1: yes)",
     "trained_on": "Trained on (1: yes)",
+    "lacking": "Predicted without",
 }
 
 
@@ -51,8 +52,8 @@ class SaveDicom:
         dataset_dir: the prepared folder.
         bundle_root: of the bundle, for its name and version.
         ckpt_dir: of the model, for its checksum.
-        cases: the patients.
-        modalities: names of the images, in the cases' order: maps lie on the first one's grid.
+        cases: the patients, with what they are ``lacking``, if anything.
+        modalities: names of the images, in the cases' order: maps lie on the grid of the first one that a patient has.
         class_names: names of the classes; the second is the positive one.
         datalist_file: the datalist.
         dicom_source: see :class:`shared.reports.dicom.source.DicomSource`.
@@ -79,7 +80,7 @@ class SaveDicom:
         if self.out is None:
             return
         self.output_dir, self.modalities, self.class_names = Path(output_dir), list(modalities), list(class_names)
-        self.patients = [str(case["patient"]) for case in cases]
+        self.patients = {str(case["patient"]): case.get("lacking") or {} for case in cases}
         self.source = DicomSource(dataset_dir, datalist_file, dicom_source)
         if lacking := self.source.lacking(self.patients):
             raise DataError(
@@ -119,7 +120,7 @@ class SaveDicom:
             patient: its name.
             row: of predictions.csv.
         """
-        source = self.source.series(patient, self.modalities[0])
+        source = self.source.series(patient, next(m for m in self.modalities if m not in self.patients[patient]))
         folder = self.output_dir / "patients"
         file = folder / f"{patient}.json"
         summary = read_json_object(file, "result") if file.is_file() else {}

@@ -22,7 +22,7 @@ from shared.reports.trace import TRACE, case_entry, with_digests
 MODEL_FILES = ("model.pt", "model.json", "atlas.npz", "cohort.npz", "conformal.json")
 CONFIG_FILES = ("inference.json", "train.json", "metadata.json")
 PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pillow", "scikit-image")
-VALUES = ("tumour_labels", "trust_affines")
+VALUES = ("tumour_labels", "trust_affines", "lacking")
 
 
 class SaveTrace:

@@ -138,7 +138,8 @@ def test_a_new_patients_prediction_depends_on_nobody_else_and_on_no_order(traine
     some = predict(trained, cohort, tmp_path / "two", datalist_file=str(tmp_path / "two.json"))
     assert list(some) == ["P24", "P23"]
     for name, row in some.items():
-        assert float(row["probability"]) == pytest.approx(float(together[name]["probability"]), abs=1e-5)
+        for answer in ("probability", "probability_graph"):
+            assert float(row[answer]) == pytest.approx(float(together[name][answer]), abs=1e-5)
         assert row["neighbours"] == together[name]["neighbours"]
 
 

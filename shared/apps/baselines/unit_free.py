@@ -77,7 +77,8 @@ def published(table: PopulationTable) -> PopulationTable:
 
 
 def measured(dataset_dir: Path, image: int, covariates: Sequence[str], slices: int) -> PopulationTable:
-    """The same features of a prepared cohort: one of its images, in the slices of largest tumour; grades unknown.
+    """The same features of a prepared cohort's labelled patients, of both sections: one of their images, in the slices
+    of largest tumour; grades unknown.
 
     Args:
         dataset_dir: with datalist.json.
@@ -93,7 +94,8 @@ def measured(dataset_dir: Path, image: int, covariates: Sequence[str], slices: i
     from shared.transforms.load import LoadCased
 
     load, rows, problems = LoadCased(), {}, []
-    cases = TrainingRows.read(dataset_dir / "datalist.json", dataset_dir).datalist["training"]
+    datalist = TrainingRows.read(dataset_dir / "datalist.json", dataset_dir).datalist
+    cases = datalist["training"] + [case for case in datalist.get("testing") or [] if case.get("label") in (0, 1)]
     for case in cases:
         images = [case["image"]] if isinstance(case["image"], str) else case["image"]
         if image >= len(images) or not case.get("mask"):

@@ -161,7 +161,10 @@ def _write_cam(
     cam = uncrop(found.cam, case["crop"]["start"], volumes.mask.shape)
     write_volume(f"{stem}_cam.nii.gz", cam, volumes.affine, f"Grad-CAM, {found.patient}")
     names = [sequences[i] if i < len(sequences) else f"sequence {i}" for i in range(len(volumes.images))]
-    images, planted = dict(zip(names, volumes.images, strict=True)), None
+    images = {
+        name: image for name, image in zip(names, volumes.images, strict=True) if image.any()
+    }  # but those lacking
+    planted = None
     if volumes.planted is not None:
         planted = np.where(volumes.mask, volumes.planted, 0)
     cam_planes(images, cam, volumes.mask, f"{stem}_cam.png", title=title, planted=planted)
@@ -213,7 +216,7 @@ def _write_network(
     write_csv(f"{stem}_tracts.csv", tract_rows(atlas, found, crossing))
     volume = atlas.volume(np.where(kept, values, 0.0))
     write_volume(f"{stem}_tracts.nii.gz", volume, atlas.affine, f"tracts of GNNExplainer, {found.patient}")
-    image = volumes.images[-1]
+    image = next(image for image in volumes.images[::-1] if image.any())
     glass_brain(volume, image > 0, volumes.mask, f"{stem}_tracts.png", image=image, title=title)
     connectome_picture(
         atlas, values, kept, f"{stem}_connectome.png", crossing=crossing, planted=planted_tracts, title=title

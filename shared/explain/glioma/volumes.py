@@ -20,7 +20,7 @@ class BrainVolumes(NamedTuple):
     """A patient's volumes on the MNI152 grid.
 
     Attributes:
-        images: sequences ``[C, X, Y, Z]``.
+        images: sequences ``[C, X, Y, Z]``; one that the patient lacks is 0.
         mask: the tumour's, ``[X, Y, Z]`` bool.
         affine: voxel to mm, ``[4, 4]``.
         planted: phantoms only: codes of what was planted, ``[X, Y, Z]``.
@@ -37,12 +37,14 @@ class BrainVolumes(NamedTuple):
 
         Args:
             files: ``images``: paths, ``mask``: a path, ``tumour_labels``: its values that are tumour, where it has
-                several, ``planted``: a path or None.
+                several, ``planted``: a path or None, ``lacking``: places of ``images`` where another one stands.
         """
         images = [load_volume(path) for path in files["images"]]
+        stacked = np.stack([image.array for image in images])
+        stacked[[*(files.get("lacking") or {}).values()]] = 0
         planted = files.get("planted")
         return cls(
-            np.stack([image.array for image in images]),
+            stacked,
             read_mask(files["mask"], files.get(LABELS_KEY) or (), joined=False).array > 0,
             images[0].affine,
             None if planted is None else np.rint(load_volume(planted).array).astype(np.int64),

@@ -235,7 +235,8 @@ class GliomaClassifier(nn.Module):
         if answer not in ANSWERS or (answer == "additive" and self.additive is None):
             raise ValueError(
                 'answer must be "graph" or, where `additive` is true and each encoder has a classifier of its own '
-                f'(objective "multitask" with unimodal, or "unimodal"), "additive"; got {answer!r}.'
+                f'(objective "multitask" with unimodal, or "unimodal"), "additive"; got {answer!r}. Without such '
+                "classifiers train with --answer graph."
             )
         self.register_buffer("bank_labels", torch.zeros(0))
         kept = {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[2] in _PATIENTS}

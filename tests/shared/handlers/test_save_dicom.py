@@ -71,10 +71,8 @@ def handler(answered, out, bundle="ircl_mvi", **options):
         dataset_dir=data,
         bundle_root=f"bundles/{bundle}",
         ckpt_dir=root / "models",
-        cases=[{"patient": name} for name in KINDS],
-        modalities=["T1", "T1V"],
         class_names=["no MVI", "MVI"],
-        **options,
+        **{"cases": [{"patient": name} for name in KINDS], "modalities": ["T1", "T1V"], **options},
     )
 
 
@@ -216,3 +214,20 @@ def test_glioma_has_report_and_page_only(answered, tmp_path, caplog):
         handler((root, data, plain), tmp_path / "out", "glioma_idh")(SimpleNamespace())
     assert {path.name for path in (tmp_path / "out" / "AX").iterdir()} == {"report.dcm", "page.dcm"}
     assert "not a medical device" in caplog.text
+
+
+def test_a_patient_who_lacks_the_first_sequence_is_told_and_refers_to_the_next(answered, tmp_path):
+    root, data, _ = answered
+    row = {"patient": "OB", "probability": "0.5", "lacking": "T1c", "out_of_cohort": "1"}
+    cases = [{"patient": "OB", "lacking": {"T1c": 0}}]
+    saver = handler((root, data, tmp_path), tmp_path / "out", "glioma_idh", cases=cases, modalities=["T1c", "T1V"])
+    saver.write("OB", row)
+    pydicom = dicom_library("pydicom")
+    sources = {pydicom.dcmread(path).SOPInstanceUID for path in (root / "dicom/OB/T1 portal").iterdir()}
+    report = pydicom.dcmread(tmp_path / "out/OB/report.dcm")
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    referred = {one.ReferencedSOPInstanceUID for s in study.ReferencedSeriesSequence for one in s.ReferencedSOPSequence}
+    assert referred and referred <= sources
+    (prediction,) = hd.sr.srread(tmp_path / "out/OB/report.dcm").content.get_image_measurement_groups(tracking_uid=None)
+    said = {e.name.meaning: e.value.meaning for e in prediction.get_qualitative_evaluations()}
+    assert said["Predicted without"] == "T1c"

@@ -93,6 +93,16 @@ def test_images_in_another_order_are_another_input(tmp_path):
     assert traced(tmp_path, of=other)["cases"][0]["trace"] != before["cases"][0]["trace"]
 
 
+def test_which_of_two_sequences_is_lacking_is_an_input(tmp_path):
+    place(tmp_path)
+    found = []
+    for lacking in ({"T1": 0}, {"T1c": 1}):  # the same image stands twice
+        known = cases(tmp_path)
+        known[0] |= {"image": [str(tmp_path / "data/a")] * 2, "lacking": lacking}
+        found.append(traced(tmp_path, of=known)["cases"][0]["trace"])
+    assert found[0] != found[1]
+
+
 def test_a_changed_input_model_output_or_trace_is_found(tmp_path):
     place(tmp_path)
     (tmp_path / "out").mkdir()

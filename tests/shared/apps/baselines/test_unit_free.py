@@ -75,7 +75,8 @@ def test_a_published_table_and_images_of_the_same_tumours_have_the_same_features
         nibabel.save(nibabel.Nifti1Image(mask, np.diag([1, 1, 5, 1])), tmp_path / f"{name}_m.nii.gz")
         case = {"patient": name, "image": [f"{name}_0.nii.gz", f"{name}_1.nii.gz"], "mask": f"{name}_m.nii.gz"}
         cases.append({**case, "label": int(label), "covariates": {"age": 50.0}})
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": cases}))
+    testing = [*cases[4:], {**cases[0], "patient": "unlabelled", "label": None}]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": cases[:4], "testing": testing}))
     found, wanted = measured(tmp_path, 1, ["age"], 1), published(cohort)
     assert found.patients == wanted.patients and found.feature_names == wanted.feature_names
     np.testing.assert_allclose(found.features, wanted.features, rtol=1e-5)

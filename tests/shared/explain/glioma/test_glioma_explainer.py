@@ -240,6 +240,17 @@ def test_uncrop_undoes_the_crop():
         np.testing.assert_array_equal(back, volume[0].numpy() * there)
 
 
+def test_a_sequence_that_the_patient_lacks_is_in_no_picture(found, case, atlas, tmp_path, monkeypatch):
+    shown, brains = [], []
+    monkeypatch.setattr("shared.visualize.cam_planes", lambda images, *_, **__: shown.append(images))
+    monkeypatch.setattr("shared.visualize.glass_brain", lambda *_, image, **__: brains.append(image))
+    whole = BrainVolumes.load(case["files"])
+    volumes = BrainVolumes.load({**case["files"], "lacking": {"FLAIR": 1}})
+    assert not volumes.images[1].any() and np.array_equal(volumes.images[0], whole.images[0]) and whole.images[1].any()
+    write_explanation(case, found, volumes, tmp_path, atlas, sequences=["T1", "FLAIR"])
+    assert {name for images in shown for name in images} == {"T1"} and np.array_equal(brains[0], whole.images[0])
+
+
 def test_files(found, case, atlas, tmp_path):
     volumes = BrainVolumes.load(case["files"])
     write_explanation(case, found, volumes, tmp_path, atlas, sequences=["T1", "T2"], planted_tracts=[1])

@@ -132,7 +132,7 @@ def test_without_scores_of_the_encoders_there_is_no_sum_to_answer(settings):
     assert net.additive is None and net.answer == "graph"
     with pytest.raises(DataError, match="no additive answer"):
         net.contributions(None)
-    with pytest.raises(ValueError, match='answer must be "graph" or, where `additive` is true'):
+    with pytest.raises(ValueError, match=r'answer must be "graph" or, where `additive` is true.* --answer graph'):
         glioma_classifier(**given, answer="additive")
 
 

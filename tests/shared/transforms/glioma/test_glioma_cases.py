@@ -53,7 +53,8 @@ def test_a_sequence_that_is_lacking_is_0_and_the_others_are_as_they_were(atlas, 
     whole = LoadGliomad(atlas)(entries[0])["image"]
     case = {**entries[0], "lacking": {"T2": 1, "FLAIR": 3}}
     cases = GliomaCases([entries[1], case], Compose([LoadGliomad(atlas), PrepareGliomad(atlas, **SETTINGS)]))
-    lacking = LoadGliomad(atlas)(case)["image"]
+    lacking, files = (LoadGliomad(atlas)(case)[key] for key in ("image", "files"))
+    assert files["lacking"] == case["lacking"] and "lacking" not in LoadGliomad(atlas)(entries[0])["files"]
     assert torch.equal(lacking[[0, 2]], whole[[0, 2]]) and not lacking[[1, 3]].any() and whole[[1, 3]].any()
     assert cases[0]["lacking"] == "" and cases[1]["lacking"] == "T2, FLAIR"
     rows = torch.as_tensor(cases.items[1]["tract_rows"]).unflatten(1, (4, -1))

@@ -60,7 +60,7 @@ def fit_population_graph(
         DataError: labels other than 0 and 1, of one class only, or not one per patient.
 
     Example:
-        >>> labels = torch.arange(20) % 2
+        >>> _, labels = torch.manual_seed(0), torch.arange(20) % 2
         >>> network = PopulationGraphClassifier(4, hidden=(8,))
         >>> losses = fit_population_graph(network, torch.randn(20, 4) + 2 * labels[:, None], labels, epochs=30)
         >>> len(losses), losses[-1] < losses[0], network.training

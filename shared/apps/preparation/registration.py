@@ -94,6 +94,10 @@ def lifted_n4(n4: Callable[[Any, Volume, Any], Volume]) -> Callable[[Any, Volume
     return lifted
 
 
+def _fixed(seed: int) -> int:
+    return max(1, seed + 1)  # 0 draws by the clock, in ANTs and in SimpleITK
+
+
 class AntsRegistration:
     """ANTs: rigid, affine, SyN.
 
@@ -106,7 +110,7 @@ class AntsRegistration:
         self.ants = _load("ants")
         self.method = "ANTs affine" if affine_only else "ANTs SyN, lesion excluded"
         self.note = ""
-        self._kind, self._seed = "Affine" if affine_only else "SyN", seed
+        self._kind, self._seed = "Affine" if affine_only else "SyN", _fixed(seed)
         self._files = tempfile.TemporaryDirectory(prefix="registration_")
         self._count = 0
 
@@ -171,7 +175,7 @@ class SitkRegistration:
         self.sitk = _load("SimpleITK")
         self.method = "SimpleITK affine"
         self.note = "affine only: shapes of brain and tumour are not adapted to the template's; antspyx has SyN"
-        self._seed = max(1, seed + 1)  # 0 would draw by the clock
+        self._seed = _fixed(seed)
 
     def _image(self, volume: Volume) -> Any:
         import numpy as np

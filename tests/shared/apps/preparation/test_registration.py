@@ -123,6 +123,11 @@ def test_the_same_seed_gives_the_same_warp(method):
     assert np.abs(first - second).max() < 3e-2 * first.max()
 
 
+@pytest.mark.parametrize("method", LIBRARY)
+def test_the_default_seed_does_not_draw_by_the_clock(method):
+    assert 0 < choose_registration(method)._seed != choose_registration(method, seed=1)._seed > 0
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(DataError, match="registration must be one of auto, syn, ants-affine, sitk-affine, got 'fast'"):
         choose_registration("fast")

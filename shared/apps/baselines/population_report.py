@@ -161,10 +161,8 @@ def external_lines(
     for name, far in external.items():
         cohorts = [(table.labels, table.probability, table.groups) for table in (development[name], far)]
         found = external_validation(*cohorts, bootstrap=bootstrap)
-        there, changed = (
-            found["external"],
-            ((found["recalibration"] or {}).get("methods") or {}).get("intercept and slope"),
-        )
+        there = found["external"]
+        changed = ((found["recalibration"] or {}).get("methods") or {}).get("intercept and slope")
         auc = [bounds_text(found[part]["AUC"]) for part in ("development", "external", "difference")]
         values = [bounds_text(there[key]) for key in ("intercept", "slope", "observed_expected", "BRIER")]
         mended = bounds_text(changed["BRIER_difference"]) if changed else "not to be fitted"

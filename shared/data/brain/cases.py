@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,14 +33,19 @@ class _Rows:
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = self.items[row]
         known: dict[str, Any] = {"label": int(item["label"])} if self.labelled else {}
-        if any(item.get("lacking") for item in self.items):
+        if self.some_lack:
             known["lacking"] = ", ".join(item.get("lacking") or ())
         return {"row": row, "patient": str(item["patient"]), "covariates": item["covariates"], **known}
 
-    @property
+    @cached_property  # asked for every row that is drawn
     def labelled(self) -> bool:
         """Whether all of them have a label."""
         return all(item.get("label") is not None for item in self.items)
+
+    @cached_property
+    def some_lack(self) -> bool:
+        """Whether some of them lack a sequence."""
+        return any(item.get("lacking") for item in self.items)
 
     @property
     def patients(self) -> list[str]:

@@ -7,6 +7,7 @@ __all__, __getattr__ = lazy_exports(
     {
         "AdditiveFit": "additive",
         "fit_additive": "additive",
+        "calibrate_members": "additive",
         "bootstrap_weights": "additive",
         "match_biomarkers": "additive",
         "rank_agreement": "additive",

@@ -135,7 +135,7 @@ class AdditiveStage(PlainStage):
 
     def content(self) -> dict[str, Any]:
         """Fit the predictor; what its checkpoint holds."""
-        from shared.biomarkers import fit_additive
+        from shared.biomarkers import calibrate_members, fit_additive
 
         predictor = self.network.additive.to(self.device)
         for encoder, path in zip(predictor.encoders, self.members.checkpoints, strict=True):
@@ -159,6 +159,7 @@ class AdditiveStage(PlainStage):
             )
             for member in range(amounts.shape[1])
         ]
+        fits = calibrate_members(fits, labels)
         self._fill(predictor, fits)
         self._describe(amounts, labels, fits)
         return {"additive": predictor.state_dict()}

@@ -1,5 +1,6 @@
 """The penalised regression against scikit-learn's own classes put together anew, and its stability measures."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,7 +12,14 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared.biomarkers import AdditiveFit, bootstrap_weights, fit_additive, match_biomarkers, rank_agreement
+from shared.biomarkers import (
+    AdditiveFit,
+    bootstrap_weights,
+    calibrate_members,
+    fit_additive,
+    match_biomarkers,
+    rank_agreement,
+)
 from shared.biomarkers import additive as module
 from shared.errors import DataError
 
@@ -53,22 +61,38 @@ def by_hand(x, y, known, strength, *, folds=5, repeats=4, seed=0):
     return coefficients, model.intercept_[0] - coefficients @ both.mean(axis=0), total / times, losses
 
 
+def calibrated_by_hand(odds, y):
+    """Slope and shift of the most probable calibration, patient by patient: log slope * SD is normal, variance 1/6."""
+
+    def surprise(found):
+        slope, shift = found
+        if slope <= 0:
+            return np.inf
+        told = [1 / (1 + np.exp(-(slope * each + shift))) for each in odds]
+        losses = [-np.log(p if label == 1 else 1 - p) for p, label in zip(told, y, strict=True)]
+        return sum(losses) + 3.0 * np.log(slope * np.std(odds)) ** 2
+
+    options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000}
+    return minimize(
+        surprise, [1 / np.std(odds), -np.mean(odds) / np.std(odds)], method="Nelder-Mead", options=options
+    ).x
+
+
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_weights_are_scikit_learns_recalibrated_by_the_left_out(strength):
     x, y, known = cohort()
     fit = fit_additive(x, y, known, strength=strength)
     coefficients, intercept, outside, _ = by_hand(x, y, known, strength)
-    calibration = LogisticRegression(C=np.inf, tol=1e-10).fit(outside[:, None], y)
-    slope, shift = calibration.coef_[0, 0], calibration.intercept_[0]
-    assert 0.2 < slope < 5
+    slope, shift = calibrated_by_hand(outside, y)
     np.testing.assert_allclose(np.append(fit.weight, fit.covariate_weight), slope * coefficients, rtol=2e-3, atol=1e-5)
     expected = slope * (intercept + np.hstack([x, known]) @ coefficients) + shift
     np.testing.assert_allclose(odds(fit, x, known), expected, rtol=2e-3, atol=5e-3)
     assert fit.strength == strength
     np.testing.assert_allclose(fit.mean, x.mean(axis=0))
     np.testing.assert_allclose(fit.covariate_mean, known.mean(axis=0))
+    np.testing.assert_allclose(fit.left_out, slope * outside + shift, rtol=2e-3, atol=5e-3)
     # at the cohort's prevalence, though classes count equally in the fit
-    assert (1 / (1 + np.exp(-(slope * outside + shift)))).mean() == pytest.approx(y.mean(), abs=1e-4)
+    assert (1 / (1 + np.exp(-fit.left_out))).mean() == pytest.approx(y.mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.04])
@@ -102,13 +126,53 @@ def test_the_strength_is_that_of_least_loss_of_the_left_out():
     np.testing.assert_allclose(again.weight, fit.weight)
 
 
-@pytest.mark.parametrize(("odds", "held"), [([-0.05, 0.05], 5.0), ([8.0, -8.0], 0.2)])
-def test_a_slope_that_knows_too_little_is_held_and_the_prevalence_kept(odds, held):
+@pytest.mark.parametrize("odds", [[-0.05, 0.05], [8.0, -8.0], [1.0, 1.0]])
+def test_the_slope_stays_finite_and_above_zero_and_the_prevalence_is_kept(odds):
     y = np.array([0] * 15 + [1] * 5)
     told = np.where(y == 1, odds[1], odds[0]) + 0.001 * np.arange(20)
     slope, shift = module._calibration(told, y)
-    assert slope == held
+    assert 0 < slope * told.std() < 10  # told apart without error, or the wrong way round
+    np.testing.assert_allclose([slope, shift], calibrated_by_hand(told, y), rtol=1e-3, atol=1e-3)
     assert (1 / (1 + np.exp(-(slope * told + shift)))).mean() == pytest.approx(0.25, abs=1e-9)
+
+
+def test_many_patients_tell_the_slope_and_few_are_drawn_towards_a_spread_of_one():
+    random = np.random.default_rng(0)
+    odds = random.standard_normal(20_000)
+    y = (random.random(20_000) < 1 / (1 + np.exp(-2.5 * odds))).astype(int)
+    platt = LogisticRegression(C=np.inf, tol=1e-10).fit(odds[:, None], y).coef_[0, 0]
+    assert module._calibration(odds, y)[0] == pytest.approx(platt, rel=0.01)
+    few = slice(0, 30)
+    platt = LogisticRegression(C=np.inf).fit(odds[few, None], y[few]).coef_[0, 0] * odds[few].std()
+    assert 1.1 < module._calibration(odds[few], y[few])[0] * odds[few].std() < platt - 0.1
+
+
+def test_members_are_brought_to_one_scale_and_calibrated_together():
+    x, y, known = cohort()
+    first = fit_additive(x, y, known, strength=0.1)
+    (alone,) = calibrate_members([first], y)
+    np.testing.assert_allclose(odds(alone, x, known), odds(first, x, known), atol=1e-6)
+    other = fit_additive(x[:, 1:], y, known, strength=0.1)
+    loud = dataclasses.replace(  # the same fit, ten times too sure
+        other,
+        weight=10 * other.weight,
+        covariate_weight=10 * other.covariate_weight,
+        bias=10 * other.bias,
+        slope=10 * other.slope,
+        left_out=10 * other.left_out,
+    )
+    together = calibrate_members([first, other], y)
+    for fit, again in zip(together, calibrate_members([first, loud], y), strict=True):
+        for field in dataclasses.fields(fit):
+            np.testing.assert_allclose(getattr(again, field.name), getattr(fit, field.name), atol=1e-6)
+    a, b = (fit.left_out for fit in (first, other))
+    mean = (a / a.std() + b / b.std()) / 2
+    slope, shift = calibrated_by_hand(mean, y)
+    left_out = np.mean([fit.left_out for fit in together], axis=0)
+    np.testing.assert_allclose(left_out, slope * mean + shift, atol=1e-4)
+    np.testing.assert_allclose(  # the weights' slope is that of what they say
+        together[1].weight / together[1].slope, other.weight / other.slope, rtol=1e-9
+    )
 
 
 def test_groups_stay_together_in_the_inner_folds(monkeypatch):

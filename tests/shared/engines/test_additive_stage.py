@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch.nn.functional import normalize
 
-from shared.biomarkers import fit_additive, fit_biomarkers
+from shared.biomarkers import calibrate_members, fit_additive, fit_biomarkers
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.engines import AdditiveStage, Members
 from shared.errors import CheckpointError, DataError
@@ -111,6 +111,7 @@ def test_weights_are_those_of_the_fit_and_members_are_averaged(fitted):
     predictor = network.additive
     amounts = predictor.measured(images)
     fits = [fit_additive(amounts[:, i].flatten(1), LABELS, known, strength=0.1) for i in range(2)]
+    fits = calibrate_members(fits, LABELS)
     expected = np.mean(
         [
             f.bias + amounts[:, i].flatten(1).numpy() @ f.weight + known.numpy() @ f.covariate_weight

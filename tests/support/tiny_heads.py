@@ -93,9 +93,9 @@ class HeaderRegistration:
         self.metric_mask = metric_mask
         return np.zeros(3)
 
-    def apply(self, warps, moving, fixed, *, nearest=False):
+    def apply(self, warps, moving, fixed, *, nearest=False, inverse=False):
         affine = moving.affine.copy()
-        affine[:3, 3] += sum(warps, np.zeros(3))
+        affine[:3, 3] += (-1 if inverse else 1) * sum(warps, np.zeros(3))
         array = np.asarray(moving.array, np.float32)
         return resample(Volume(array, affine), fixed.array.shape, fixed.affine, nearest=nearest)
 

@@ -178,7 +178,7 @@ def prepare(options: argparse.Namespace) -> None:
         DataError: with every problem found.
     """
     from shared.apps.preparation.glioma_cohort import cohort_reference, flag_outliers, prepare_cohort
-    from shared.apps.preparation.glioma_patient import DONE, Steps, choose_method, load_tools, preparation_of
+    from shared.apps.preparation.glioma_patient import DONE, PLACES, Steps, choose_method, load_tools, preparation_of
 
     take_dicom(options)
     for line in options.dicom_lines:
@@ -241,6 +241,8 @@ def prepare(options: argparse.Namespace) -> None:
         case["mask"] = f"{name}/mask.nii.gz"
         if patients[name]["paths"].dwi or patients[name]["paths"].fa:
             case["fa"] = f"{name}/fa.nii.gz"
+        if (options.output / name / PLACES).is_file():
+            case["mni_places"] = f"{name}/{PLACES}"
         covariates = {key.casefold(): value for key, value in patients[name].get("covariates", {}).items()}
         case |= {"label": patients[name]["label"]} if "label" in patients[name] else {}
         cases.append({**case, **({"covariates": covariates} if covariates else {})})

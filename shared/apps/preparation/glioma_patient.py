@@ -35,6 +35,8 @@ from shared.io import write_json
 
 VERSION = 3  # raised whenever prepared voxels change: older ones are then prepared again
 DONE = "done.json"
+PLACES = "mni_places.nii.gz"
+OUTSIDE_MM = 300.0  # a place that no map of MNI152 reaches
 MARGIN_MM = 4.0  # around the tumour, which the registration's metric does not see either
 LEAST_DICE = 0.90  # of the brain masks
 LARGEST_CUT = 0.03  # of the tumour, that the brain mask leaves out
@@ -262,6 +264,27 @@ def register_patient(
     )
 
 
+def native_places(native: Native, warp: Any, tools: Registration, template: Template) -> Volume:
+    """Where a patient's places lie in MNI152, so that maps can be led back: mm (RAS), ``[X, Y, Z, 3]``.
+
+    The grid is the anchor's with voxels of about 2 mm. Places beyond the template's grid lie ``OUTSIDE_MM`` away.
+    """
+    import numpy as np
+    from nibabel.affines import apply_affine
+
+    affine = np.array(native.brain.affine, float)
+    step = np.maximum(np.rint(MNI_SPACING / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
+    affine[:3, :3] *= step
+    grid = Volume(np.zeros(-(-np.array(native.brain.array.shape) // step), np.float32), affine)
+    voxels = np.moveaxis(np.indices(template.image.array.shape), 0, -1)
+    known = [*np.moveaxis(apply_affine(template.image.affine, voxels), -1, 0), np.ones(voxels.shape[:-1])]
+    *places, reached = (
+        tools.apply([warp], Volume(one.astype(np.float32), template.image.affine), grid, inverse=True).array
+        for one in known
+    )
+    return Volume(np.where(reached[..., None] > 0.999, np.stack(places, axis=-1), OUTSIDE_MM), affine)
+
+
 def native_fa(
     files: PatientFiles, steps: Steps, native: Native, tools: Registration | None
 ) -> tuple[Volume, list[Any]] | None:
@@ -394,7 +417,7 @@ def prepare_patient(
     from shared.apps.preparation.registration_picture import registration_picture
 
     folder = output / files.patient
-    for name in (DONE, "fa.nii.gz"):  # a map of an earlier run is none of this one's
+    for name in (DONE, PLACES, "fa.nii.gz"):  # a map of an earlier run is none of this one's
         (folder / name).unlink(missing_ok=True)
     start = time.perf_counter()
     tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
@@ -422,6 +445,9 @@ def prepare_patient(
         written["fa.nii.gz"] = (np.rint(array * 1e4).astype(np.int16), 1e-4)
     for name, (array, slope) in written.items():
         save_nifti(folder / name, array, template.image.affine, slope=slope)
+    if warps:
+        places = native_places(native, warps[0], tools, template)
+        save_nifti(folder / PLACES, np.rint(places.array * 100).astype(np.int16), places.affine, slope=0.01)
     row = {
         "patient": files.patient,
         "method": "already in MNI152" if steps.already_mni else tools.method,
@@ -438,6 +464,6 @@ def prepare_patient(
         f"in MNI152 {row['tumour_ml_mni']:.1f} ml",
     )
     row["seconds"] = round(time.perf_counter() - start, 1)
-    made = {f"{files.patient}/{name}": sha256(folder / name) for name in written}
+    made = {f"{files.patient}/{name}": sha256(folder / name) for name in [*written, *([PLACES] if warps else [])]}
     write_json(folder / DONE, {"fingerprint": mark, "files": made, "row": row})
     return row

@@ -35,8 +35,10 @@ class Registration(Protocol):
     def to_template(self, template: Volume, moving: Volume, metric_mask: Any) -> Any:
         """Registration of a brain to the template's; the metric sees the voxels of ``metric_mask`` of ``moving``."""
 
-    def apply(self, warps: Sequence[Any], moving: Volume, fixed: Volume, *, nearest: bool = False) -> Volume:
-        """``moving`` on the grid of ``fixed``, 0 outside."""
+    def apply(
+        self, warps: Sequence[Any], moving: Volume, fixed: Volume, *, nearest: bool = False, inverse: bool = False
+    ) -> Volume:
+        """``moving`` on the grid of ``fixed``, 0 outside; ``inverse``: led back through all the warps."""
 
     def n4(self, volume: Volume, mask: Any) -> Volume:
         """A volume without its bias field, estimated within ``mask``."""
@@ -143,11 +145,20 @@ class AntsRegistration:
         mask = self._image(Volume(metric_mask, moving.affine))
         return self._register(template, moving, self._kind, moving_mask=mask, mask_all_stages=True)
 
-    def apply(self, warps: Sequence[list[str]], moving: Volume, fixed: Volume, *, nearest: bool = False) -> Volume:
+    def apply(
+        self, warps: Sequence[list[str]], moving: Volume, fixed: Volume, *, nearest: bool = False, inverse: bool = False
+    ) -> Volume:
         """``moving`` on the grid of ``fixed``."""
         files = [file for warp in reversed(warps) for file in warp]  # ANTs applies the last one first
-        interpolator = "nearestNeighbor" if nearest else "linear"
-        done = self.ants.apply_transforms(self._image(fixed), self._image(moving), files, interpolator=interpolator)
+        if inverse:  # a matrix is inverted as it is read, a deformation has a file for it
+            files = [file.replace("Warp.nii.gz", "InverseWarp.nii.gz") for file in reversed(files)]
+        done = self.ants.apply_transforms(
+            self._image(fixed),
+            self._image(moving),
+            files,
+            interpolator="nearestNeighbor" if nearest else "linear",
+            whichtoinvert=[inverse and file.endswith(".mat") for file in files],
+        )
         return Volume(done.numpy(), fixed.affine)
 
     @lifted_n4
@@ -223,13 +234,15 @@ class SitkRegistration:
         mask = self._image(Volume(np.asarray(metric_mask, bool), moving.affine))
         return self._register(template, moving, self.sitk.AffineTransform(3), mask)
 
-    def apply(self, warps: Sequence[Any], moving: Volume, fixed: Volume, *, nearest: bool = False) -> Volume:
+    def apply(
+        self, warps: Sequence[Any], moving: Volume, fixed: Volume, *, nearest: bool = False, inverse: bool = False
+    ) -> Volume:
         """``moving`` on the grid of ``fixed``."""
         sitk = self.sitk
         # a composite applies the last one first, and it maps the fixed grid's points into the moving image
         chain = sitk.CompositeTransform(3)
-        for warp in warps:
-            chain.AddTransform(warp)
+        for warp in reversed(warps) if inverse else warps:
+            chain.AddTransform(warp.GetInverse() if inverse else warp)
         how = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
         done = sitk.Resample(self._image(moving), self._image(fixed), chain, how, 0.0, sitk.sitkFloat32)
         return self._volume(done, fixed.affine)

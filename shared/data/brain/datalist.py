@@ -188,13 +188,14 @@ class GliomaInferenceDatalist(InferenceDatalist):
 
 
 def complete_cases(cases: Any, root: Path) -> list[str]:
-    """Make paths of FA maps absolute; what is wrong with masks and FA maps."""
+    """Make paths of FA maps and of places in MNI152 absolute; what is wrong with them and with masks."""
     problems = []
     for case in cases:
         if not case.get("mask"):
             problems.append(f"{case['patient']}: has no tumour mask; add it to the datalist, or leave the patient out")
-        if case.get("fa"):
-            case["fa"] = str(root.resolve() / case["fa"])
-            if problem := image_header_problem(case["fa"])[0]:
-                problems.append(f"{case['patient']}: {case['fa']}: {problem}")
+        for key in ("fa", "mni_places"):
+            if case.get(key):
+                case[key] = str(root.resolve() / case[key])
+                if problem := image_header_problem(case[key])[0]:
+                    problems.append(f"{case['patient']}: {case[key]}: {problem}")
     return problems

@@ -1,4 +1,4 @@
-"""The files of a glioma's explanation: NIfTI on the MNI grid, PLY, CSV, JSON and pictures."""
+"""The files of a glioma's explanation: NIfTI on the MNI grid and the patient's own, PLY, CSV, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.data.brain.atlas import TractAtlas
 from shared.explain.glioma.explainer import GliomaExplanation
-from shared.explain.glioma.volumes import BrainVolumes, uncrop, write_volume
+from shared.explain.glioma.volumes import BrainVolumes, uncrop
 from shared.io import write_csv, write_json, write_text
 from shared.metrics.classification import to_numpy
 
@@ -159,7 +159,7 @@ def _write_cam(
     from shared.visualize import cam_planes
 
     cam = uncrop(found.cam, case["crop"]["start"], volumes.mask.shape)
-    write_volume(f"{stem}_cam.nii.gz", cam, volumes.affine, f"Grad-CAM, {found.patient}")
+    volumes.write(f"{stem}_cam.nii.gz", cam, f"Grad-CAM, {found.patient}")
     names = [sequences[i] if i < len(sequences) else f"sequence {i}" for i in range(len(volumes.images))]
     images = {
         name: image for name, image in zip(names, volumes.images, strict=True) if image.any()
@@ -170,7 +170,7 @@ def _write_cam(
     cam_planes(images, cam, volumes.mask, f"{stem}_cam.png", title=title, planted=planted)
     if found.contribution is not None:
         signed = uncrop(found.contribution, case["crop"]["start"], volumes.mask.shape)
-        write_volume(f"{stem}_contribution.nii.gz", signed, volumes.affine, f"integrated gradients, {found.patient}")
+        volumes.write(f"{stem}_contribution.nii.gz", signed, f"integrated gradients, {found.patient}")
         speaking = signed[signed > 0]
         # single voxels stick out: the picture's 1 is what one in a hundred exceeds
         top = float(np.quantile(speaking, 0.99)) if len(speaking) else 1.0
@@ -215,7 +215,7 @@ def _write_network(
     crossing = crossing_tracts(case, atlas.num_tracts)
     write_csv(f"{stem}_tracts.csv", tract_rows(atlas, found, crossing))
     volume = atlas.volume(np.where(kept, values, 0.0))
-    write_volume(f"{stem}_tracts.nii.gz", volume, atlas.affine, f"tracts of GNNExplainer, {found.patient}")
+    volumes.write(f"{stem}_tracts.nii.gz", volume, f"tracts of GNNExplainer, {found.patient}")
     image = next(image for image in volumes.images[::-1] if image.any())
     glass_brain(volume, image > 0, volumes.mask, f"{stem}_tracts.png", image=image, title=title)
     connectome_picture(

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
+from scipy.ndimage import map_coordinates
 
 from shared.data.masks import LABELS_KEY, read_mask
 from shared.data.volumes import load_volume
 from shared.io import atomic_path
 
-_MNI = 4  # NIfTI's code for an affine into MNI152 space
+_SCANNER, _MNI = 1, 4  # NIfTI's codes for an affine into the scanner's space and into MNI152's
 
 
 class BrainVolumes(NamedTuple):
@@ -24,12 +26,16 @@ class BrainVolumes(NamedTuple):
         mask: the tumour's, ``[X, Y, Z]`` bool.
         affine: voxel to mm, ``[4, 4]``.
         planted: phantoms only: codes of what was planted, ``[X, Y, Z]``.
+        places: where the patient's own places lie in MNI152, mm, ``[U, V, W, 3]``; None: not known.
+        native_affine: of their grid, voxel to mm in the patient's scan, ``[4, 4]``.
     """
 
     images: np.ndarray
     mask: np.ndarray
     affine: np.ndarray
     planted: np.ndarray | None = None
+    places: np.ndarray | None = None
+    native_affine: np.ndarray | None = None
 
     @classmethod
     def load(cls, files: Mapping[str, Any]) -> BrainVolumes:
@@ -37,18 +43,33 @@ class BrainVolumes(NamedTuple):
 
         Args:
             files: ``images``: paths, ``mask``: a path, ``tumour_labels``: its values that are tumour, where it has
-                several, ``planted``: a path or None, ``lacking``: places of ``images`` where another one stands.
+                several, ``planted``: a path or None, ``lacking``: places of ``images`` where another one stands,
+                ``mni_places``: what the preparation wrote of the way back, where it did.
         """
         images = [load_volume(path) for path in files["images"]]
         stacked = np.stack([image.array for image in images])
         stacked[[*(files.get("lacking") or {}).values()]] = 0
-        planted = files.get("planted")
+        planted, places = files.get("planted"), files.get("mni_places")
+        known = nib.load(places) if places else None
         return cls(
             stacked,
             read_mask(files["mask"], files.get(LABELS_KEY) or (), joined=False).array > 0,
             images[0].affine,
             None if planted is None else np.rint(load_volume(planted).array).astype(np.int64),
+            *((None, None) if known is None else (known.get_fdata(dtype=np.float32), known.affine)),
         )
+
+    def native(self, values: np.ndarray) -> np.ndarray:
+        """A map of the MNI grid ``[X, Y, Z]`` at the patient's own places ``[U, V, W]``, by linear interpolation."""
+        voxels = apply_affine(np.linalg.inv(self.affine), self.places)
+        return map_coordinates(values.astype(np.float32), np.moveaxis(voxels, -1, 0), order=1, mode="constant")
+
+    def write(self, path: str, values: np.ndarray, description: str) -> None:
+        """A map as ``path`` on the MNI grid and, where the way back is known, as ``..._native`` on the patient's."""
+        write_volume(path, values, self.affine, description)
+        if self.places is not None:
+            native = f"{path.removesuffix('.nii.gz')}_native.nii.gz"
+            write_volume(native, self.native(values), self.native_affine, description, code=_SCANNER)
 
 
 def uncrop(crop: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
@@ -70,11 +91,13 @@ def uncrop(crop: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.n
     return whole
 
 
-def write_volume(path: str | os.PathLike, values: np.ndarray, affine: np.ndarray, description: str) -> None:
-    """A float32 NIfTI in MNI152 space."""
+def write_volume(
+    path: str | os.PathLike, values: np.ndarray, affine: np.ndarray, description: str, *, code: int = _MNI
+) -> None:
+    """A float32 NIfTI, by default in MNI152 space."""
     image = nib.Nifti1Image(np.asarray(values, np.float32), np.asarray(affine, np.float64))
-    image.set_sform(image.affine, _MNI)
-    image.set_qform(image.affine, _MNI)
+    image.set_sform(image.affine, code)
+    image.set_qform(image.affine, code)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:

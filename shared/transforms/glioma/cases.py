@@ -63,7 +63,7 @@ class LoadGliomad(MapTransform):
         if not data.get("mask"):
             raise DataError(f"{patient}: a tumour mask is needed; draw it, or leave the patient out")
         files = {"images": list(data["image"]), "mask": data["mask"], "planted": data.get("planted")}
-        files |= {key: data[key] for key in (LABELS_KEY, "lacking") if data.get(key)}
+        files |= {key: data[key] for key in (LABELS_KEY, "lacking", "mni_places") if data.get(key)}
         out = self._load(data)
         self.atlas.check_grid(out["image"].shape[1:], out["affine"], what=patient)
         brain = (out["image"] != 0).any(dim=0, keepdim=True)

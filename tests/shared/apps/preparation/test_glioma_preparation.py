@@ -1,9 +1,11 @@
 """Steps of one patient's preparation, each against what is known of a tiny head."""
 
+import json
 import os
 import sys
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from shared.apps.preparation.glioma_patient import (
     PatientFiles,
     Steps,
     fingerprint,
+    native_places,
     patient_landmarks,
     prepare_patient,
     quality,
@@ -23,10 +26,12 @@ from shared.apps.preparation.glioma_patient import (
     strip_skull,
 )
 from shared.apps.preparation.intensity import PERCENTILES
+from shared.apps.preparation.registration import dice
 from shared.data.brain.mni import load_template, mni_affine
 from shared.data.volumes import Volume, resample
 from shared.digests import Digests
 from shared.errors import DataError
+from shared.explain import BrainVolumes
 from tests.support.tiny_heads import (
     SPACING,
     HeaderRegistration,
@@ -218,8 +223,8 @@ def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path,
         def to_template(self, where, moving, metric_mask):
             return "to the template"
 
-        def apply(self, warps, moving, fixed, *, nearest=False):
-            self.calls.append(list(warps))
+        def apply(self, warps, moving, fixed, *, nearest=False, inverse=False):
+            self.calls.append([*warps, *(["back"] if inverse else [])])
             return resample(moving, fixed.array.shape, fixed.affine, nearest=nearest)
 
     tools = Told()
@@ -235,4 +240,39 @@ def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path,
         path.write_bytes(b"0")
     steps = Steps(n4=False, histogram=False, smoothing=0.0, template=str(template))
     prepare_patient(files_of(tmp_path, dwi=tuple(dwi)), steps, tmp_path / "out", None, mark="x")
-    assert tools.calls[-1] == ["to the patient", "to the template"]
+    assert ["to the patient", "to the template"] in tools.calls
+    assert tools.calls[-1] == ["to the template", "back"]
+
+
+def test_the_way_back_to_the_patient_is_kept(tmp_path, template, monkeypatch):
+    shift = np.array([6.0, -4.0, 3.0])
+
+    class Shifted(HeaderRegistration):
+        def to_template(self, where, moving, metric_mask):
+            return shift
+
+    monkeypatch.setattr("shared.apps.preparation.glioma_patient.load_tools", lambda steps: Shifted())
+    write_patient(tmp_path, "P1")
+    steps = Steps(n4=False, histogram=False, smoothing=0.0, template=str(template))
+    prepare_patient(files_of(tmp_path), steps, tmp_path / "out", None, mark="x")
+    places = nib.load(tmp_path / "out/P1/mni_places.nii.gz")
+    np.testing.assert_allclose(places.affine, native_affine())  # coarser than 2 mm as it is
+    own = np.moveaxis(np.indices(places.shape[:3]), 0, -1) @ places.affine[:3, :3].T + places.affine[:3, 3]
+    reached = (places.get_fdata() < 299).all(axis=-1)
+    assert reached.mean() > 0.5
+    np.testing.assert_allclose(places.get_fdata()[reached], (own + shift)[reached], atol=0.006)
+    # a map of the template lies on the patient's tumour again
+    mask = nib.load(tmp_path / "out/P1/mask.nii.gz")
+    images = np.zeros((1, *mask.shape))
+    volumes = BrainVolumes(images, mask.get_fdata() > 0, mask.affine, None, places.get_fdata(), places.affine)
+    back = volumes.native(volumes.mask) > 0.5
+    drawn = nib.load(tmp_path / "P1/P1_seg.nii.gz")
+    there = resample(Volume((drawn.get_fdata() > 0) * 1.0, drawn.affine), back.shape, places.affine).array > 0.5
+    assert dice(back, there) > 0.9
+    thin = Volume(np.zeros((9, 20, 5)), np.diag([1.0, 0.5, 3.0, 1.0]))
+    kept = native_places(Native({}, thin, thin), shift, Shifted(), load_template(template, 2.0))
+    assert kept.array.shape == (5, 5, 5, 3)
+    np.testing.assert_allclose(np.diag(kept.affine), [2.0, 2.0, 3.0, 1.0])
+    np.testing.assert_allclose(kept.array[1, 2, 3], [2 + 6, 4 - 4, 9 + 3], atol=1e-4)
+    done = json.loads((tmp_path / "out/P1/done.json").read_text())
+    assert "P1/mni_places.nii.gz" in done["files"]

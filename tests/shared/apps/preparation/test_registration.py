@@ -56,6 +56,8 @@ def test_a_larger_head_is_fitted_and_the_lesion_moves_with_it(method):
     warp = tools.to_template(fixed, moving, brain() & ~tumour())
     mask = tools.apply([warp], Volume(tumour().astype(np.float32), affine), fixed, nearest=True)
     assert set(np.unique(mask.array)) == {0, 1} and dice(mask.array, tumour()) > 0.85
+    back = tools.apply([warp], Volume(tumour().astype(np.float32), fixed.affine), moving, nearest=True, inverse=True)
+    assert dice(back.array, tumour()) > 0.85
     found = tools.apply([warp], Volume(brain().astype(np.float32), affine), fixed, nearest=True)
     assert dice(found.array, brain()) > 0.97
     assert ("affine" in tools.method) == ("affine" in method)
@@ -69,6 +71,8 @@ def test_of_two_warps_the_first_made_is_the_first_applied(method):
     one, two = tools.rigid(middle, far), tools.rigid(fixed, middle)
     back = tools.apply([one, two], far, fixed)
     assert np.corrcoef(back.array[brain()], fixed.array[brain()])[0, 1] > 0.95
+    again = tools.apply([one, two], fixed, far, inverse=True)
+    assert np.corrcoef(again.array[brain()], far.array[brain()])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("method", LIBRARY)

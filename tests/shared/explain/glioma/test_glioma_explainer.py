@@ -251,6 +251,28 @@ def test_a_sequence_that_the_patient_lacks_is_in_no_picture(found, case, atlas, 
     assert {name for images in shown for name in images} == {"T1"} and np.array_equal(brains[0], whole.images[0])
 
 
+def test_maps_are_led_back_to_the_patients_own_places(found, case, atlas, tmp_path):
+    volumes, turned = BrainVolumes.load(case["files"]), np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    shape = volumes.mask.shape
+    grid = np.moveaxis(np.indices((shape[1], shape[0], shape[2])), 0, -1)  # every voxel again, axes exchanged
+    places = grid[..., [1, 0, 2]] @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    own = np.eye(4)
+    own[:3, :3] = 2 * turned
+    path = tmp_path / "places.nii.gz"
+    nib.save(nib.Nifti1Image(places.astype(np.float32), own), path)
+    volumes = BrainVolumes.load({**case["files"], "mni_places": str(path)})
+    write_explanation(case, found, volumes, tmp_path, atlas, sequences=["T1", "T2"])
+    for name in ("cam", "contribution", "tracts"):
+        plain, native = (nib.load(tmp_path / f"P1_{name}{end}.nii.gz") for end in ("", "_native"))
+        np.testing.assert_allclose(native.get_fdata(), plain.get_fdata().swapaxes(0, 1), atol=1e-5)
+        assert np.array_equal(native.affine, own) and native.header["sform_code"] == 1
+    places[0] = 300.0  # outside of the template
+    nib.save(nib.Nifti1Image(places.astype(np.float32), own), path)
+    volumes = BrainVolumes.load({**case["files"], "mni_places": str(path)})
+    back = volumes.native(np.ones(shape))
+    assert not back[0].any() and back[1:].min() == pytest.approx(1)
+
+
 def test_files(found, case, atlas, tmp_path):
     volumes = BrainVolumes.load(case["files"])
     write_explanation(case, found, volumes, tmp_path, atlas, sequences=["T1", "T2"], planted_tracts=[1])

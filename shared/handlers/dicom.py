@@ -13,6 +13,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from shared.data.names import nfc
+from shared.data.volumes import Volume, resample
 from shared.distributed.processes import is_main
 from shared.errors import DataError
 from shared.io import DATALIST, atomic_path, read_json_object
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FIRST = 9000  # number of the first series of results
 SHOWN = 0.5  # of a soft mask, from which a voxel is of its region
+NATIVE = {"contribution": "log odds", "cam": "activation"}  # of a glioma, led back from MNI152, and their unit
+ANCHOR = "T1c"  # whose grid that is
 NOTES = {
     "set": "Conformal set",
     "out_of_cohort": "Unlike the training patients (1: yes)",
@@ -44,7 +47,8 @@ class SaveDicom:
     """Write what an evaluator's other handlers left in ``output_dir`` as DICOM, a folder per patient.
 
     ``report.dcm`` (TID 1500) and ``page.dcm`` (Secondary Capture) always; ``biomarkers.dcm`` (Segmentation) and
-    ``<map>_<modality>.dcm`` (Parametric Map) where there are maps on the patient's own grid.
+    ``<map>_<modality>.dcm`` (Parametric Map) where there are maps on the patient's own grid; ``contribution.dcm`` and
+    ``cam.dcm`` of a glioma that was explained into the same folder before, resampled to T1c's series.
 
     Args:
         dicom_out: folder to write; None: nothing is written.
@@ -120,24 +124,27 @@ class SaveDicom:
             patient: its name.
             row: of predictions.csv.
         """
-        source = self.source.series(patient, next(m for m in self.modalities if m not in self.patients[patient]))
         folder = self.output_dir / "patients"
         file = folder / f"{patient}.json"
         summary = read_json_object(file, "result") if file.is_file() else {}
+        native = {name: found for name in NATIVE if (found := self._read(patient, f"{name}_native")) is not None}
+        if native and abs(float(summary.get("probability", -1)) - float(row["probability"])) > 1e-3:
+            raise DataError(
+                f"{file}: explains a probability of {summary.get('probability')}, and {row['probability']} was "
+                "predicted: explain with this model and answer again, or predict into another --output_dir"
+            )
+        present = [m for m in self.modalities if m not in self.patients[patient]]
+        source = self.source.series(patient, ANCHOR if native and ANCHOR in present else present[0])
         regions, maps = self._regions(patient, source, summary), dict(self._maps(patient, source))
+        for name, (values, affine) in native.items():
+            maps[name] = source.to_frames(resample(Volume(values[..., 0], affine), *source[2:]).array, source.affine)
         made: dict[str, Any] = {}
         if regions:
             made["biomarkers"] = segmentation(source.datasets, regions, self.maker, FIRST)
         for k, (name, values) in enumerate(maps.items(), 1):
-            label, explained = ("log odds", "log odds") if name.startswith("contributions") else ("mask", "mask")
-            made[name] = parametric_map(
-                source.datasets,
-                values,
-                self.maker,
-                FIRST + k,
-                label=label,
-                explained=f"{name.replace('_', ' ')}, {explained}",
-            )
+            label = NATIVE.get(name, "log odds" if name.startswith("contributions") else "mask")
+            what = f"{name.replace('_', ' ')}, {label}"
+            made[name] = parametric_map(source.datasets, values, self.maker, FIRST + k, label=label, explained=what)
         findings = self._findings(summary, regions)
         notes = {title: row[key] for key, title in NOTES.items() if row.get(key)}
         positive, probability = self.class_names[1], float(row["probability"])
@@ -157,7 +164,7 @@ class SaveDicom:
             *(f"{title}: {text}" for title, text in notes.items()),
             *(_line(one) for one in sorted(findings, key=lambda one: -abs(one.log_odds or 0))[:8]),
         ]
-        picture = draw_page(lines, folder / f"{patient}_overlay.png")
+        picture = draw_page(lines, folder / f"{patient}_{'contribution' if native else 'overlay'}.png")
         made["page"] = page(source.datasets[0], picture, self.maker, FIRST + len(maps) + 2)
         paths = []
         for name, one in made.items():

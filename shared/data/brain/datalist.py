@@ -196,6 +196,11 @@ def complete_cases(cases: Any, root: Path) -> list[str]:
         for key in ("fa", "mni_places"):
             if case.get(key):
                 case[key] = str(root.resolve() / case[key])
-                if problem := image_header_problem(case[key])[0]:
-                    problems.append(f"{case['patient']}: {case[key]}: {problem}")
+        if case.get("fa") and (problem := image_header_problem(case["fa"])[0]):
+            problems.append(f"{case['patient']}: {case['fa']}: {problem}")
+        if case.get("mni_places") and not Path(case["mni_places"]).is_file():
+            problems.append(
+                f"{case['patient']}: {case['mni_places']}: file not found; prepare the patient again, or take "
+                "'mni_places' out of the datalist (maps are then written in MNI152 alone)"
+            )
     return problems

@@ -216,6 +216,49 @@ def test_glioma_has_report_and_page_only(answered, tmp_path, caplog):
     assert "not a medical device" in caplog.text
 
 
+def test_maps_of_a_glioma_that_was_explained_lie_on_the_series_of_t1c(answered, tmp_path):
+    root, data, _ = answered
+    record = json.loads((data / "dicom_source.json").read_text())
+    record["patients"]["OB"] = dict(zip(("T1", "T1c"), record["patients"]["OB"].values(), strict=True))
+    record["folder"] = str(root / "dicom")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/dicom_source.json").write_text(json.dumps(record))
+    shutil.copy(data / "datalist.json", tmp_path / "data")
+    image = nib.load(data / "OB" / "t1v.nii.gz")
+    coarse = image.affine @ np.diag([2, 2, 1, 1])
+    voxels = np.moveaxis(np.indices((7, 6, SHAPE[2])), 0, -1)
+    slope = np.array([0.3, -0.2, 0.5])  # a map that is linear in mm, so that resampling is exact
+    places = voxels @ coarse[:3, :3].T + coarse[:3, 3]
+    (tmp_path / "patients").mkdir()
+    for name in ("contribution", "cam"):
+        sign = 1 if name == "cam" else -1
+        values = nib.Nifti1Image((sign * places @ slope).astype(np.float32), coarse)
+        nib.save(values, tmp_path / f"patients/OB_{name}_native.nii.gz")
+    (tmp_path / "patients/OB.json").write_text(json.dumps({"probability": 0.6}))
+    given = {"cases": [{"patient": "OB"}], "modalities": ["T1", "T1c"]}
+    saver = handler((root, tmp_path / "data", tmp_path), tmp_path / "out", "glioma_idh", **given)
+    saver.write("OB", {"patient": "OB", "probability": "0.6"})
+    pydicom = dicom_library("pydicom")
+    sources = {pydicom.dcmread(path).SOPInstanceUID for path in (root / "dicom/OB/T1 portal").iterdir()}
+    for name, sign in (("cam", 1), ("contribution", -1)):
+        read = pydicom.dcmread(tmp_path / f"out/OB/{name}.dcm")
+        (series,) = read.ReferencedSeriesSequence
+        assert {r.ReferencedSOPInstanceUID for r in series.ReferencedInstanceSequence} == sources
+        values = np.frombuffer(read.FloatPixelData, np.float32).reshape(-1, read.Rows, read.Columns)
+        shared_groups = read.SharedFunctionalGroupsSequence[0]
+        row, column = np.array(shared_groups.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
+        spacing = np.array(shared_groups.PixelMeasuresSequence[0].PixelSpacing, float)
+        frames = list(zip(read.PerFrameFunctionalGroupsSequence, values, strict=True))
+        assert len(frames) == SHAPE[2]
+        for frame, plane in frames[1:-1]:  # the map ends in the middle of the outermost
+            position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+            for r, k in ((2, 2), (3, 7), (8, 10)):
+                place = (position + row * spacing[1] * k + column * spacing[0] * r) * [-1, -1, 1]
+                assert plane[r, k] == pytest.approx(sign * place @ slope, abs=1e-3)
+    with pytest.raises(DataError, match=r"explains a probability of 0\.6, and 0\.7 was predicted: explain with this"):
+        saver.write("OB", {"patient": "OB", "probability": "0.7"})
+
+
 def test_a_patient_who_lacks_the_first_sequence_is_told_and_refers_to_the_next(answered, tmp_path):
     root, data, _ = answered
     row = {"patient": "OB", "probability": "0.5", "lacking": "T1c", "out_of_cohort": "1"}

@@ -121,6 +121,20 @@ def test_all_folds_learn_with_fa_or_none_does(cohort, tmp_path):
         assert not GliomaDatalist(cohort, tmp_path / "some.json", shares=SHARES, folds=2, held_out=fold).all_fa
 
 
+def test_the_way_back_to_the_patient_is_found_or_its_lack_told(cohort, tmp_path):
+    content = json.loads((cohort / "datalist.json").read_text())
+    content["training"][0]["mni_places"] = "way/back.nii.gz"
+    (tmp_path / "way.json").write_text(json.dumps(content))
+    name = content["training"][0]["patient"]
+    with pytest.raises(DataError, match=rf"^{name}: .*way/back.nii.gz: file not found; prepare the patient again"):
+        GliomaDatalist(cohort, tmp_path / "way.json", shares=SHARES)
+    (cohort / "way").mkdir()
+    (cohort / "way/back.nii.gz").touch()
+    found = GliomaDatalist(cohort, tmp_path / "way.json", shares=SHARES)
+    (case,) = [case for case in found.training if "mni_places" in case]
+    assert case["mni_places"] == str(cohort.resolve() / "way/back.nii.gz")
+
+
 def test_a_fold_that_is_not_there_is_refused(cohort):
     with pytest.raises(DataError, match="must be -1 \\(none\\) to 3, got 4"):
         GliomaDatalist(cohort, shares=SHARES, folds=4, held_out=4)

@@ -54,6 +54,7 @@ __all__, __getattr__ = lazy_exports(
         "mean_method_scores": "ircl.comparison",
         "BiomarkerAnswerd": "ircl.monai_label",
         "RequestedCased": "ircl.monai_label",
+        "TellClient": "ircl.monai_label",
         "AdditiveMap": "patches.maps",
         "IntegratedGradients": "patches.maps",
         "class_margin": "patches.maps",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResampleToMatch
+from monai.utils import optional_import
 
 from shared.bundle.model import load_model
 from shared.data.checks import DatalistCheck, image_header_problem
 from shared.data.grids import same_grid
 from shared.data.masks import LABELS_KEY
-from shared.errors import DataError
+from shared.errors import CheckpointError, DataError
 from shared.explain.ircl.patient import PatientExplainer
 from shared.explain.ircl.shapley import no_biomarkers
 from shared.io import DATALIST
@@ -30,6 +31,42 @@ from shared.transforms.roi_slices import masks_to_volume
 
 if TYPE_CHECKING:
     from shared.handlers.abstention import Abstention
+
+
+class TellClient:
+    """Transforms whose refusals reach the client as a message, with status 422.
+
+    A server of starlette, which MONAI Label is, answers every other error with "Internal Server Error". Without
+    starlette the errors stay as they are.
+
+    Args:
+        transforms: run one after the other.
+
+    Raises:
+        DataError: what they refuse, in a server also a starlette ``HTTPException``.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
+        self.transforms = list(transforms)
+
+    def __call__(self, data: Any) -> Any:
+        """Run them on one request."""
+        try:
+            for transform in self.transforms:
+                data = transform(data)
+            return data
+        except (DataError, CheckpointError) as error:
+            raise _for_client(error) from error
+
+
+def _for_client(error: Exception) -> Exception:
+    exception, installed = optional_import("starlette.exceptions", name="HTTPException")
+    if not installed:
+        return error
+    kind = type("Refused", (exception, type(error)), {"__str__": lambda _: str(error)})
+    refused = kind(422, detail=str(error))
+    refused.__dict__.update(error.__dict__)  # a DataError's problems
+    return refused
 
 
 class RequestedCased(MapTransform):

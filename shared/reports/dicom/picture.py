@@ -30,11 +30,11 @@ def draw_page(lines: Sequence[str], overlay: Path | None, *, width: int = 1024, 
 
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="black")
     canvas = FigureCanvasAgg(figure)
-    step = 0.036
+    top, step = 0.9, 0.036  # viewers write into the corners
     for k, line in enumerate(lines):
-        figure.text(0.02, 0.96 - step * k, line, color="white", fontsize=13 if k == 0 else 10, va="top")
+        figure.text(0.02, top - step * k, line, color="white", fontsize=13 if k == 0 else 10, va="top")
     if overlay is not None and overlay.is_file():
-        top = 0.95 - step * len(lines)
+        top -= 0.01 + step * len(lines)
         axes = figure.add_axes((0.02, 0.02, 0.96, max(top - 0.02, 0.1)))
         axes.imshow(np.asarray(Image.open(overlay).convert("RGB")))
         axes.axis("off")

@@ -1,7 +1,9 @@
 """Requests as MONAI Label makes them, answered by the bundle's own config in one process, without MONAI Label."""
 
+import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from shared.bundle.settings import save_settings
 from shared.checkpoint import save_checkpoint
 from shared.data import CaseDataset, InferenceDatalist
 from shared.errors import CheckpointError, DataError
-from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased
+from shared.explain import BiomarkerAnswerd, PatientExplainer, RequestedCased, TellClient
 from shared.handlers import Abstention
 from shared.io import write_json
 from shared.metrics.cohort_distance import Cohort, fit_cohort
@@ -357,3 +359,43 @@ def test_a_label_map_holds_255_biomarkers():
     network = SimpleNamespace(biomarkers=torch.zeros(4, 4), additive=SimpleNamespace(num_biomarkers=256))
     with pytest.raises(DataError, match="holds 255 biomarkers, the model has 256 of a modality"):
         BiomarkerAnswerd(SimpleNamespace(network=network, answer="additive"), ckpt_dir="models")
+
+
+def test_a_refusal_reaches_the_client_of_a_server_as_a_message(cohort, tmp_path):
+    """By the framework of MONAI Label's server, asked without a network."""
+    applications = pytest.importorskip("starlette.applications")
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    save_model(tmp_path / "models")
+    server, sent = Server(tmp_path / "models"), []
+
+    def infer(request):
+        return JSONResponse(server(request.query_params["image"])["result"])
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    def ask(image):
+        sent.clear()
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": f"image={image}".encode()}
+        asyncio.run(applications.Starlette(routes=[Route("/", infer)])(scope, receive, send))
+        return sent[0]["status"], b"".join(one.get("body", b"") for one in sent[1:]).decode()
+
+    status, text = ask(cohort / "P1_0.nii.gz")
+    assert status == 200 and 0 < json.loads(text)["probability"] < 1
+    status, text = ask(cohort / "P9_0.nii.gz")
+    assert status == 422 and text.endswith("P9_0.nii.gz: file not found")
+    (tmp_path / "models/model.pt").write_bytes(b"nothing")
+    status, text = ask(cohort / "P1_0.nii.gz")
+    assert status == 422 and "model.pt" in text
+
+
+def test_without_starlette_an_error_stays_as_it_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette.exceptions", None)
+    with pytest.raises(DataError) as caught:
+        TellClient([RequestedCased(1)])({"image": "no_such.nii.gz"})
+    assert type(caught.value) is DataError

@@ -33,7 +33,7 @@ from shared.digests import Digests, sha256
 from shared.errors import DataError
 from shared.io import write_json
 
-VERSION = 3  # raised whenever prepared voxels change: older ones are then prepared again
+VERSION = 4  # raised whenever prepared voxels change: older ones are then prepared again
 DONE = "done.json"
 PLACES = "mni_places.nii.gz"
 OUTSIDE_MM = 300.0  # a place that no map of MNI152 reaches
@@ -121,9 +121,21 @@ class Native:
 
 
 @lru_cache(maxsize=2)
-def template_at(file: str | None, spacing: float) -> Template:
-    """The template, made once in a process: nilearn's takes longer than a registration."""
-    return load_template(file, spacing)
+def template_of(file: str | None) -> Template:
+    """The template, made once in a process: nilearn's takes long."""
+    return load_template(file)
+
+
+def thinned(volume: Volume) -> Volume:
+    """Means of blocks of voxels of about 2 mm, in float32; a grid that is as coarse stays as it is."""
+    import numpy as np
+    from skimage.transform import downscale_local_mean
+
+    affine = np.array(volume.affine, float)
+    step = np.maximum(np.rint(MNI_SPACING / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
+    affine[:3, 3] += affine[:3, :3] @ ((step - 1) / 2)
+    affine[:3, :3] *= step
+    return Volume(downscale_local_mean(np.asarray(volume.array, np.float32), tuple(step)), affine)
 
 
 def strip_skull(command: str, volume: Volume) -> Any:
@@ -244,9 +256,9 @@ def register_patient(
     affine = native.brain.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     far = distance_transform_edt(~native.mask.array, sampling=spacing) > MARGIN_MM
-    fine = template_at(steps.template, 1.0).image
     # the background counts: the brain's edge against it is what pulls the brain onto the template's
-    warp = tools.to_template(fine, native.images[steps.to_template], far)
+    seen = thinned(Volume(far, affine)).array > 0.5
+    warp = tools.to_template(template.image, thinned(native.images[steps.to_template]), seen)
 
     def moved(volume: Volume, nearest: bool = False) -> Volume:
         return tools.apply([warp], volume, template.image, nearest=nearest)
@@ -272,17 +284,14 @@ def native_places(native: Native, warp: Any, tools: Registration, template: Temp
     import numpy as np
     from nibabel.affines import apply_affine
 
-    affine = np.array(native.brain.affine, float)
-    step = np.maximum(np.rint(MNI_SPACING / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
-    affine[:3, :3] *= step
-    grid = Volume(np.zeros(-(-np.array(native.brain.array.shape) // step), np.float32), affine)
+    grid = thinned(native.brain)
     voxels = np.moveaxis(np.indices(template.image.array.shape), 0, -1)
     known = [*np.moveaxis(apply_affine(template.image.affine, voxels), -1, 0), np.ones(voxels.shape[:-1])]
     *places, reached = (
         tools.apply([warp], Volume(one.astype(np.float32), template.image.affine), grid, inverse=True).array
         for one in known
     )
-    return Volume(np.where(reached[..., None] > 0.999, np.stack(places, axis=-1), OUTSIDE_MM), affine)
+    return Volume(np.where(reached[..., None] > 0.999, np.stack(places, axis=-1), OUTSIDE_MM), grid.affine)
 
 
 def native_fa(
@@ -420,7 +429,7 @@ def prepare_patient(
     for name in (DONE, PLACES, "fa.nii.gz"):  # a map of an earlier run is none of this one's
         (folder / name).unlink(missing_ok=True)
     start = time.perf_counter()
-    tools, template = load_tools(steps), template_at(steps.template, MNI_SPACING)
+    tools, template = load_tools(steps), template_of(steps.template)
     native = read_patient(files, steps, tools)
     if reference is not None:
         found, affine = patient_landmarks(native), native.brain.affine

@@ -1,6 +1,6 @@
 """Registration to MNI152 and bias field correction: ANTs (antspyx), or SimpleITK's affine; imported where used.
 
-Rigid registration of a patient's sequences, N4 (Tustison 2010), and the way to the template: SyN (Avants 2008) at 1 mm
+Rigid registration of a patient's sequences, N4 (Tustison 2010), and the way to the template: SyN (Avants 2008) at 2 mm
 with the lesion left out of the metric, so that it is neither squeezed nor pulled and keeps its volume.
 """
 
@@ -20,6 +20,7 @@ SHRINK = (4, 2, 1)  # levels of SimpleITK's registration
 SAMPLES = 100_000  # voxels that its metric sees at a level
 N4_TOLERANCE = 1e-3  # SimpleITK's; antspyx's own 1e-7 takes many times as long
 LIFT_TAIL = 0.005  # of the mask's values, which may stay below 0 where an image is lifted for N4
+SYN = (40, 20, 10)  # iterations at 8, 4 and 2 mm
 METHODS = ("auto", "syn", "ants-affine", "sitk-affine")
 
 
@@ -143,7 +144,7 @@ class AntsRegistration:
     def to_template(self, template: Volume, moving: Volume, metric_mask: Any) -> list[str]:
         """Files of the transforms."""
         mask = self._image(Volume(metric_mask, moving.affine))
-        return self._register(template, moving, self._kind, moving_mask=mask, mask_all_stages=True)
+        return self._register(template, moving, self._kind, moving_mask=mask, mask_all_stages=True, reg_iterations=SYN)
 
     def apply(
         self, warps: Sequence[list[str]], moving: Volume, fixed: Volume, *, nearest: bool = False, inverse: bool = False

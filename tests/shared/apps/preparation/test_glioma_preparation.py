@@ -24,6 +24,7 @@ from shared.apps.preparation.glioma_patient import (
     read_patient,
     register_patient,
     strip_skull,
+    thinned,
 )
 from shared.apps.preparation.intensity import PERCENTILES
 from shared.apps.preparation.registration import dice
@@ -244,6 +245,18 @@ def test_fa_goes_to_the_patients_images_first_and_then_to_the_template(tmp_path,
     assert tools.calls[-1] == ["to the template", "back"]
 
 
+def test_a_fine_volume_is_thinned_to_means_of_about_2_mm_at_their_places():
+    x, y, z = np.meshgrid(np.arange(8), np.arange(12), np.arange(4), indexing="ij")
+    affine = np.array([[0, -0.5, 0, 7], [1.0, 0, 0, -3], [0, 0, 2.6, 1], [0, 0, 0, 1]])
+    given = Volume(2.0 * x + 3 * y - z, affine)  # linear: a block's mean is the value at its middle
+    thin = thinned(given)
+    assert thin.array.shape == (4, 3, 4) and thin.array.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(thin.affine[:3, :3], axis=0), [2.0, 2.0, 2.6])
+    voxel = np.linalg.inv(affine) @ thin.affine @ [1, 2, 3, 1]
+    assert thin.array[1, 2, 3] == pytest.approx(2 * voxel[0] + 3 * voxel[1] - voxel[2])
+    np.testing.assert_array_equal(thinned(thin).array, thin.array)
+
+
 def test_the_way_back_to_the_patient_is_kept(tmp_path, template, monkeypatch):
     shift = np.array([6.0, -4.0, 3.0])
 
@@ -269,10 +282,11 @@ def test_the_way_back_to_the_patient_is_kept(tmp_path, template, monkeypatch):
     drawn = nib.load(tmp_path / "P1/P1_seg.nii.gz")
     there = resample(Volume((drawn.get_fdata() > 0) * 1.0, drawn.affine), back.shape, places.affine).array > 0.5
     assert dice(back, there) > 0.9
-    thin = Volume(np.zeros((9, 20, 5)), np.diag([1.0, 0.5, 3.0, 1.0]))
+    thin = Volume(np.zeros((10, 20, 5)), np.diag([1.0, 0.5, 3.0, 1.0]))
     kept = native_places(Native({}, thin, thin), shift, Shifted(), load_template(template, 2.0))
     assert kept.array.shape == (5, 5, 5, 3)
     np.testing.assert_allclose(np.diag(kept.affine), [2.0, 2.0, 3.0, 1.0])
-    np.testing.assert_allclose(kept.array[1, 2, 3], [2 + 6, 4 - 4, 9 + 3], atol=1e-4)
+    # the middles of blocks of 2 x 4 x 1 voxels
+    np.testing.assert_allclose(kept.array[1, 2, 3], [2.5 + 6, 4.75 - 4, 9 + 3], atol=1e-4)
     done = json.loads((tmp_path / "out/P1/done.json").read_text())
     assert "P1/mni_places.nii.gz" in done["files"]

@@ -50,6 +50,7 @@ class Abstention:
         """Operating points that were fixed on patients left out; None until they are known."""
         self._scores: Any = None
         self._cohort: Cohort | None = None
+        self._model: dict[str, Any] = {}
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
         self._images: list[tuple[str, np.ndarray]] = []  # patient, and features of the image and by channel
@@ -92,6 +93,7 @@ class Abstention:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)
             return
         self._cohort, layers = cohort
+        self._model = from_main(lambda: read_model(self.ckpt_dir))
         self._limit = ((conformal or {}).get("distance") or {"limit": 1.0})["limit"]
         self._seen = LayerStatistics(self.network, layers).__enter__()
 
@@ -155,7 +157,7 @@ class Abstention:
 
     def _names(self, key: str, numbers: Iterable[int]) -> list[str]:
         """Names of modalities or covariates, where the model knows them."""
-        known = (read_model(self.ckpt_dir).get(key) or []) if numbers else []
+        known = self._model.get(key) or []
         channels = self._cohort and self._cohort.channels
         if key == "modalities" and channels and len(known) != 1 + channels.parts["pairs"].max():
             known = []  # a network whose channels are slices, or colours

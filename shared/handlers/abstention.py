@@ -134,9 +134,12 @@ class Abstention:
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
         far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
+        sure = [True] * len(rows)
         if self._seen is not None and features is not None and self._cohort is not None:
             far, by_channel = self._cohort(features), self._seen.by_channel(len(rows))
-            swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
+            if (channels := self._cohort.channels) is not None:
+                swapped = channels(by_channel)
+                sure = [pair is None or channels.sure(row, pair) for row, pair in zip(by_channel, swapped, strict=True)]
             if self._cohort.covariates.size and len(covariates):
                 odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
             swapped = [None if lacks else pair for pair, lacks in zip_longest(swapped, lacking)]
@@ -152,7 +155,7 @@ class Abstention:
                 row["cohort_distance"] = distance
             others = dict(zip(self._names("covariates", odd[k]), odd[k].values(), strict=True))
             pair = self._names("modalities", swapped[k] or ())
-            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others)
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others, sure=sure[k])
         return rows
 
     def _names(self, key: str, numbers: Iterable[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -12,6 +13,19 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from shared.progress import bars_as_lines
+
+_ROOM = "free some space, or choose another folder"
+_PLACE = "a file stands where a folder is needed: choose another folder, or move the file away"
+_RIGHTS = "you may not use it: change its permissions, or choose another"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: "choose another folder",
+    errno.EEXIST: _PLACE,
+    errno.ENOTDIR: _PLACE,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}
 
 
 class DataError(ValueError):
@@ -38,15 +52,17 @@ class CheckpointError(RuntimeError):
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line for who runs a script: of a file that cannot be used, the file first.
+    """An error as one line for who runs a script: of a file that cannot be used, the file first, then what to do.
 
     Example:
-        >>> describe(PermissionError(13, "Permission denied", "labels.csv"))
-        'labels.csv: Permission denied'
+        >>> describe(OSError(28, "No space left on device", "metrics.json"))
+        'metrics.json: No space left on device; free some space, or choose another folder'
     """
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
 def run_main(main: Callable[[], Any]) -> NoReturn:

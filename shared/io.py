@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared.errors import DataError
+from shared.errors import DataError, describe
 
 DATALIST = "datalist.json"
 MANIFEST = "manifest.json"
@@ -39,23 +40,28 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        # a full disk names no file or the one that was copied, and nobody knows the temporary one
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or str(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: str | os.PathLike) -> None:
-    """Make a folder and see that files can be written to it, before what they will hold is computed.
+def check_folder(path: str | os.PathLike) -> None:
+    """See that files can be written to a folder, which need not be there yet, before what they will hold is computed.
 
     Raises:
-        DataError: it cannot be made or written to, or is a file.
+        DataError: it cannot be made or written to, is full, or is a file.
     """
-    folder = Path(path)
+    folder = Path(path).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(2**16))
     except OSError as error:
-        raise DataError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
+        raise DataError(f"{path} cannot be written to: {describe(OSError(error.errno, error.strerror))}") from error
 
 
 def disguise(path: str | os.PathLike) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from shared.errors import CheckpointError
+from shared.io import check_folder
 
 LOCK_FILE = ".lock"
 
@@ -26,10 +27,12 @@ def lock_folder(folder: str | os.PathLike) -> None:
 
     Raises:
         CheckpointError: another process holds it, with its id and host.
+        DataError: it cannot be written to.
     """
     path = Path(folder).resolve() / LOCK_FILE
     if path in _held:
         return
+    check_folder(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _locked(path, folder)
     file.seek(0)

@@ -64,7 +64,8 @@ def read_cohort(ckpt_dir: str | os.PathLike) -> tuple[Cohort, list[str]] | None:
             channels = None
             if "channels_pairs" in file:
                 distance = CohortDistance({name: file[f"by_channel_{name}"] for name in names})
-                channels = ExchangedChannels(distance, {name: file[f"channels_{name}"] for name in NAMES})
+                known = [name for name in NAMES if f"channels_{name}" in file]  # an older version has no limit
+                channels = ExchangedChannels(distance, {name: file[f"channels_{name}"] for name in known})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): copy it once more, or train again.") from error
     _check_weights(path, weights)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shared.bundle.contents import check_vendored
 from shared.bundle.overrides import check_overrides
 from shared.errors import plain_errors
+from shared.io import check_folder
 from shared.progress import bars_as_lines
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def begin(bundle_root: str | os.PathLike, workflows: Sequence[ConfigWorkflow] = 
 
     Raises:
         DataError: a packaged bundle would run on other code than its own; a key that does not exist, or a value of
-            another kind; a package that ``--tracking`` needs is missing.
+            another kind; a package that ``--tracking`` needs is missing; results cannot be written to ``output_dir``.
     """
     check_vendored(bundle_root)
     if not workflows or getattr(workflows[0], "begun", False):
@@ -41,6 +42,8 @@ def begin(bundle_root: str | os.PathLike, workflows: Sequence[ConfigWorkflow] = 
     plain_errors()
     bars_as_lines()
     check_overrides(workflows)
+    if "output_dir" in (parser := workflows[0].parser):
+        check_folder(parser.get_parsed_content("output_dir"))
     track_stages(workflows)
     if seed is not None:
         set_determinism(seed)

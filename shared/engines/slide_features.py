@@ -21,7 +21,7 @@ from shared.bundle.record import MODEL_FILE, read_model, read_split, weights_dig
 from shared.bundle.settings import refuse_others
 from shared.data.slides.folder import check_mpp
 from shared.data.slides.grid import tile_grid
-from shared.data.slides.reading import open_slide
+from shared.data.slides.reading import open_slide, slide_state
 from shared.data.slides.tiles import SlideTiles
 from shared.data.slides.tissue import find_tissue
 from shared.data.tables import some
@@ -219,7 +219,7 @@ class SlideFeatures:
             raise DataError(f"{entry['slide']}: has no tissue")
         settings = {"encoder": self._weights, "network": self.network.settings["encoder"], "cut": self._cut}
         settings |= {"cache_size": self.cache_size, "size": getattr(self.prepare_batch, "size", None)}
-        settings |= {key: getattr(self.inferer, key, None) for key in ("views", "bf16")}
+        settings |= {key: getattr(self.inferer, key, None) for key in ("views", "bf16")} | _beside(entry)
 
         def compute(_: dict[str, Any]) -> dict[str, Any]:
             return {"features": self._encode(entry, numbers)}
@@ -256,7 +256,9 @@ class SlideFeatures:
                 return {"numbers": np.flatnonzero(find_tissue(reader, grid, entry["mpp"], **cut).taken)}
 
         known = {"image": str(entry["image"]), "mpp": entry["mpp"]}
-        return self.disk_cache(known, json.dumps({"tissue of": self._cut}, sort_keys=True), compute)["numbers"]
+        return self.disk_cache(known, json.dumps({"tissue of": self._cut} | _beside(entry), sort_keys=True), compute)[
+            "numbers"
+        ]
 
     def _grid(self, reader: Any, entry: Mapping[str, Any]) -> Any:
         size = {"size": self.patch_size, "mpp": self.mpp, "overlap": self.choice["overlap"]}
@@ -276,6 +278,11 @@ class SlideFeatures:
         """Features float16 of a batch of tiles: half the room, and alike in training and inference."""
         batch, _ = self.prepare_batch({"image": image}, self.device, True)
         return self.inferer(batch, self.network.encoder).half()
+
+
+def _beside(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a slide of several files those that the cache's digest, of the first, does not tell of."""
+    return {key: value for key, value in slide_state(Path(entry["image"])).items() if key == "beside"}
 
 
 _NO_ENCODER = (

@@ -20,7 +20,7 @@ from shared.bundle.model import load_model
 from shared.bundle.record import MODEL_FILE, read_model, read_split
 from shared.data.slides.folder import SlideFile, SlideLabel, find_slides, read_slide_labels
 from shared.data.slides.grid import TileGrid, tile_grid
-from shared.data.slides.reading import open_slide
+from shared.data.slides.reading import open_slide, slide_state
 from shared.data.slides.tiles import SlideTiles
 from shared.data.slides.tissue import find_tissue
 from shared.engines.slide_features import tile_outputs, trained_size
@@ -217,10 +217,9 @@ class SlideStage:
 
     def _settings(self, slide: SlideFile, mpp: float, size: int) -> dict[str, Any]:
         """What a finished slide was predicted with."""
-        stat = slide.path.stat()
         return {
             "version": VERSION,
-            "file": {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns},
+            "file": slide_state(slide.path),
             "weights": self._weights,
             "views": getattr(self.inferer, "views", 1),
             "average": getattr(self.inferer, "average", "logits"),

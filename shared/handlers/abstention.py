@@ -50,6 +50,7 @@ class Abstention:
         """Operating points that were fixed on patients left out; None until they are known."""
         self._scores: Any = None
         self._cohort: Cohort | None = None
+        self._model: dict[str, Any] = {}
         self._limit = 1.0  # a distance is in units of the limit, unless patients left out say otherwise
         self._seen: LayerStatistics | None = None
         self._images: list[tuple[str, np.ndarray]] = []  # patient, and features of the image and by channel
@@ -92,6 +93,7 @@ class Abstention:
             logger.info("No %s in %s (an older training): no distance to its patients.", COHORT_FILE, self.ckpt_dir)
             return
         self._cohort, layers = cohort
+        self._model = from_main(lambda: read_model(self.ckpt_dir))
         self._limit = ((conformal or {}).get("distance") or {"limit": 1.0})["limit"]
         self._seen = LayerStatistics(self.network, layers).__enter__()
 
@@ -132,9 +134,12 @@ class Abstention:
         sets = None if self._scores is None else conformal_sets(probability, self._scores, self.coverage)
         features = None if self._seen is None else self._seen.features(len(rows))
         far, swapped, odd = None, [None] * len(rows), [dict[int, float]()] * len(rows)
+        sure = [True] * len(rows)
         if self._seen is not None and features is not None and self._cohort is not None:
             far, by_channel = self._cohort(features), self._seen.by_channel(len(rows))
-            swapped = swapped if self._cohort.channels is None else self._cohort.channels(by_channel)
+            if (channels := self._cohort.channels) is not None:
+                swapped = channels(by_channel)
+                sure = [pair is None or channels.sure(row, pair) for row, pair in zip(by_channel, swapped, strict=True)]
             if self._cohort.covariates.size and len(covariates):
                 odd = self._cohort.far_covariates(np.stack([np.asarray(one, float) for one in covariates]))
             swapped = [None if lacks else pair for pair, lacks in zip_longest(swapped, lacking)]
@@ -150,12 +155,12 @@ class Abstention:
                 row["cohort_distance"] = distance
             others = dict(zip(self._names("covariates", odd[k]), odd[k].values(), strict=True))
             pair = self._names("modalities", swapped[k] or ())
-            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others)
+            row["reason"] = reason_text(plausible, self.coverage, distance, self._limit, pair, others, sure=sure[k])
         return rows
 
     def _names(self, key: str, numbers: Iterable[int]) -> list[str]:
         """Names of modalities or covariates, where the model knows them."""
-        known = (read_model(self.ckpt_dir).get(key) or []) if numbers else []
+        known = self._model.get(key) or []
         channels = self._cohort and self._cohort.channels
         if key == "modalities" and channels and len(known) != 1 + channels.parts["pairs"].max():
             known = []  # a network whose channels are slices, or colours

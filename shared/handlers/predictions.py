@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from shared.bundle.record import read_model
 from shared.distributed.processes import from_main, gather_objects, is_main
 from shared.handlers.abstention import Abstention
 from shared.handlers.model_check import ModelCheck
-from shared.io import make_folder
 from shared.reports.predictions import patch_name, write_predictions
 
 
@@ -71,7 +69,6 @@ class SavePredictions:
         """Register with an evaluator."""
         if self.abstention is not None:
             self.abstention.attach(engine)
-        engine.add_event_handler(Events.STARTED, lambda _: from_main(partial(make_folder, self.output_dir)))
         engine.add_event_handler(Events.EPOCH_STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
@@ -133,7 +130,8 @@ class SavePredictions:
         """Of :func:`shared.reports.predictions.write_predictions`."""
         given: dict[str, Any] = {"bootstrap": self.bootstrap, "seed": self.seed, "thresholds": self.thresholds}
         given["shift"] = self.shift
-        given["weights"] = "" if self.check is None else read_model(self.check.ckpt_dir).get("weights", "")
+        if self.check is not None:
+            given |= {"weights": read_model(self.check.ckpt_dir).get("weights", ""), "switched": self.check.switched}
         if self.abstention is None:
             return given | {"coverage": None}
         if self.thresholds is None:

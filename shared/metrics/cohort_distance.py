@@ -32,6 +32,9 @@ FAR_COVARIATE = 10.0
 SMALLEST_SHIFT = 0.5
 """Mean of patients that is worth a word, in SD of the cohort."""
 
+FARTHEST = 4.0
+"""SD of the cohort that a patient counts for at most in the mean of several: one alone shall not shift them all."""
+
 LEAST_SPREAD = 1e-6
 """SD, as a share of 1 + the mean's size, below which a value is the same for all, but for rounding."""
 
@@ -191,8 +194,9 @@ class Cohort:
     def shift(self, new: np.ndarray, by_channel: np.ndarray | None = None) -> dict[str, Any] | None:
         """Whether new patients together differ from the cohort in the first part, where one alone may not.
 
-        A t test of each feature's mean, with the cohort's spread, and Bonferroni's correction for their number. Of a
-        significant difference below :data:`SMALLEST_SHIFT` nothing is told: of many patients any is significant.
+        A t test of each feature's mean (winsorised at :data:`FARTHEST`), with the cohort's spread, and Bonferroni's
+        correction for their number. Of a significant difference below :data:`SMALLEST_SHIFT` nothing is told: of many
+        patients any is significant.
 
         Args:
             new: features of each new patient, means over the patient's rows, ``[n, p]``.
@@ -215,14 +219,14 @@ class Cohort:
         if len(x) < FEWEST:
             return None
         parts = self.distances[0].parts
-        shift = np.abs((x.mean(axis=0) - parts["mean"]) / parts["scale"])
+        shift = np.abs(((x - parts["mean"]) / parts["scale"]).clip(-FARTHEST, FARTHEST).mean(axis=0))
         t = shift / np.sqrt(1 / len(x) + 1 / self.patients)
         p = float(min(1.0, 2 * len(t) * stats.t.sf(t.max(), self.patients - 1)))
         found: dict[str, Any] = {"patients": len(x), "sd": float(shift.max()), "p": p}
         if self.channels is not None and by_channel is not None:
             together = by_channel[np.isfinite(by_channel).all(axis=1)].mean(axis=0)[None]
             (pair,) = self.channels(together, false_alarm=SHIFT_P, count=len(x))
-            found |= {} if pair is None else {"exchanged": pair}
+            found |= {"exchanged": pair} if pair is not None and self.channels.sure(together[0], pair) else {}
         return found if "exchanged" in found or (p < SHIFT_P and found["sd"] >= SMALLEST_SHIFT) else None
 
 

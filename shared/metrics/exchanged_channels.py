@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.metrics.cohort_distance import FOLDS, CohortDistance, fit_cohort
+from shared.metrics.cohort_distance import FOLDS, CohortDistance, distance_limit, fit_cohort
 
 FALSE_ALARM = 0.0025
 """Share of patients in the given order who are told of at most."""
 
-NAMES = ("pairs", "orders", "weights", "mean", "sd", "patients")
+NAMES = ("pairs", "orders", "weights", "mean", "sd", "patients", "limit")
 
 
 class ExchangedChannels:
@@ -26,14 +26,16 @@ class ExchangedChannels:
 
     Two channels look exchanged if the score is below 0, and lower than those of all but a share of patients in the
     given order: the one-sided prediction limit of a normal sample (Hahn and Meeker, Statistical Intervals, 1991), for
-    one patient or for the mean of several. The turned features must also be nearer to the cohort than the given ones:
-    inverted values or a bias field may look like an exchange, too. Of two channels that look alike nothing is told.
+    one patient or for the mean of several. The turned features must also be nearer to the cohort than the given ones.
+    Inverted values or a bias field of one channel may look like an exchange, too: :meth:`sure` tells whether the turned
+    features are those of a patient of the cohort. Of two channels that look alike nothing is told.
 
     Args:
         distance: to the cohort, see :func:`shared.metrics.cohort_distance.fit_cohort`.
         parts: ``pairs`` of channels ``[k, 2]``, of each the order ``[k, p]`` of the features that its exchange makes,
             ``weights`` ``[k, p]``, and ``mean`` and ``sd`` ``[k]`` of the scores of training patients who were left
-            out, ``patients`` ``[]``: what :meth:`fit` makes.
+            out, ``patients`` ``[]``, ``limit`` ``[]`` of the distance (an older version has none): what :meth:`fit`
+            makes.
 
     Example:
         >>> random, orders = np.random.default_rng(0), {(0, 1): np.array([1, 0, 3, 2])}
@@ -45,7 +47,7 @@ class ExchangedChannels:
 
     def __init__(self, distance: CohortDistance, parts: Mapping[str, np.ndarray]):
         self.distance = distance
-        self.parts = {name: np.asarray(parts[name]) for name in NAMES}
+        self.parts = {name: np.asarray({"limit": np.inf, **parts}[name]) for name in NAMES}
         pairs = [(int(a), int(b)) for a, b in self.parts["pairs"]]
         self.orders = dict(zip(pairs, self.parts["orders"], strict=True))
         """Of each pair."""
@@ -74,8 +76,10 @@ class ExchangedChannels:
             middle = float(weight @ score)
             spread = float(np.sqrt(weight @ np.square(score - middle) * patients / (patients - 1)))
             weights, mean, sd = [*weights, whole], [*mean, middle], [*sd, spread]
-        found = (list(orders), list(orders.values()), weights, mean, sd, patients)
-        return cls(fit_cohort(x, groups)[0], dict(zip(NAMES, map(np.array, found), strict=True)))
+        distance, own = fit_cohort(x, groups)
+        limit = distance_limit(own, groups)["limit"]
+        found = (list(orders), list(orders.values()), weights, mean, sd, patients, limit)
+        return cls(distance, dict(zip(NAMES, map(np.array, found), strict=True)))
 
     def __call__(
         self, features: np.ndarray, *, false_alarm: float = FALSE_ALARM, count: int = 1
@@ -100,6 +104,10 @@ class ExchangedChannels:
         nearer = [self.distance(features[:, order]) < given for order in self.orders.values()]
         below = np.where(np.transpose(nearer), below, np.inf)
         return [pairs[row.argmin()] if np.isfinite(row).any() else None for row in below]
+
+    def sure(self, features: np.ndarray, pair: tuple[int, int]) -> bool:
+        """Whether a row ``[p]`` with two channels exchanged back is like the cohort: else something else is odd."""
+        return bool(self.distance(features[None, self.orders[pair]])[0] <= self.parts["limit"])
 
 
 def _direction(turned: np.ndarray) -> np.ndarray:

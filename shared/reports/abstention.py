@@ -38,6 +38,8 @@ def reason_text(
     limit: float | None = None,
     exchanged: Sequence[str] = (),
     covariates: Mapping[str, float] | None = None,
+    *,
+    sure: bool = True,
 ) -> str:
     """Why a prediction should not be used as it is; nothing where one class is plausible and the patient is known.
 
@@ -48,6 +50,7 @@ def reason_text(
         limit: from which distance on a patient is unlike them.
         exchanged: names of two modalities that look exchanged.
         covariates: those that seem to be in another unit, and how many SD they are from the training patients' mean.
+        sure: the exchange explains all that is odd about the two.
 
     Example:
         >>> reason_text([True, True], 0.9, 3.14, 2.2)
@@ -59,7 +62,8 @@ def reason_text(
     if distance is not None and limit is not None and not distance <= limit:
         reasons.append(f"unlike the training patients: distance {distance:.2f}, limit {limit:.2f}")
     if exchanged:
-        reasons.append(f"{' and '.join(exchanged)} look exchanged")
+        text = "look exchanged" if sure else "differ otherwise than in the training patients"
+        reasons.append(f"{' and '.join(exchanged)} {text}")
     for name, far in (covariates or {}).items():
         reasons.append(f"{name} is {abs(far):.0f} SD from the training patients' mean: another unit?")
     return SEPARATOR.join(reasons)

@@ -42,6 +42,7 @@ def write_predictions(
     coverage: float | None = None,
     shift: Mapping[str, Any] | None = None,
     weights: str = "",
+    switched: Mapping[str, Any] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -56,6 +57,7 @@ def write_predictions(
         coverage: what was asked for of the column ``set``, whose coverage is then told.
         shift: by which the patients together differ from the training patients, if they do.
         weights: SHA-256 of the predicting model's, as in its model.json.
+        switched: settings of the answer that are not the model's own, such as ``views``.
         bootstrap: draws of the 95 % intervals, over patients.
         seed: of the draws.
 
@@ -89,6 +91,7 @@ def write_predictions(
     sections = validation_sections(labels, probability, thresholds=thresholds, **draws)
     metrics |= sections
     metrics |= {"weights": weights} if weights else {}
+    metrics |= {"switched": dict(switched)} if switched else {}
     if any(row.get("set") for row in known):
         from shared.metrics.conformal import set_report
 

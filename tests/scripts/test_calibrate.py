@@ -80,6 +80,25 @@ def test_a_cross_validation_of_other_labels_or_not_done_is_refused(model, tmp_pa
     assert not (model / "conformal.json").exists()
 
 
+@pytest.mark.parametrize("of_folds", [False, True])
+def test_probabilities_of_other_views_or_another_average_are_refused(model, tmp_path, of_folds):
+    (model / "model.json").write_text(json.dumps({"views": 8, "average": "logits"}))
+    place = tmp_path / "new" / ("seed0/fold0" if of_folds else "")
+    write(place, [row(k) for k in range(8)])
+    (place / "metrics.json").write_text(json.dumps({"AUC": {}}))
+    calibrate(str(model), str(tmp_path / "new"))
+    (model / "conformal.json").unlink()
+    if of_folds:
+        (place / "models").mkdir()
+        (place / "models/model.json").write_text(json.dumps({"views": 8}))  # of a version that averaged probabilities
+    else:
+        (place / "metrics.json").write_text(json.dumps({"switched": {"views": 1}}))
+    told = r"average probabilities \(the model's own: logits\)" if of_folds else r"views 1 \(the model's own: 8\)"
+    with pytest.raises(DataError, match=f"{place} was predicted with {told}"):
+        calibrate(str(model), str(tmp_path / "new"))
+    assert not (model / "conformal.json").exists()
+
+
 def test_groups_count_once_and_an_older_table_has_no_distance(model, tmp_path):
     rows = [row(k, group=f"G{k // 4}", trained_on=0) for k in range(16)]
     write(tmp_path / "eval", [{key: value for key, value in r.items() if key != "cohort_distance"} for r in rows])

@@ -307,6 +307,22 @@ def test_stray_dicom_files_do_not_hide_patients_of_nifti(tmp_path, capfd):
     assert [case["patient"] for case in listed["testing"]] == ["P1", "P2"]
 
 
+def test_packed_files_are_refused_without_their_names(tmp_path, capfd):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_series(root / "P1", make_series(tiny_volume(1)[0], series_affine(), patient="P1"))
+    for number, name in enumerate(("Mueller.dcm.gz", "Mueller.ZIP", "Mueller.tgz")):
+        (root / name).write_bytes(b"packed")
+        assert prepare(root, out) == 2
+        message = capfd.readouterr().err
+        assert f"holds {number + 1} packed files or archives (" in message and "unpack them" in message
+        assert "Mueller" not in message
+    assert not out.exists()
+    (root / "P1").rename(tmp_path / "P1")
+    assert prepare(root, out) == 2 and "(.gz, .tgz, .zip), in which DICOM" in capfd.readouterr().err
+    nifti_patient(root / "P2", 1)  # of NIfTI the files that are not read are listed
+    assert prepare(root, out) == 0 and "Mueller.ZIP" in capfd.readouterr().out.split("not read:")[1]
+
+
 def test_stray_nifti_images_do_not_pass_beside_dicom(tmp_path, capfd):
     root, out = tmp_path / "in", tmp_path / "out"
     tiny_patient(root / "A", "A")

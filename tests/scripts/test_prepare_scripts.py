@@ -499,7 +499,7 @@ def test_wrong_places(cohort, capsys):
     (cohort.root / "dicom" / "IM0001.dcm").write_bytes(b"DICM")
     for folder, output, message in (
         (cohort.root / "none", cohort.output, "no such folder"),
-        (cohort.root / "dicom", cohort.output, "convert DICOM with dcm2niix"),
+        (cohort.root / "dicom", cohort.output, "convert DICOM with dcm2niix, other formats (NRRD"),
         (cohort.folder, cohort.folder / "prepared", "must lie outside"),
     ):
         assert hospital.main([str(folder), str(cohort.table), "--output", str(output), *LABELS]) == 2

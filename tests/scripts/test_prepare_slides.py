@@ -230,6 +230,12 @@ def test_a_killed_run_goes_on_after_the_last_whole_slide(cohort, read):
     assert cohort.run() == 2
 
 
+def test_every_option_of_the_tiles_belongs_to_what_a_later_run_compares():
+    # these are compared as label, size of a pixel and annotations of the slide, or play their part at the end
+    others = {"folder", "table", "output", "classes", "annotations", "slide_mpp", "test_fraction", "folds", "name"}
+    assert set(vars(module.parse(["folder", "table", "--output", "out"]))) - others == set(module.CUT_BY)
+
+
 def test_what_changed_since_a_run_that_stopped_is_cut_anew(cohort, read):
     refused = ("--folds", "9")  # at the end: there are four patients
     assert cohort.run(*refused) == 2 and len(read) == 4

@@ -9,6 +9,10 @@ from shared.apps.experiments.processes import resumable
 from shared.apps.preparation.files import run_script
 from shared.errors import CheckpointError, DataError, plain_errors, run_main
 
+ROOM = "free some space, or choose another folder"
+RIGHTS = "you may not use it: change its permissions, or choose another"
+PLACE = "a file stands where a folder is needed: choose another folder, or move the file away"
+
 
 @pytest.fixture
 def hook(monkeypatch):
@@ -45,8 +49,9 @@ def test_a_users_error_is_shown_without_what_monai_wraps_around_it(hook, kind, c
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
-        (NotADirectoryError(20, "Not a directory", "eval/x"), "eval/x: Not a directory"),
+        (OSError(28, "No space left on device"), f"No space left on device; {ROOM}"),
+        (NotADirectoryError(20, "Not a directory", "eval/x"), f"eval/x: Not a directory; {PLACE}"),
+        (PermissionError(13, "Permission denied", "x"), f"x: Permission denied; {RIGHTS}"),
     ],
 )
 def test_a_full_disk_or_a_file_that_cannot_be_used_is_a_line(hook, cause, message, capsys):
@@ -149,7 +154,10 @@ def raising(error):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (PermissionError(13, "Permission denied", "labels.csv"), "error: labels.csv: Permission denied"),
+        (
+            FileNotFoundError(2, "No such file or directory", "labels.csv"),
+            "error: labels.csv: No such file or directory",
+        ),
         (DataError("P1: mask is empty"), "error: P1: mask is empty"),
         (CheckpointError("model.pt is no checkpoint"), "error: model.pt is no checkpoint"),
         (SystemExit("name: P1"), "name: P1"),
@@ -170,8 +178,9 @@ def test_what_a_user_caused_ends_a_script_with_a_line(error, status):
 
 def test_a_file_that_may_not_be_read_is_a_line_in_either_kind_of_script(capsys):
     error = PermissionError(13, "Permission denied", "labels.csv")
-    assert run_script(raising(error)) == 2 and capsys.readouterr().err == "error: labels.csv: Permission denied\n"
-    with pytest.raises(SystemExit, match=r"^name: labels.csv: Permission denied$"), resumable("name"):
+    message = f"labels.csv: Permission denied; {RIGHTS}"
+    assert run_script(raising(error)) == 2 and capsys.readouterr().err == f"error: {message}\n"
+    with pytest.raises(SystemExit, match=rf"^name: {message}$"), resumable("name"):
         raise error
 
 

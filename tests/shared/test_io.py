@@ -1,7 +1,9 @@
 import csv
+import io
 import json
 import math
 import re
+import tempfile
 
 import pytest
 
@@ -10,8 +12,8 @@ from shared.checkpoint import load_checkpoint
 from shared.data import TractAtlas
 from shared.data.checks import image_header_problem
 from shared.data.patches.reading import read_patch
-from shared.errors import CheckpointError, DataError
-from shared.io import atomic_path, disguise, write_csv, write_json
+from shared.errors import CheckpointError, DataError, describe
+from shared.io import atomic_path, check_folder, disguise, write_csv, write_json
 from shared.losses import PerceptualReconstructionLoss
 
 
@@ -36,6 +38,36 @@ def test_a_failure_leaves_the_older_file_and_no_temporary(tmp_path, error):
         temporary.write_text("half")
         raise error
     assert target.read_text() == "older" and names(tmp_path) == ["table.txt"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_being_written(tmp_path):
+    copied = OSError(28, "No space left on device", "source.nii.gz", None, "target.nii.gz")
+    with pytest.raises(OSError, match="No space") as caught, atomic_path(tmp_path / "table.txt"):
+        raise copied
+    assert describe(caught.value).startswith(f"{tmp_path / 'table.txt'}: No space left on device; free some space")
+    with pytest.raises(OSError, match="denied") as caught, atomic_path(tmp_path / "table.txt") as temporary:
+        raise PermissionError(13, "Permission denied", str(temporary))
+    assert caught.value.filename == str(tmp_path / "table.txt")
+    with pytest.raises(OSError, match="denied") as caught, atomic_path(tmp_path / "table.txt"):
+        raise PermissionError(13, "Permission denied", "read.csv")
+    assert caught.value.filename == "read.csv"
+
+
+def test_a_folder_is_checked_before_it_is_made(tmp_path, monkeypatch):
+    check_folder(tmp_path / "new" / "er")
+    assert not names(tmp_path)
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(DataError, match=rf"{place} cannot be written to: Not a directory; a file stands"):
+            check_folder(tmp_path / place)
+
+    class Full(io.BytesIO):
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(DataError, match=r"new cannot be written to: No space left on device; free some space"):
+        check_folder(tmp_path / "new")
 
 
 def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path):

@@ -34,8 +34,8 @@ def calibrate(model: str, predictions: str) -> str:
     """Write ``conformal.json`` beside the model; return what was written, in words.
 
     Raises:
-        DataError: no model, no usable predictions, an evaluation of another model, a cross-validation that is not done
-            or of other settings, labels or patients, patients trained on.
+        DataError: no model, no usable predictions, an evaluation of another model or of other views, a cross-validation
+            that is not done or of other settings, labels or patients, patients trained on.
     """
     from shared.bundle.record import CONFORMAL_FILE, read_model
     from shared.io import write_json
@@ -51,6 +51,7 @@ def calibrate(model: str, predictions: str) -> str:
     if not folds and not (folder / "predictions.csv").is_file():
         raise DataError(f"{folder} holds no predictions.csv: give the folder of a cross-validation or an evaluation")
     rows = [row for place in folds or [folder] for row in _rows(place / "predictions.csv")]
+    _check_answer(known, folder, folds)
     notes = _check_folds(Path(model), folder, folds, rows) if folds else _check_evaluation(known, folder)
     labels = [row["label"] for row in rows]
     groups = [row["unit"] for row in rows]
@@ -99,6 +100,26 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in rows[0]["answers"] if all(row["answers"].get(name) for row in rows)]
     apart = {name: max(abs(float(row["answers"][name]) - row["probability"]) for row in rows) for name in names}
     return min(apart, key=lambda name: apart[name], default="")
+
+
+def _check_answer(model: Mapping[str, Any], folder: Path, folds: Sequence[Path]) -> None:
+    """The probabilities are made as the model makes them by itself: of as many views, averaged in the same way."""
+    from shared.bundle.record import read_model
+    from shared.handlers.model_check import OF_THE_ANSWER, OLDER
+    from shared.io import read_json_object
+
+    own = {**OLDER, **model}
+    for place in folds or [folder]:
+        trained, path = read_model(place / "models") if folds else {}, place / "metrics.json"
+        switched = read_json_object(path, "evaluation").get("switched", {}) if path.is_file() else {}
+        used = ({**OLDER, **trained} if trained else own) | switched
+        other = [f"{key} {used.get(key)} (the model's own: {own.get(key)})" for key in OF_THE_ANSWER
+                 if used.get(key) != own.get(key)]  # fmt: skip
+        if other:
+            raise DataError(
+                f"{place} was predicted with {', '.join(other)}: other probabilities than those of which the model "
+                "tells sets. Predict these patients without that setting"
+            )
 
 
 def _check_evaluation(model: Mapping[str, Any], folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.apps.experiments.folder import DRAWN, HOW, HOW_PATCHES, MEANT, MEANT_PATCHES, METRICS_OF, read_experiment
 from shared.data.tables import some
-from shared.errors import DataError
+from shared.errors import DataError, describe
 from shared.io import write_text
 from shared.metrics import decision_curve, delong_test, holm_adjusted
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
@@ -155,7 +155,7 @@ def comparison_table(
                 (title or _title(folder), table, summarise(table, names=list(names), bootstrap=bootstrap))
             )
         except (DataError, OSError) as error:
-            text = str(error)
+            text = describe(error)
             problems.append(text if "no finished experiment" in text else f"{folder}: no finished experiment ({text})")
     if problems:
         raise DataError(problems)

@@ -19,7 +19,7 @@ from shared.bundle.archive import check_package, package_bundle
 from shared.bundle.checks import cheap_checks
 from shared.bundle.contents import find_bundles
 from shared.digests import sha256
-from shared.errors import DataError
+from shared.errors import DataError, describe
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             pack(args)
     except (DataError, OSError) as error:
-        raise SystemExit(f"package_bundle: {error}") from None
+        raise SystemExit(f"package_bundle: {describe(error)}") from None
 
 
 if __name__ == "__main__":

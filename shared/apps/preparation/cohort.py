@@ -78,7 +78,10 @@ def collect(
     words = [word for many in named.values() for word in many] if named else options.modalities
     files = known_files(options.folder, None if options.labels is None else list(table.patients), words)
     if not any(is_nifti(file) for many in files.values() for file in many):
-        raise DataError(f"{options.folder}: holds no .nii or .nii.gz file; convert DICOM with dcm2niix first")
+        raise DataError(
+            f"{options.folder}: holds no .nii or .nii.gz file; convert DICOM with dcm2niix, other formats (NRRD, MHA) "
+            "with 3D Slicer or SimpleITK first"
+        )
     found, lines = other_capitals(files, options.folder, list(table.patients))
     options.told, options.label_values = [*table.told, *lines], table.values
     problems, missing = [*table.problems, *found], []

@@ -46,7 +46,13 @@ def take_dicom(options: argparse.Namespace) -> None:
     """
     options.dicom_lines, options.dicom_manifest, options.dicom_datalist = [], {}, {}
     given = [name for name in ("series", "segments", "pseudonyms") if getattr(options, name) not in ([], None)]
-    files, nifti = find_files(options.folder)
+    files, nifti, packed = find_files(options.folder)
+    if packed and (files or not nifti):
+        kinds = some(sorted({path.suffix.lower() for path in packed}))  # names may tell who somebody is
+        raise DataError(
+            f"{options.folder} holds {len(packed)} packed files or archives ({kinds}), in which DICOM is not looked "
+            "for: unpack them, or take them away"
+        )
     images = [path for path in nifti if not is_mask_file(path, options.mask_pattern, ("tumour", "organ"))]
     if files and images and not given and not options.pattern:
         few, many = sorted((files, images), key=len)

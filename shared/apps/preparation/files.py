@@ -19,7 +19,7 @@ from typing import Any
 from shared.data.clutter import is_clutter
 from shared.digests import Digests, sha256
 from shared.errors import CheckpointError, DataError, describe
-from shared.io import DATALIST, MANIFEST, atomic_path, write_json
+from shared.io import DATALIST, MANIFEST, atomic_path, check_folder, write_json
 
 
 def script_parser(doc: str) -> argparse.ArgumentParser:
@@ -185,8 +185,7 @@ def write_manifest(
 def begin(output: str | os.PathLike, files: Sequence[str] = (DATALIST, MANIFEST)) -> Path:
     """Make the folder and take an older datalist and manifest away: a run that stops half-way leaves none behind."""
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output}: is a file; give a folder as --output")
+    check_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     for name in files:
         (output / name).unlink(missing_ok=True)

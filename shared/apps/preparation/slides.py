@@ -46,7 +46,7 @@ from shared.apps.preparation.patch_cohort import (
 from shared.data.names import look_alikes
 from shared.data.slides.folder import SlideFile, find_slides
 from shared.data.slides.grid import TileGrid, tile_grid
-from shared.data.slides.reading import SlideReader, open_slide
+from shared.data.slides.reading import SlideReader, open_slide, slide_state
 from shared.data.slides.tissue import find_tissue, tissue_shares
 from shared.data.tables import read_table, some
 from shared.digests import Digests
@@ -271,10 +271,10 @@ class Slides:
 
     def _settings(self, slide: Annotated) -> dict[str, Any]:
         """What the tiles of a slide depend on."""
-        stat, options = slide.file.path.stat(), vars(self.options)
+        options = vars(self.options)
         shapes = json.dumps([(label, slide.shapes[label]) for label in sorted(slide.shapes)], default=np.ndarray.tolist)
         return {
-            "file": {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns},
+            "file": slide_state(slide.file.path),
             "slide": [slide.file.inner, slide.file.mpp, slide.patient, slide.label],
             "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
             "tiles": {key: options[key] for key in CUT_BY},

@@ -39,6 +39,7 @@ READ = (
     *("SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "LossyImageCompression"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
+PACKED = re.compile(r"\.(zip|7z|rar|t[gbx]z2?|tar|gz|bz2|xz|zst|lz4|Z)$", re.IGNORECASE)
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _RENAMED = {"EffectiveEchoTime": "EchoTime"}  # of enhanced images, to the name of plain ones
 
@@ -119,15 +120,17 @@ def is_dicom(path: Path) -> bool:
     )
 
 
-def find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """DICOM files below a folder, without DICOMDIRs, which list others; and NIfTI files."""
-    dicom, nifti = list[Path](), list[Path]()
+def find_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """DICOM files below a folder, without DICOMDIRs, which list others; NIfTI files; and archives and packed files."""
+    dicom, nifti, packed = list[Path](), list[Path](), list[Path]()
     for path in walk_files(folder) if folder.is_dir() else ():
         if NIFTI.search(path.name):
             nifti.append(path)
         elif path.name.casefold() != "dicomdir" and is_dicom(path):
             dicom.append(path)
-    return dicom, nifti
+        elif PACKED.search(path.name):
+            packed.append(path)
+    return dicom, nifti, packed
 
 
 def read_folder(folder: Path, keywords: Iterable[str] = ()) -> Scan:

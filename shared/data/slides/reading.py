@@ -44,6 +44,21 @@ def openslide_module() -> Any:
         raise DataError(f"Whole slides need openslide, which is not installed ({error}): {INSTALL}.") from error
 
 
+def slide_state(path: Path) -> dict[str, Any]:
+    """What tells that a slide changed: size and time of its file and of each file of data beside it.
+
+    Returns:
+        ``{"bytes", "changed_ns"}``, of slides of several files ``"beside"``, too: name, size and time of each.
+    """
+    kind, stat, beside = path.suffix.lower(), path.stat(), []
+    if kind == ".mrxs":
+        beside = list(path.with_suffix("").rglob("*"))
+    elif kind in (".vms", ".vmu"):
+        beside = [each for each in path.parent.iterdir() if each.name.startswith(path.stem) and each != path]
+    told = sorted([each.name, (of := each.stat()).st_size, of.st_mtime_ns] for each in beside if each.is_file())
+    return {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns} | ({"beside": told} if told else {})
+
+
 class SlideReader:
     """An open slide.
 

@@ -298,3 +298,12 @@ def test_values_that_arrive_as_they_read_are_taken(monkeypatch):
     ]
     (problem,) = typed(monkeypatch, *words, "--dataset_dir", "none")
     assert problem.startswith("none: no such dataset folder")
+
+
+@pytest.mark.parametrize("bundle", [path.name for path in BUNDLES])
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_a_file_in_place_of_the_results_folder_is_refused_before_anything_else(bundle, config, tmp_path):
+    (tmp_path / "file").touch()
+    problem = refused(config, bundle=bundle, output_dir=str(tmp_path / "file"), dataset_dir=str(tmp_path / "none"))
+    assert problem.startswith(f"{tmp_path / 'file'} cannot be written to: Not a directory; a file stands")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -122,6 +122,16 @@ def test_patients_together_tell_a_shift_that_each_alone_does_not():
     assert small.shift(0.2 + random.normal(size=(4000, 2))) is None  # certain, and nothing
 
 
+def test_one_patient_far_from_all_does_not_shift_the_others():
+    random, shifted = np.random.default_rng(8), 0
+    for _ in range(50):
+        known, new = Cohort.fit([random.normal(size=(60, 8))], range(60)), random.normal(size=(12, 8))
+        new[0] += 15
+        shifted += known.shift(new) is not None
+        assert known.shift(new + 15)["sd"] == pytest.approx(4.0)  # as much as a patient counts
+    assert shifted <= 1  # of plain means: all
+
+
 def test_a_shift_is_seldom_told_of_patients_of_the_cohort():
     random, told = np.random.default_rng(7), 0
     for _ in range(1000):

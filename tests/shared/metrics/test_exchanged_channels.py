@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shared.metrics.cohort_distance import Cohort, fit_cohort
+from shared.metrics.cohort_distance import Cohort, distance_limit, fit_cohort
 from shared.metrics.exchanged_channels import ExchangedChannels
 
 ORDERS = {
@@ -88,3 +88,22 @@ def test_what_is_no_nearer_when_turned_is_not_told():
     assert known.shift(cohort(50, random)[:, :2]) is None
     channels.distance = fit_cohort(turned, range(50))[0]
     assert sum(pair is not None for pair in channels(turned)) <= 2
+
+
+def test_an_exchange_explains_what_is_odd_only_where_the_channels_exchanged_back_are_those_of_a_patient():
+    random = np.random.default_rng(5)
+    x = cohort(60, random)
+    channels = ExchangedChannels.fit(x, range(60), ORDERS)
+    own = fit_cohort(x, range(60))[1]
+    assert channels.parts["limit"] == distance_limit(own, range(60))["limit"]
+    turned = cohort(100, random)[:, ORDERS[0, 1]]
+    assert sum(channels.sure(one, (0, 1)) for one in turned) >= 95
+    other = turned + np.array([0, 0, 0, 0, 0, 20.0])  # and the third channel has a contrast of its own
+    told = channels(other)
+    assert sum(pair is not None for pair in told) >= 90
+    assert not any(channels.sure(one, pair) for one, pair in zip(other, told, strict=True) if pair)
+    assert "exchanged" in Cohort.fit([x[:, :2]], range(60), channels=channels).shift(turned[:, :2], turned)
+    found = Cohort.fit([x[:, :2]], range(60), channels=channels).shift(other[:, :2], other)
+    assert found is None or "exchanged" not in found
+    del channels.parts["limit"]  # of an older version
+    assert ExchangedChannels(channels.distance, channels.parts).sure(other[0], (0, 1))

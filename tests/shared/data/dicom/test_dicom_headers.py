@@ -28,8 +28,8 @@ def test_any_depth_and_name_and_what_is_no_dicom(tmp_path):
     assert len(scan.instances) == 4 and scan.others == 1 and scan.nifti == [tmp_path / "mask.nii.gz"]
     assert not scan.unreadable and not scan.changed
     assert scan.instances[0].values["ContentTime"] == "10" and scan.instances[0].values["EchoTime"] == 2.5
-    dicom, nifti = find_files(tmp_path)
-    assert len(dicom) == 5 and nifti == scan.nifti and find_files(tmp_path / "none") == ([], [])
+    dicom, nifti, packed = find_files(tmp_path)
+    assert len(dicom) == 5 and nifti == scan.nifti and not packed and find_files(tmp_path / "none") == ([], [], [])
 
 
 def test_copies_that_differ_and_broken_files_are_counted(tmp_path):

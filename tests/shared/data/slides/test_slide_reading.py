@@ -1,5 +1,6 @@
 """Readers of slides: the same pixels whatever the file, regions and levels beside a plain reading of the whole."""
 
+import os
 import zlib
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from PIL import Image
 from shared.data.slides import reading
 from shared.data.slides.folder import find_slides, read_slide_labels, slide_names
 from shared.data.slides.grid import tile_grid
-from shared.data.slides.reading import OpenSlideReader, open_slide, stated_mpp
+from shared.data.slides.reading import OpenSlideReader, open_slide, slide_state, stated_mpp
 from shared.errors import DataError
 from tests.support.tiny_slides import write_ome, write_png, write_tiff
 
@@ -134,6 +135,24 @@ def test_qupath_counts_from_where_the_scanned_part_begins(tmp_path, monkeypatch)
     bounds |= {"openslide.bounds-width": "500", "openslide.bounds-height": "600"}
     with OpenSlideReader(tmp_path / "a.mrxs") as reader:
         assert reader.origin == (300, 70) and (reader.width, reader.height) == (1000, 800)
+
+
+def test_a_slide_of_several_files_changed_if_one_of_them_did(tmp_path):
+    for name in ("a.mrxs", "a/Data0001.dat", "b.vms", "b(1,0).jpg", "c.svs", "c.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    slides = [tmp_path / name for name in ("a.mrxs", "b.vms", "c.svs")]
+    before = [slide_state(slide) for slide in slides]
+    assert [[name for name, *_ in state.get("beside", ())] for state in before] == [
+        ["Data0001.dat"],
+        ["b(1,0).jpg"],
+        [],
+    ]
+    for name in ("a/Data0001.dat", "b(1,0).jpg", "c.json"):
+        os.utime(tmp_path / name, ns=(0, 1))
+    assert [slide_state(slide) == state for slide, state in zip(slides, before, strict=True)] == [False, False, True]
+    (tmp_path / "c.svs").write_text("changed")
+    assert slide_state(tmp_path / "c.svs") != before[2]
 
 
 def test_a_labels_picture_is_no_level_of_the_slide(tmp_path, caplog):

@@ -314,9 +314,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings = audit(args)
     print(page(findings))
     return int(args.strict and any(finding.status == "red" for finding in findings))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

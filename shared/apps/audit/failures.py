@@ -178,9 +178,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         raise SystemExit(f"failures: {error}") from None
     print(f"{len(found)} of {rows} are called wrong at 0.5: {output / 'failures.csv'}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

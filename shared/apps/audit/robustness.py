@@ -372,9 +372,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in summary
     ]  # fmt: skip
     print(markdown_table(["", "change", "n", "median", "95 % below", "flips", "maps"], rows))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

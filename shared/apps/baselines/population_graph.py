@@ -194,9 +194,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_script(lambda: run(args))
     except KeyboardInterrupt:
         return 130
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

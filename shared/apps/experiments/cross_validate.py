@@ -289,9 +289,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         output = cross_validate(args)
     print((output / "results.md").read_text(encoding="utf-8"))
     print(f"Table, pictures and predictions: {output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

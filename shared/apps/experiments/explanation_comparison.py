@@ -237,9 +237,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.dataset_dir = str(Path(args.dataset_dir).resolve())
     content = compare_patches(args, configured) if args.patches else compare(args)
     print(f"{comparison_page(content)}\n{args.output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

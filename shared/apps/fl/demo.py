@@ -240,9 +240,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         raise SystemExit(f"federated_demo: {error}") from None
     print(f"Table and models: {output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

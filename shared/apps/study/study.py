@@ -404,9 +404,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             study.analyse()
         study.collect(checks=not args.report)
     print(f"Tables: {study.output / 'tables'}\nReport: {study.output / 'report.html'}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -31,7 +31,7 @@ from shared.io import write_csv, write_json, write_text
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
 ARMS = ("pretrained", "scratch")
 MARK = "control.json"  # weights of a control that is done
-NO_WEIGHTS = "There is no file {}: no control with ImageNet weights"
+LEFT_OUT = "left_out.json"  # controls whose weights are not there, with the file
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -220,10 +220,12 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     settings["data"] = data_record(cases, args.dataset_dir, output, files=named_files(overrides, cwd))
     command = shlex.join(["python", "-m", "shared.apps.experiments.label_efficiency_run", *args.argv])
     imagenet = cwd / args.imagenet
-    if "imagenet" in args.controls and not imagenet.is_file():
-        print(NO_WEIGHTS.format(imagenet))
-        args.controls = [control for control in args.controls if control != "imagenet"]
+    left_out = {"imagenet": str(imagenet)} if "imagenet" in args.controls and not imagenet.is_file() else {}
+    if left_out:
+        print(f"There is no file {imagenet}: no control with ImageNet weights")
+        args.controls = [control for control in args.controls if control not in left_out]
     write_experiment(output, title=args.title, command=command, settings=settings)
+    write_json(output / LEFT_OUT, left_out)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
     environment = run_environment(args.threads)

@@ -24,7 +24,7 @@ from typing import Any
 from shared.apps import ROOT
 from shared.apps.baselines.patches import CONTROLS, TITLES, TREES
 from shared.apps.experiments.options import add_options, parse_options
-from shared.apps.experiments.processes import RUN_BUNDLE
+from shared.apps.experiments.processes import RUN_BUNDLE, working_folder
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
 
@@ -207,8 +207,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
 
     args.dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
     datalist, training, held = read(args)
-    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+    cwd = working_folder(bundle)
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in used}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}

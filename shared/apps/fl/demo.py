@@ -26,6 +26,7 @@ from shared.io import write_csv, write_json, write_text
 from shared.reports.tables import interval_text, markdown_table, number_text
 
 SITES, UNSEEN, PUBLIC = ("north", "south", "east"), "unseen", "public"
+CONFIGS = ("train", "cpu", "phantom")
 DEFAULTS = {"sscl_crc": {"rounds": 5, "local_epochs": 4}, "ircl_mvi": {"rounds": 4, "local_epochs": 3}}
 
 
@@ -97,6 +98,13 @@ def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -
     return python_values(parse_overrides(args.set, merge_configs([find_config(bundle, name) for name in configs])))
 
 
+def common_settings(args: argparse.Namespace, output: Path, lists: dict[str, str]) -> dict[str, Any]:
+    """What the experiments of both bundles are given."""
+    given = {key: getattr(args, key) for key in ("rounds", "local_epochs", "engine")}
+    places = {"data": output / "data", "output": output}
+    return {"configs": CONFIGS, "datalists": lists, "sites": SITES, **places, **given}
+
+
 def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], overrides: dict[str, Any]) -> list[dict]:
     """sscl_crc: arms of the fine-tuning, tested on the unseen site's patches."""
     from shared.apps.fl.experiment import ONE_SITE, Experiment, tested
@@ -106,17 +114,10 @@ def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], o
     experiment = Experiment(
         bundle=ROOT / "bundles/sscl_crc",
         stage="train",
-        configs=("train", "cpu", "phantom"),
-        datalists=lists,
-        sites=SITES,
-        data=output / "data",
-        output=output,
-        rounds=args.rounds,
-        local_epochs=args.local_epochs,
         overrides={**common, "train#pretrained": str(public / "pretrain.pt")},
         epochs_keys=("finetune_epochs",),
         start_encoder=public / "pretrain.pt",
-        engine=args.engine,
+        **common_settings(args, output, lists),
     )
     experiment.run("pretrain_run", PUBLIC, public, resume=True, dataset_dir=str(output / "data" / PUBLIC))
     rows, arms = [], experiment.arms()
@@ -138,16 +139,9 @@ def stage_one(args: argparse.Namespace, output: Path, lists: dict[str, str], ove
     experiment = Experiment(
         bundle=ROOT / "bundles/ircl_mvi",
         stage="pretrain",
-        configs=("train", "cpu", "phantom"),
-        datalists=lists,
-        sites=SITES,
-        data=output / "data",
-        output=output,
-        rounds=args.rounds,
-        local_epochs=args.local_epochs,
         overrides={"seed": args.seed, **overrides},
         epochs_keys=("pretrain#epochs", "pretrain#max_epochs"),
-        engine=args.engine,
+        **common_settings(args, output, lists),
     )
     arms, rows = experiment.arms(), []
     parser = experiment.parser(SITES[0], output / ".unseen", split="testing")
@@ -231,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lists = make_data(args, output / "data")
         settings["data"] = data_of(lists, output)
         write_experiment(output, title=f"{args.bundle}, federated", command=command, settings=settings)
-        overrides = overridden(args, ("train", "cpu", "phantom"), bundle)
+        overrides = overridden(args, CONFIGS, bundle)
         arms = fine_tuning if args.bundle == "sscl_crc" else stage_one
         print(report(args, arms(args, output, lists, overrides), output, command))
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
 from shared.apps.experiments.options import add_options, check_options, parse_options
+from shared.apps.experiments.processes import working_folder
 from shared.errors import DataError
 from shared.io import MANIFEST, read_json_object, write_json
 
@@ -96,8 +97,7 @@ class StudyRun:
         rows = self.study.needed(self.tables)
         if not isinstance(self.datalist.get("training"), list):
             raise DataError(f"{self.datalist_file} is no datalist: a 'training' list is needed")
-        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        self.cwd = working_folder(self.bundle)
         self.missing = {row.name: reason for row in rows if (reason := row.missing(self.datalist, self.cwd))}
         for row in rows:
             if row.source in self.missing:
@@ -266,20 +266,12 @@ class StudyRun:
 
     def run(self) -> None:
         """Run what is not done, under one progress bar."""
-        from shared.apps.experiments.processes import run_folds
+        from shared.apps.experiments.cross_validate import run_experiments
 
         self.record()
         self._run_baselines()
-        waiting = {name: experiment.waiting() for name, experiment in self.experiments.items()}
-        for experiment in self.experiments.values():
-            experiment.prepare()
-        runs = itertools.chain.from_iterable(
-            self.experiments[name].runs(folds, wait=True) for name, folds in waiting.items()
-        )
-        total = sum(len(experiment.folds) for experiment in self.experiments.values())
-        done = total - sum(len(folds) for folds in waiting.values())
         options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": self.bundle.name, "unit": "training"}
-        run_folds(runs, total=total, done=done, **options)
+        run_experiments(list(self.experiments.values()), wait=True, **options)
 
     def _run_baselines(self) -> None:
         from importlib import import_module

@@ -140,11 +140,7 @@ def make_series(
 
 
 def write_series(
-    folder: str | os.PathLike,
-    slices: Sequence[Any],
-    *,
-    syntax: str | None = None,
-    names: Sequence[str] | None = None,
+    folder: str | os.PathLike, slices: Sequence[Any], *, syntax: str | None = None, names: Sequence[str] | None = None
 ) -> list[Path]:
     """Write instances as files without endings, in an order that is not the slices'.
 

@@ -71,8 +71,10 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120, pdf: bool = False) -> None:
-    """Write the figure, atomically; the ending says the format. With ``pdf`` also as PDF beside it."""
+def save(figure: Figure, path: str | os.PathLike, *, title: str = "", dpi: int = 120, pdf: bool = False) -> None:
+    """Write the figure with a small title, atomically; the ending says the format. With ``pdf`` a PDF beside it."""
+    if title:
+        figure.suptitle(title, fontsize=10)
     figure.dpi = dpi
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".png":

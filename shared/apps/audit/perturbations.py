@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +170,7 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
         masks = {form: mask for form, mask in masks.items() if mask.sum() >= FEWEST}
     changes: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {}
     for share in NOISE:
-        changes[f"noise, {share:g} sd"] = partial(_noisy_of, whole, share)
+        changes[f"noise, {share:g} sd"] = lambda k, random, share=share: noisy(whole[k], random, share)
     changes["bias field"] = lambda k, random: biased(whole[k], random)
     changes[f"resampled, {COARSER:g} x"] = lambda k, random: coarser(whole[k], sizes[k])
     found: dict[str, dict[str, Any]] = {}
@@ -199,10 +198,6 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
             new["fa"] = path.name
         found[form] = new
     return found
-
-
-def _noisy_of(whole: Sequence[np.ndarray], share: float, k: int, random: np.random.Generator) -> np.ndarray:
-    return noisy(whole[k], random, share)
 
 
 def _plain(case: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,7 +190,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Cross-validate."""
     args = arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        return run_script(lambda: run(args))
-    except KeyboardInterrupt:
-        return 130
+    return run_script(lambda: run(args))

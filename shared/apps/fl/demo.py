@@ -211,11 +211,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     command = shlex.join(["python", "scripts/federated_demo.py", *args.argv])
     from shared.apps.experiments.folder import write_experiment
+    from shared.apps.experiments.processes import resumable
 
     output = Path(args.output).resolve()
     bundle = ROOT / "bundles" / args.bundle
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "argv")}
-    try:
+    with resumable("federated_demo"):
         if args.engine == "nvflare":
             from importlib.util import find_spec
 
@@ -228,9 +229,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         overrides = overridden(args, CONFIGS, bundle)
         arms = fine_tuning if args.bundle == "sscl_crc" else stage_one
         print(report(args, arms(args, output, lists, overrides), output, command))
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except DataError as error:
-        raise SystemExit(f"federated_demo: {error}") from None
     print(f"Table and models: {output}")

@@ -182,11 +182,8 @@ def _efficiency(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
 
 
 def _configs(run: StudyRun, table: Table) -> list[str]:
-    row = run.study.rows[table.analysis.row]
-    overlays = [*run.overlays, *row.config]
-    settings = [*run.args.set, *(f"{k}={v}" for k, v in {**row.settings, **table.analysis.settings}.items())]
-    command = (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
-    return [*command, *table.analysis.arguments]
+    analysis = table.analysis
+    return [*run.config_options(run.study.rows[analysis.row], analysis.settings), *analysis.arguments]
 
 
 def _folder(run: StudyRun, table: Table) -> Path:

@@ -121,13 +121,16 @@ class StudyRun:
         command = [str(self.bundle), *self._cohort(), "--output", str(self.folder(row)), "--title", row.title]
         command += ["--folds", str(args.folds), "--seeds", *map(str, seeds), "--bootstrap", str(args.bootstrap)]
         command += ["--threads", str(args.threads)]
-        overlays = [*self.overlays, *row.config]
-        command += ["--config", *overlays] if overlays else []
-        settings = [*args.set, *(f"{key}={value}" for key, value in row.settings.items())]
-        command += ["--set", *settings] if settings else []
+        command += self.config_options(row)
         command += ["--shuffle-labels"] if row.shuffle_labels else []
         command += ["--reuse", str(self.folder(self.study.rows[row.source]))] if row.source else []
         return command + (["--reuse-stages", *row.stages] if row.stages else [])
+
+    def config_options(self, row: Row, more: Mapping[str, Any] | None = None) -> list[str]:
+        """Overlays and settings of a row, and more settings, as the drivers take them."""
+        overlays = [*self.overlays, *row.config]
+        settings = [*self.args.set, *(f"{key}={value}" for key, value in {**row.settings, **(more or {})}.items())]
+        return (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
 
     def _cohort(self) -> list[str]:
         return ["--dataset_dir", str(self.dataset_dir), "--datalist_file", str(self.datalist_file)]

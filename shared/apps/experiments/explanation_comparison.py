@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.explanation_report import comparison_page, draw
+from shared.apps.experiments.explanation_report import comparison_page, draw, write_comparison
 from shared.apps.experiments.options import add_options
 from shared.apps.experiments.patch_explanations import compare_patches
 from shared.errors import DataError
-from shared.io import atomic_path, write_csv, write_json, write_text
+from shared.io import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -203,9 +203,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "biomarkers": biomarker_stability(networks, dataset, device),
         "settings": settings,
     }
-    write_csv(args.output / "explanation_scores.csv", rows)
-    write_json(args.output / "explanation_comparison.json", content)
-    write_text(args.output / "explanation_comparison.md", comparison_page(content))
+    write_comparison(args.output, rows, content)
     draw(args.output, dataset, rows, methods, modalities, datalist, patients=args.pictures)
     return content
 

@@ -186,17 +186,13 @@ def report(args: argparse.Namespace, rows: list[dict], output: Path, command: st
         table.append({"training": name, "AUC": auc, "reconstruction_error": error})
     write_csv(output / "federated.csv", table)
     steps = f"{args.rounds} rounds of {args.local_epochs} epochs, averaged by {args.engine}, seed {args.seed}"
-    what = (
-        f"{args.patches} patches a site" if patches else f"{args.patients} patients a site; AUC: mean over stage II of"
-    )
-    what += "" if patches else " each site (alone: its own)"
+    what = f"{args.patients} patients a site; AUC: mean over stage II of each site (alone: its own)"
+    what = f"{args.patches} patches a site" if patches else what
     text = (
         f"# {args.bundle}: alone, federated, pooled\n\n`{command}`\n\n{steps}; {what}; {args.test} at the unseen site."
-    )
-    text += (
         f"\n\n{markdown_table(head, lines)}\n\nLargest difference between the weights of one site's federation and of "
+        f"plain training: {same['difference']:.2g}.\n"
     )
-    text += f"plain training: {same['difference']:.2g}.\n"
     write_json(output / "federated.json", {"arms": table, "one_site_difference": same["difference"]})
     write_text(output / "federated.md", text)
     return text

@@ -142,7 +142,7 @@ def test_maps_are_compared_where_either_shows_something(tmp_path):
     forms, maps = {}, {"unchanged": [0, 1, 2, 3.0, 0], "noise": [0, 3, 2, 1.0, 0], "blur": [0, 0, 0, 0, 0]}
     (tmp_path / "out/patients").mkdir(parents=True)
     for form, values in maps.items():
-        image = nib.Nifti1Image(np.array(values).reshape(-1, 1, 1), np.eye(4))
+        image = nib.Nifti1Image(np.array(values, float).reshape(-1, 1, 1), np.eye(4))
         nib.save(image, tmp_path / f"out/patients/{form}_contributions.nii.gz")
         forms[form] = {"patient": form, "image": ["a.nii.gz"]}
     found = map_correlations([forms], tmp_path, False)

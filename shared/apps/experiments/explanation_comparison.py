@@ -174,16 +174,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     if not methods:
         raise DataError("No explanation is left: give others with --methods.")
     modalities = datalist.modalities or [f"modality {i}" for i in range(parser.get_parsed_content("num_modalities"))]
-    compared = ExplanationComparison(
-        networks,
-        methods,
-        modalities=modalities,
-        planted_visible=datalist.planted_visible,
-        steps=args.steps,
-        cell=args.cell,
-        seed=args.seed,
-        device=device,
-    )
+    given = {"modalities": modalities, "planted_visible": datalist.planted_visible, "device": device}
+    given |= {key: getattr(args, key) for key in ("steps", "cell", "seed")}
+    compared = ExplanationComparison(networks, methods, **given)
     settings = {key: getattr(args, key) for key in ("steps", "cell", "samples", "pieces", "seed")}
     settings |= {"models": [sha256(folder / "model.pt") for folder in args.checkpoints], "mask": parser["mask"]}
     settings |= {"methods": [method.name for method in methods], "device": torch.device(device).type}

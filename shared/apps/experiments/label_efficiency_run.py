@@ -243,15 +243,8 @@ def label_efficiency(args: argparse.Namespace) -> Path:
             yield FoldRun(run, commands(args, run, configs, cwd, overrides), **options)
 
     total = len(pretrainings) + len(trained)
-    run_folds(
-        runs(),
-        total=total,
-        done=total - len(queue),
-        jobs=args.jobs,
-        gpus=args.gpus,
-        name="label efficiency",
-        unit="run",
-    )
+    shown = {"name": "label efficiency", "unit": "run"}
+    run_folds(runs(), total=total, done=total - len(queue), jobs=args.jobs, gpus=args.gpus, **shown)
     weights = {("pretrained", number): run.checkpoint for number, run in enumerate(pretrainings)}
     weights |= {("imagenet", number): imagenet for number in range(len(pretrainings))}
     controls = [run for run in tested if run.arm not in ARMS]

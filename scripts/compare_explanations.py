@@ -7,8 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.apps.experiments.explanation_comparison import main
+from shared.errors import run_main
 
 if __name__ == "__main__":
-    from shared.errors import run_main
-
     run_main(main)

@@ -101,11 +101,6 @@ class ContrastiveRows(Dataset):
         """Parent cases of every row ``[N, 2]``: rows that share one are no inter-patient positives of each other."""
         return self.table.parents.repeat_interleave(self.num_images, dim=0)
 
-    @property
-    def originals(self) -> Tensor:
-        """Rows of unmixed images ``[n * m]``, case by case."""
-        return torch.arange(len(self.images) * self.num_images)
-
     def batch(self, rows: Tensor) -> Tensor:
         """Images ``[B, 1, H, W]`` of rows ``[B]``."""
         case, image = rows // self.num_images, rows % self.num_images

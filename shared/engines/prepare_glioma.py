@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -83,8 +82,7 @@ class PrepareContrast:
 
     def _network(self, row: int, kept: tuple, device: Any) -> tuple[Tensor, Tensor]:
         if (row, kept) not in self._networks:
-            one = SimpleNamespace(items=[self.rows.items[row]])
-            self._networks[row, kept] = brain_networks(one, self.features, device, kept=kept)
+            self._networks[row, kept] = brain_networks([self.rows.items[row]], self.features, device, kept=kept)
         return self._networks[row, kept]
 
 

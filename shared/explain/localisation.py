@@ -112,13 +112,7 @@ def intersection_over_union(maps: Any, truth: Any, *, threshold: float = 0.5, re
 
 
 def localisation_scores(
-    maps: Any,
-    truth: Any,
-    *,
-    tolerance: float = 0.0,
-    threshold: float = 0.5,
-    region: Any = None,
-    boxes: bool = False,
+    maps: Any, truth: Any, *, tolerance: float = 0.0, threshold: float = 0.5, region: Any = None, boxes: bool = False
 ) -> dict[str, np.ndarray]:
     """All scores of a batch of maps, each ``[B]``: pointing, energy_inside, energy_ratio, iou.
 

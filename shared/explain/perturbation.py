@@ -164,6 +164,21 @@ def perturbation_curves(
     return PerturbationCurves(deletion, insertion)
 
 
+def perturbation_areas(
+    forward: Callable[[Tensor], Tensor], image: Tensor, maps: Tensor, **settings: int
+) -> dict[str, float]:
+    """Areas under deletion and insertion, ``deletion_blur`` and so on, with each of ``FILLS`` in turn.
+
+    Args:
+        forward, image, maps, settings: of :func:`perturbation_curves`.
+    """
+    areas = {}
+    for fill in FILLS:
+        curves = perturbation_curves(forward, image, maps, filled(image, fill), **settings)
+        areas |= {f"deletion_{fill}": curve_area(curves.deletion), f"insertion_{fill}": curve_area(curves.insertion)}
+    return areas
+
+
 def curve_area(curve: Tensor) -> float:
     """Area under a curve over 0 ... 1 in equal steps, by trapezoids.
 

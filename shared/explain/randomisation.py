@@ -7,7 +7,7 @@ top. A map that stays as it was explains the image (its edges, say), not the net
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,7 @@ def cascading_randomisation(
     known = _parts_torandomise(shuffled, names)
     maps = [torch.cat([part.map for part in first]).cpu()]
     with torch.random.fork_rng(devices=_devices(shuffled)):
-        # not the seed itself: a network built after manual_seed(seed) would be drawn the very weights it began with
-        torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
+        torch.manual_seed(_number(seed))  # see redraw
         for part in known:
             randomise(part)
             maps.append(torch.cat([cam(x, _part(target, i)) for i, x in _batches(images, batch_size)]).cpu())
@@ -162,6 +161,19 @@ def randomise(module: nn.Module) -> None:
         for parameter in part.parameters(recurse=False):
             mean, std = parameter.detach().mean().item(), parameter.detach().std(correction=0).item()
             torch.nn.init.normal_(parameter, mean, std)
+
+
+def redraw(modules: Iterable[nn.Module], *seed: int) -> None:
+    """Draw the weights of modules anew, in place, by a seed of their own; PyTorch's generators stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        # not the seed itself: a network built after manual_seed(seed) would be drawn the very weights it began with
+        torch.manual_seed(_number(*seed))
+        for module in modules:
+            randomise(module)
+
+
+def _number(*seed: int) -> int:
+    return int(np.random.SeedSequence([*seed, 2018]).generate_state(1)[0])
 
 
 def _batches(images: Tensor, size: int) -> list[tuple[slice, Tensor]]:

@@ -96,7 +96,7 @@ class StartContrast:
             hint = f"Run that stage first: --run_id {run}."
             state = part_of(from_main(partial(load_checkpoint, path, hint=hint)), "network", path)
             load_weights(module, weights_below(state, prefix), path)
-        features.fit_attributes(*brain_networks(self.rows, features, self.device, standardised=False))
+        features.fit_attributes(*brain_networks(self.rows.items, features, self.device, standardised=False))
 
 
 class StartPopulation:

@@ -18,7 +18,6 @@ __all__, __getattr__ = lazy_exports(
         "decision_curve": "decision",
         "delong_interval": "delong",
         "delong_test": "delong",
-        "development_sample_size": "sample_size",
         "external_validation": "external",
         "grouped_mean": "classification",
         "holm_adjusted": "multiplicity",

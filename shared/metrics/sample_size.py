@@ -1,7 +1,7 @@
-"""How many patients a validation or the development of a logistic model needs.
+"""How many patients a validation needs, and how many parameters a logistic model of so many patients may have.
 
-Validation: Riley et al., Stat Med 2021 (O:E ratio, calibration slope, AUC). Development: Riley et al., Stat Med 2019
-and BMJ 2020. All are sizes of independent patients.
+Validation: Riley et al., Stat Med 2021 (O:E ratio, calibration slope, AUC). Development: Riley et al., Stat Med 2019.
+All are sizes of independent patients.
 """
 
 from __future__ import annotations
@@ -67,43 +67,6 @@ def validation_sample_size(
         "slope": None if slope is None else math.ceil(slope),
         "AUC": _auc_size(auc, share, auc_width / 2 / Z),
     }
-
-
-def development_sample_size(parameters: int, prevalence: float, r_squared: float) -> dict[str, int]:
-    """Patients to develop a logistic model with: the three criteria of Riley et al.
-
-    Args:
-        parameters: candidate parameters, not only those that stay.
-        prevalence: share of positives.
-        r_squared: anticipated, Cox and Snell's.
-
-    Returns:
-        ``{"shrinkage": of 0.9 at least, "optimism": at most 0.05 of Nagelkerke's R2, "risk": the overall risk to within
-        0.05, "all": the largest}``
-
-    Raises:
-        DataError: no parameter, or a share or R2 outside its range.
-
-    Example:
-        >>> development_sample_size(24, 0.174, 0.288)
-        {'shrinkage': 623, 'optimism': 662, 'risk': 221, 'all': 662}
-    """
-    largest = 1 - math.exp(2 * _log_likelihood(prevalence)) if 0 < prevalence < 1 else 0.0
-    if parameters < 1 or not 0 < r_squared < min(0.9, largest):
-        raise DataError(
-            f"A development needs at least one parameter, a share of positives between 0 and 1, and an R2 of Cox and "
-            f"Snell above 0 and below {largest:.3f}; got {parameters}, {prevalence} and {r_squared}."
-        )
-
-    def size(shrinkage: float) -> int:
-        return math.ceil(parameters / ((shrinkage - 1) * math.log(1 - r_squared / shrinkage)))
-
-    sizes = {
-        "shrinkage": size(0.9),
-        "optimism": size(r_squared / (r_squared + 0.05 * largest)),
-        "risk": math.ceil((Z / 0.05) ** 2 * prevalence * (1 - prevalence)),
-    }
-    return sizes | {"all": max(sizes.values())}
 
 
 def supported_parameters(labels: Any, probability: Any) -> dict[str, float | int | None]:

@@ -28,6 +28,7 @@ from shared.reports.tables import bounds_text, interval_text, markdown_table, nu
 
 CALIBRATION = {"intercept": "intercept", "slope": "slope", "observed_expected": "O:E", "ICI": "ICI"}
 SHARES = ("sensitivity", "specificity", "PPV", "NPV")
+SHOWN = (0.1, 0.2, 0.3, 0.5, 0.7)  # thresholds of the table of net benefit
 
 
 def validation_sections(
@@ -169,9 +170,9 @@ def operating_table(points: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(["threshold", *SHARES], rows)
 
 
-def decision_table(decision: Mapping[str, Any], at: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.7)) -> str:
+def decision_table(decision: Mapping[str, Any]) -> str:
     """Net benefit at some thresholds, as a Markdown table: the model, all, each control."""
-    places = [int(np.argmin(np.abs(np.array(decision["threshold"]) - place))) for place in at]
+    places = [int(np.argmin(np.abs(np.array(decision["threshold"]) - place))) for place in SHOWN]
     model = [{key: decision[key][k] for key in ("low", "high")} | {"value": decision["model"][k]} for k in places]
     rows = [["model", *(interval_text(value) for value in model)]]
     for name, values in {"all": decision["all"], **decision["controls"]}.items():

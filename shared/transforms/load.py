@@ -31,13 +31,11 @@ class LoadCased(MapTransform):
     :func:`shared.data.masks.tumour_of`. A case without a mask is taken whole as the region of interest.
 
     Args:
-        image_key: key of one path, or of a list of paths (one per modality).
-        mask_key: key of the mask's path; absent or None: no mask.
-        patient_key: key of the patient's name, for messages.
         whole_allowed: whether leaving the mask out is a way; for the message about an empty one.
 
     Shape:
-        - ``data[image_key]`` becomes ``[C, X, Y, Z]`` float32, ``data[mask_key]`` ``[1, X, Y, Z]`` bool, both RAS
+        - ``data["image"]``, a path or a list of paths (one per modality), becomes ``[C, X, Y, Z]`` float32, RAS
+        - ``data["mask"]``, a path (absent or None: no mask), becomes ``[1, X, Y, Z]`` bool, RAS
         - ``data["source"]``: path, shape and affine of the first modality as stored
 
     Raises:
@@ -45,16 +43,8 @@ class LoadCased(MapTransform):
             none; a grid that cannot be meant.
     """
 
-    def __init__(
-        self,
-        image_key: str = "image",
-        mask_key: str = "mask",
-        patient_key: str = "patient",
-        *,
-        whole_allowed: bool = True,
-    ):
-        super().__init__([image_key])
-        self.image_key, self.mask_key, self.patient_key = image_key, mask_key, patient_key
+    def __init__(self, *, whole_allowed: bool = True):
+        super().__init__(["image"])
         whole = "the mask out of the datalist to take the whole image as region of interest"
         self._instead = whole if whole_allowed else "the patient out"
         self._orient = Orientation(axcodes="RAS", labels=None)
@@ -62,8 +52,8 @@ class LoadCased(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load one case."""
         out = dict(data)
-        patient = str(out.get(self.patient_key, "?"))
-        paths = out[self.image_key]
+        patient = str(out.get("patient", "?"))
+        paths = out["image"]
         paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
         volumes = []
         for path in paths:
@@ -81,20 +71,20 @@ class LoadCased(MapTransform):
         for path, volume in zip(paths[1:], volumes[1:], strict=True):
             self._check_place(volume, path, out)
             aligned.append(self._to_grid(self._orient(volume), reference, "bilinear", path, patient))
-        out[self.image_key] = torch.cat([torch.as_tensor(volume.array) for volume in aligned])
-        if out.get(self.mask_key) is None:
+        out["image"] = torch.cat([torch.as_tensor(volume.array) for volume in aligned])
+        if out.get("mask") is None:
             mask = torch.ones(1, *reference.shape[1:], dtype=torch.bool)
         else:
             mask = self._mask(out, reference, patient)
             out["masked"] = True
         out.setdefault("masked", False)
-        out[self.mask_key] = mask
+        out["mask"] = mask
         out["affine"] = np.asarray(reference.affine)
         return out
 
     def _mask(self, case: Mapping[Hashable, Any], reference: MetaTensor, patient: str) -> torch.Tensor:
         """The tumour on the images' grid."""
-        path = case[self.mask_key]
+        path = case["mask"]
         volume = self._read(path, patient)
         self._check_place(volume, path, case)
         volume = self._orient(volume)
@@ -149,7 +139,7 @@ class LoadCased(MapTransform):
             source["path"], (source["shape"], source["affine"]), path, (volume.shape[1:], np.asarray(volume.affine))
         )
         if problem and case.get("trust_affines") is not True:
-            raise DataError(f"{case.get(self.patient_key, '?')}: {problem}")
+            raise DataError(f"{case.get('patient', '?')}: {problem}")
 
     def _to_grid(self, volume: MetaTensor, reference: MetaTensor, mode: str, path: str, patient: str) -> MetaTensor:
         if same_grid((volume.shape[1:], volume.affine), (reference.shape[1:], reference.affine)):

@@ -91,54 +91,26 @@ def cam_overlay(
 
 
 def cam_gallery(
-    images: Any,
-    cams: Any,
-    path: str | os.PathLike,
-    *,
-    titles: Sequence[str],
-    boxes: Sequence[Any] | None = None,
-    outline: Any = None,
-    outline_name: str = "lesion",
-    header: str = "",
-    columns: int = 3,
-    name: str = "Grad-CAM",
-    signed: bool = False,
+    images: Any, cams: Any, path: str | os.PathLike, *, name: str = "Grad-CAM", signed: bool = False, **settings: Any
 ) -> None:
-    """Write a picture of many patches, each beside itself under its map; see ``overlay_grid``.
+    """Write a picture of many patches, each beside itself under its map.
 
     Args:
         images: colour images in [0, 1].
         cams: map of each, in [0, 1], or signed, in [-1, 1].
         path: the picture.
-        titles: of each: patient, label, what was predicted.
-        boxes: half-open box of each, or None.
-        outline: lesion of each, non-zero inside.
-        outline_name: its name in the legend.
-        header: over the picture.
-        columns: patches in a row.
         name: of the maps, over their colours.
         signed: colours for and against, none where a map is 0.
+        settings: further ones of :func:`shared.visualize.overlay_grid`, such as ``titles``, ``boxes`` and ``outline``.
 
     Shape:
-        - images: ``[m, 3, H, W]``; cams, outline: ``[m, H, W]``
+        - images: ``[m, 3, H, W]``; cams: ``[m, H, W]``
 
     Raises:
         DataError: shapes or the number of titles or boxes do not fit.
     """
-    overlay_grid(
-        images,
-        cams,
-        path,
-        titles=titles,
-        outline=outline,
-        outline_name=outline_name,
-        header=header,
-        columns=columns,
-        contour=None,
-        boxes=boxes,
-        key=f"{name}\n1 for the class\n-1 against" if signed else f"{name}\n1 hot\n0 cold",
-        signed=signed,
-    )
+    key = f"{name}\n1 for the class\n-1 against" if signed else f"{name}\n1 hot\n0 cold"
+    overlay_grid(images, cams, path, contour=None, key=key, signed=signed, **{"outline_name": "lesion", **settings})
 
 
 def _frame(picture: np.ndarray, box: Sequence[int], width: int) -> None:

@@ -13,16 +13,13 @@ from shared.errors import DataError
 from shared.visualize.style import NEGATIVE, new_figure, save
 
 
-def confusion_figure(
-    matrix: Any, path: str | os.PathLike, *, class_names: Sequence[str], title: str = "Confusion matrix"
-) -> None:
+def confusion_figure(matrix: Any, path: str | os.PathLike, *, class_names: Sequence[str]) -> None:
     """Write how often each true class was called each class: counts, and shares of the true class as shades.
 
     Args:
         matrix: counts, a row for each true class.
         path: the picture.
         class_names: names of the classes.
-        title: over the picture.
 
     Shape:
         - matrix: ``[K, K]``, K the number of names
@@ -51,7 +48,7 @@ def confusion_figure(
     axes.tick_params(length=0)
     axes.set_xlabel("called")
     axes.set_ylabel("true")
-    axes.set_title(f"{title} ({matrix.sum()} patches)", fontsize=12)
+    axes.set_title(f"Confusion matrix ({matrix.sum()} patches)", fontsize=12)
     axes.set_xticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)

@@ -135,7 +135,6 @@ def decision_figure(
     path: str | os.PathLike,
     *,
     name: str = "model",
-    title: str = "Decision curve",
     pdf: bool = False,
 ) -> None:
     """Write net benefit over the threshold: of the model with its 95 % band, of each control, of all, of none.
@@ -145,7 +144,6 @@ def decision_figure(
         path: the picture.
         pdf: also as PDF beside it.
         name: of the model, in the legend.
-        title: over the picture.
     """
     threshold = np.array(curve["threshold"])
     figure = new_figure(6.0, 5.0)
@@ -161,7 +159,7 @@ def decision_figure(
     top = max([*curve["model"], *curve["all"], 0.02, *np.nan_to_num(band[1])])
     axes.set(xlabel="threshold probability", ylabel="net benefit (true positives per row)", xlim=(0, 1))
     axes.set_ylim(-0.35 * top, 1.08 * top)  # what lies far below acting on nobody needs no room
-    axes.set_title(title, fontsize=12)
+    axes.set_title("Decision curve", fontsize=12)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     plain(axes)
     save(figure, path, pdf=pdf)
@@ -172,9 +170,6 @@ def loss_curve(
     path: str | os.PathLike,
     *,
     title: str = "Loss",
-    xlabel: str = "epoch",
-    ylabel: str = "loss",
-    mark: int | None = None,
 ) -> None:
     """Write one line per loss over the epochs (counted from 1); None is a gap.
 
@@ -182,9 +177,6 @@ def loss_curve(
         history: name to one value per epoch.
         path: the picture.
         title: over the picture.
-        xlabel: unit of the abscissa.
-        ylabel: what the values are.
-        mark: epoch to mark (of the checkpoint that was kept).
 
     Raises:
         DataError: there is nothing to draw.
@@ -205,9 +197,7 @@ def loss_curve(
             marker="o" if len(y) < 30 else None,
             markersize=3,
         )
-    if mark is not None:
-        axes.axvline(mark, color="0.5", linewidth=1, linestyle=":", label=f"kept: {xlabel} {mark}")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel="epoch", ylabel="loss")
     axes.set_title(title, fontsize=12)
     axes.grid(axis="y", color="0.9")
     from matplotlib.ticker import AutoLocator

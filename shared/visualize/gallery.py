@@ -18,7 +18,6 @@ def biomarker_gallery(
     *,
     positive_name: str = "positive",
     labels: Any = None,
-    title: str = "Biomarkers and their nearest images",
 ) -> None:
     """Write a picture with one row per biomarker: its statistics and the images nearest to its centre.
 
@@ -28,7 +27,6 @@ def biomarker_gallery(
         path: the picture.
         positive_name: name of the positive class.
         labels: label of each image (1 = positive); colours the frames.
-        title: over the picture.
 
     Shape:
         - images: ``[n, H, W]``, labels: ``[n]``
@@ -59,7 +57,7 @@ def biomarker_gallery(
             if labels is not None:
                 cell.spines[:].set(color=POSITIVE if to_numpy(labels)[index] == 1 else NEGATIVE, linewidth=2)
     frame = f"; frame: orange = {positive_name}, blue = not" if labels is not None else ""
-    figure.suptitle(f"{title}\n", fontsize=12, fontweight="bold")
+    figure.suptitle("Biomarkers and their nearest images\n", fontsize=12, fontweight="bold")
     key = f"above each image: patient, cosine similarity{frame}"
     figure.text(0.5, 1 - 0.3 / figure.get_figheight(), key, ha="center", va="top", fontsize=8.5)
     save(figure, path)
@@ -76,7 +74,6 @@ def place_gallery(
     patients: Sequence[str],
     labels: Any = None,
     class_names: Sequence[str] = ("negative", "positive"),
-    title: str = "Biomarkers of places and where they are most typical",
 ) -> None:
     """Write a picture with one row per biomarker: its figures and its most typical places, what each sees outlined.
 
@@ -91,7 +88,6 @@ def place_gallery(
         patients: name of each case.
         labels: label of each case (1 = positive); colours the frames.
         class_names: names of the classes.
-        title: over the picture.
 
     Shape:
         - images: ``[n, m, H, W]``, labels: ``[n]``
@@ -124,7 +120,7 @@ def place_gallery(
             cell.add_patch(box)
             if labels is not None:
                 cell.spines[:].set(color=POSITIVE if int(to_numpy(labels)[case]) == 1 else NEGATIVE, linewidth=2)
-    figure.suptitle(f"{title}\n", fontsize=12, fontweight="bold")
+    figure.suptitle("Biomarkers of places and where they are most typical\n", fontsize=12, fontweight="bold")
     key = (
         f"area: {class_names[0]} / {class_names[1]}; effect: log odds for one standard deviation more; above each "
         f"image: patient, cosine similarity; frame: orange = {class_names[1]}, blue = not; square: what the place sees"

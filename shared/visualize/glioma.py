@@ -103,9 +103,7 @@ def cam_planes(
     if planted is not None:
         handles.append(Line2D([], [], color=PLANTED, label="planted (each sign)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def surface_picture(
@@ -144,9 +142,7 @@ def surface_picture(
         figure.colorbar(drawn, ax=line, shrink=0.6)
     for axes, (across, *_) in zip(lines[-1], VIEWS, strict=True):
         axes.set_xlabel(f"{'RA'[across]} (mm)")
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def vertex_colours(values: np.ndarray) -> np.ndarray:

@@ -61,9 +61,7 @@ def glass_brain(
     figure.legend(
         handles=[Line2D([], [], color=TUMOUR, label="tumour (its shadow)")], loc="outside lower center", frameon=False
     )
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def disrupted_picture(
@@ -89,9 +87,7 @@ def disrupted_picture(
             axe.set_xlabel(f"{view} ({sides[0]} | {sides[1]})", fontsize=9)
         line[1].set_title(name, fontsize=10)
     figure.colorbar(last, ax=lines, shrink=0.6, label="share of patients")
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def connectome_picture(
@@ -147,9 +143,7 @@ def connectome_picture(
         label = f"planted: infiltrated ({int(np.asarray(kept)[list(planted)].sum())} of {len(planted)} kept)"
         handles.append(Line2D([], [], linestyle="", marker="*", color="0.2", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def region_bars(
@@ -176,9 +170,7 @@ def region_bars(
         axes.axvline(1, color="0.3", linewidth=0.9, linestyle="--")
     axes.set_xlabel("node attention, 1 = even share" if shares else "node attention (cosine)")
     plain(axes)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    save(figure, path)
+    save(figure, path, title=title)
 
 
 def _ring(axes: Axes, atlas: TractAtlas, values: np.ndarray, drawn: np.ndarray, colours: np.ndarray) -> None:

@@ -26,7 +26,6 @@ def shapley_distribution(
     class_names: Sequence[str] = ("negative", "positive"),
     names: Sequence[str] | None = None,
     shown: Any = None,
-    title: str = "Shapley values of the biomarkers",
     unit: str = "probability",
 ) -> None:
     """Write one panel per biomarker: histograms of its values in negative and positive patients, their means marked.
@@ -41,7 +40,6 @@ def shapley_distribution(
         names: names of the biomarkers.
         shown: whether the patient shows the biomarker; only those are drawn and averaged. None: all, a biomarker that
             a patient does not show counting as 0.
-        title: over the picture.
         unit: of what the values are a contribution to.
 
     Shape:
@@ -95,7 +93,7 @@ def shapley_distribution(
         Line2D([], [], color=POSITIVE, linewidth=2, label=f"mean of {class_names[1]}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4 if columns > 2 else 2, fontsize=8.5)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle("Shapley values of the biomarkers", fontsize=12, fontweight="bold")
     save(figure, path)
 
 

@@ -40,6 +40,17 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def cell_grid(count: int, width: float, height: float, *, head: float = 0.0) -> tuple[Figure, np.ndarray]:
+    """A figure of ``count`` cells without axes, three in a row, each so many inches large below the head; its cells."""
+    columns = min(3, count)
+    lines = -(-count // columns)
+    figure = new_figure(width * columns, height * lines + head)
+    cells = figure.subplots(lines, columns, squeeze=False).ravel()
+    for cell in cells:
+        cell.set_axis_off()
+    return figure, cells
+
+
 def picture(axes: Axes, image: np.ndarray) -> None:
     """Show an image without ticks: grey ``[H, W]`` over its own range, colour ``[3, H, W]`` in [0, 1] as it is."""
     if np.ndim(image) == 3:
@@ -60,8 +71,10 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 120, pdf: bool = False) -> None:
-    """Write the figure, atomically; the ending says the format. With ``pdf`` also as PDF beside it."""
+def save(figure: Figure, path: str | os.PathLike, *, title: str = "", dpi: int = 120, pdf: bool = False) -> None:
+    """Write the figure with a small title, atomically; the ending says the format. With ``pdf`` a PDF beside it."""
+    if title:
+        figure.suptitle(title, fontsize=10)
     figure.dpi = dpi
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".png":

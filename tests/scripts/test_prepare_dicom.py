@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("highdicom")
 
-from shared.apps.phantoms.dicom import make_series, series_affine, write_series
+from shared.apps.phantoms.dicom import make_series, write_series
 from shared.apps.preparation import dicom_step, glioma, patients
 from shared.data.dicom.library import dicom_library
 from shared.errors import DataError
@@ -21,6 +21,7 @@ from tests.support.tiny_dicom import (
     OBLIQUE,
     SAGITTAL,
     make_segmentation,
+    series_affine,
     tiny_patient,
     tiny_volume,
 )

@@ -5,10 +5,12 @@ import csv
 import json
 import sys
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from shared.apps.audit import robustness as script
-from shared.apps.audit.robustness import chosen, rank_correlation, summarise
+from shared.apps.audit.robustness import chosen, map_correlations, summarise
 from shared.apps.experiments import processes
 from shared.digests import sha256
 from tests.support.documented import undocumented_in
@@ -136,8 +138,12 @@ def test_the_summary_is_that_of_the_rows():
     assert found["flip_low"] == pytest.approx(0.0456, abs=1e-3)  # Wilson, 1 of 4
 
 
-def test_maps_are_compared_where_either_shows_something():
-    from numpy import array
-
-    assert rank_correlation(array([0, 1, 2, 3.0]), array([0, 3, 2, 1.0])) == -1
-    assert rank_correlation(array([0, 1.0]), array([0, 2.0])) is None
+def test_maps_are_compared_where_either_shows_something(tmp_path):
+    forms, maps = {}, {"unchanged": [0, 1, 2, 3.0, 0], "noise": [0, 3, 2, 1.0, 0], "blur": [0, 0, 0, 0, 0]}
+    (tmp_path / "out/patients").mkdir(parents=True)
+    for form, values in maps.items():
+        image = nib.Nifti1Image(np.array(values, float).reshape(-1, 1, 1), np.eye(4))
+        nib.save(image, tmp_path / f"out/patients/{form}_contributions.nii.gz")
+        forms[form] = {"patient": form, "image": ["a.nii.gz"]}
+    found = map_correlations([forms], tmp_path, False)
+    assert found == {"unchanged": pytest.approx(1), "noise": pytest.approx(-1), "blur": None}

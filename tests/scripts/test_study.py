@@ -302,12 +302,12 @@ def test_an_analysis_that_failed_or_was_cut_off_runs_again(tmp_path):
 
 def test_an_analysis_that_went_without_weights_runs_again_once_they_are_there(tmp_path):
     job, weights = analyses.AnalysisJob("a/b", tmp_path, "b", ("true",)), tmp_path / "imagenet resnet50.pt"
-    told = label_efficiency_run.NO_WEIGHTS.format(weights)
-    (tmp_path / "b.log").write_text(f"$ true\n{told}\nmore\n# ended after 1.0 s\n")
+    (tmp_path / "b.log").write_text("$ true\nmore\n# ended after 1.0 s\n")
+    (tmp_path / label_efficiency_run.LEFT_OUT).write_text(json.dumps({"imagenet": str(weights)}))
     assert job.done()
     weights.touch()
     assert not job.done()
-    (tmp_path / "b.log").write_text("$ true\nmore\n# ended after 1.0 s\n")
+    (tmp_path / label_efficiency_run.LEFT_OUT).write_text("{}")
     assert job.done()
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shared.apps.phantoms.dicom import lps_affine, make_segmentation, make_series, series_affine, write_series
+from shared.apps.phantoms.dicom import UNCOMPRESSED, lps_affine, make_segmentation, make_series, write_series
 from shared.data.dicom.library import dicom_library
 
 OBLIQUE = {"normal": (0.1, 0.4, 0.9), "row": (1, 0.1, 0.05)}
@@ -33,6 +33,87 @@ def tiny_patient(
     elif mask == "RTSTRUCT":
         make_structures(made[0][1], {"GTV": squares(ball, affine)}).save_as(folder / "rt", enforce_file_format=True)
     return made, ball, affine
+
+
+def series_affine(*, normal=(0, 0, 1), row=(1, 0, 0), spacing=(1, 1, 1)):
+    """Affine (voxel to RAS) of slices stacked along ``normal``, whose rows run along ``row`` (LPS)."""
+    up = np.asarray(normal, float) / np.linalg.norm(normal)
+    right = np.asarray(row, float) - np.dot(row, up) * up
+    right /= np.linalg.norm(right)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([right, np.cross(up, right), up], axis=1) * np.asarray(spacing, float)
+    return lps_affine(matrix)
+
+
+def make_multiframe(slices, *, order=None):
+    """The instances of :func:`make_series` as one Enhanced MR image (PS3.3 A.36.2), a frame each, in this order."""
+    pydicom = dicom_library("pydicom")
+    sequence, dataset = pydicom.Sequence, pydicom.Dataset
+    first = slices[0]
+    one = pydicom.Dataset()
+    per_slice = (
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+        *("RescaleSlope", "RescaleIntercept", "EchoTime", "RepetitionTime", "FlipAngle", "PixelData"),
+        *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoTrainLength"),
+    )
+    for element in first:
+        if element.keyword not in per_slice:
+            one.add(element)
+    one.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    one.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["frames", first.SeriesInstanceUID])
+    one.InstanceNumber, one.NumberOfFrames = 1, len(slices)
+    one.ImageType = [*first.ImageType[:2], "T1", "NONE"]
+    one.ContentDate, one.ContentTime = "20260101", "120000"
+    one.AcquisitionDateTime, one.AcquisitionDuration = "20260101120000", 1.0
+
+    def item(**values):
+        made = dataset()
+        for key, value in values.items():
+            setattr(made, key, value)
+        return sequence([made])
+
+    shared = dataset()
+    shared.PixelMeasuresSequence = item(
+        PixelSpacing=first.PixelSpacing,
+        SliceThickness=first.SliceThickness,
+        SpacingBetweenSlices=first.SpacingBetweenSlices,
+    )
+    shared.PlaneOrientationSequence = item(ImageOrientationPatient=first.ImageOrientationPatient)
+    shared.PixelValueTransformationSequence = item(
+        RescaleIntercept=first.RescaleIntercept, RescaleSlope=first.RescaleSlope, RescaleType="US"
+    )
+    shared.MREchoSequence = item(EffectiveEchoTime=float(first.EchoTime))
+    shared.MRTimingAndRelatedParametersSequence = item(
+        RepetitionTime=first.RepetitionTime, FlipAngle=first.FlipAngle, EchoTrainLength=1
+    )
+    one.SharedFunctionalGroupsSequence = sequence([shared])
+    organisation = pydicom.uid.generate_uid(entropy_srcs=[first.SeriesInstanceUID])
+    one.DimensionOrganizationSequence = item(DimensionOrganizationUID=organisation)
+    indices = []
+    for pointer, group in ((0x00209056, 0x00209111), (0x00209057, 0x00209111)):
+        index = dataset()
+        index.DimensionOrganizationUID = organisation
+        index.DimensionIndexPointer, index.FunctionalGroupPointer = pointer, group
+        indices.append(index)
+    one.DimensionIndexSequence = sequence(indices)
+    frames, pixels = [], []
+    for k in order if order is not None else range(len(slices)):
+        frame = dataset()
+        frame.FrameContentSequence = item(
+            StackID="1", InStackPositionNumber=k + 1, DimensionIndexValues=[1, k + 1], FrameAcquisitionNumber=1
+        )
+        frame.PlanePositionSequence = item(ImagePositionPatient=slices[k].ImagePositionPatient)
+        frames.append(frame)
+        pixels.append(slices[k].PixelData)
+    one.PerFrameFunctionalGroupsSequence = sequence(frames)
+    one.PixelData = b"".join(pixels)
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = UNCOMPRESSED
+    one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = (
+        one.SOPClassUID,
+        one.SOPInstanceUID,
+    )
+    return one
 
 
 def squares(mask, affine):

@@ -13,34 +13,21 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
+from shared.apps.audit.rows import LABELLED, Finding, listed
 from shared.apps.experiments.options import add_options, check_options, parse_options
 
 SHOWN = 12  # pairs in the picture
 MOST_PAIRS = 10_000
+HEADER = ("", "check", "item", "AUC", "found")
 HOW = (
     "AUC: how well the label is told from the field alone, by a random forest that never saw the patient; brackets: "
     "95 % interval (DeLong, by patient). Red: its low end is above 0.6; amber: above 0.5."
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the table."""
-
-    check: str
-    item: str
-    status: str
-    found: str
-    auc: float | None = None
-    low: float | None = None
-    high: float | None = None
-    rows: int | None = None
-    positives: int | None = None
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -92,8 +79,6 @@ def audit(args: argparse.Namespace) -> list[Finding]:
 
 def patient_findings(cohort: Any) -> list[Finding]:
     """Patients and groups in two parts, patients of two labels or groups, names that differ by their spelling alone."""
-    from shared.apps.audit.rows import LABELLED, listed
-
     parts: dict[str, dict[str, set[str]]] = {"patient": defaultdict(set), "group": defaultdict(set)}
     groups, labels, spelled, of_patient = (defaultdict(set) for _ in range(4))
     for row in cohort.rows:
@@ -142,7 +127,6 @@ def duplicate_findings(
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
     """Files of the same bytes and near-duplicates: the table's rows, and what is found of them."""
     from shared.apps.audit.duplicates import byte_identical, near_duplicates, pairs_figure, thumbnails_of
-    from shared.apps.audit.rows import listed
     from shared.digests import Digests
 
     rows = cohort.rows
@@ -240,11 +224,7 @@ def signal_findings(
     found = signals(kind, rows, columns, caps)
     if not found:
         return [Finding(kind, "", "green", f"{len(columns)} fields, none of which varies" if columns else "none there")]
-    found.sort(key=lambda signal: -(signal.low or 0.0))
-    return [
-        Finding(kind, s.field, s.status, s.note, s.auc, s.low, s.high, s.rows, s.positives)
-        for s in found
-    ]  # fmt: skip
+    return sorted(found, key=lambda signal: -(signal.low or 0.0))
 
 
 def write(
@@ -253,7 +233,6 @@ def write(
     """Write the tables and the section."""
     from shared.io import write_csv, write_json
     from shared.reports.sections import worst, write_section
-    from shared.reports.tables import interval_text
 
     rows = [asdict(finding) for finding in findings]
     write_csv(output / "audit.csv", rows)
@@ -275,11 +254,6 @@ def write(
     text += [f"Red: {names['red']}." if told["red"] else "No check is red."]
     text += [f"Amber, to be looked at: {names['amber']}."] if told["amber"] else []
     text.append(HOW)
-    table = [
-        [f.status, f.check, f.item, interval_text({"value": f.auc, "low": f.low, "high": f.high}) if f.auc is not None
-         else "", f.found]
-        for f in findings
-    ]  # fmt: skip
     picture = output / "near_duplicates.png"
     alt = "Pairs of images that show the same or are alike, side by side, with names and correlation"
     write_section(
@@ -288,35 +262,27 @@ def write(
         title="Leakage audit",
         status=status,
         text=text,
-        tables=[{"caption": "What was looked at", "header": ["", "check", "item", "AUC", "found"], "rows": table}],
+        tables=[{"caption": "What was looked at", "header": HEADER, "rows": lines(findings)}],
         pictures=[(picture.resolve(), alt)] if picture.is_file() else [],
         patients=bool(pairs) or any(f.check == "patients" and f.status != "green" for f in findings),
     )
 
 
-def page(findings: Sequence[Finding]) -> str:
-    """The table in the terminal."""
-    from shared.reports.tables import interval_text, markdown_table
+def lines(findings: Sequence[Finding]) -> list[list[str]]:
+    """Rows of the table, with ``HEADER``."""
+    from shared.reports.tables import interval_text
 
-    rows = []
-    for f in findings:
-        auc = "" if f.auc is None else interval_text({"value": f.auc, "low": f.low, "high": f.high})
-        rows.append([f.status, f.check, f.item, auc, f.found])
-    return markdown_table(["", "check", "item", "AUC", "found"], rows)
+    aucs = ["" if f.auc is None else interval_text({"value": f.auc, "low": f.low, "high": f.high}) for f in findings]
+    return [[f.status, f.check, f.item, auc, f.found] for f, auc in zip(findings, aucs, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Audit; status 1 with --strict where something is red."""
     args = arguments(argv)
     from shared.apps.experiments.processes import resumable
+    from shared.reports.tables import markdown_table
 
     with resumable("audit"):
         findings = audit(args)
-    print(page(findings))
+    print(markdown_table(HEADER, lines(findings)))
     return int(args.strict and any(finding.status == "red" for finding in findings))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

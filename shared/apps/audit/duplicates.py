@@ -246,14 +246,9 @@ def byte_identical(rows: Sequence[AuditRow], digest: Callable[[Path], str]) -> l
 
 def pairs_figure(pictures: Sequence[tuple[np.ndarray, np.ndarray, str]], path: Path) -> None:
     """Write pairs of thumbnails side by side, with a line over each."""
-    from shared.visualize.style import new_figure, save
+    from shared.visualize.style import cell_grid, save
 
-    columns = min(3, len(pictures))
-    lines = -(-len(pictures) // columns)
-    figure = new_figure(3.4 * columns, 2.1 * lines + 0.3)
-    cells = figure.subplots(lines, columns, squeeze=False).ravel()
-    for cell in cells:
-        cell.set_axis_off()
+    figure, cells = cell_grid(len(pictures), 3.4, 2.1, head=0.3)
     for cell, (first, other, text) in zip(cells, pictures, strict=False):
         gap = np.full((SIDE, 4), 255.0)
         cell.imshow(np.hstack([first, gap, other]), cmap="gray", vmin=0, vmax=255)

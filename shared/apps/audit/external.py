@@ -91,6 +91,7 @@ def external_runs(experiment: Any, dataset_dir: Path, output: Path) -> list[Any]
         DataError: see :func:`external_rows`; the bundle has no inference.json.
     """
     from shared.apps.experiments import processes
+    from shared.apps.report.blocks import read_object
     from shared.bundle.configs import find_config, merge_configs
 
     part, truth, patients = external_rows(dataset_dir)
@@ -103,7 +104,7 @@ def external_runs(experiment: Any, dataset_dir: Path, output: Path) -> list[Any]
     for number, fold in enumerate(experiment.folds):
         job = ExternalRun(output / "models" / f"seed{number}", truth, patients, dataset_dir)
         marker = {"model": str(fold.checkpoints), "dataset_dir": str(dataset_dir), "part": part}
-        if _done(job, marker):
+        if read_object(job.folder / "of.json") == marker and processes.is_complete(job):
             continue
         job.folder.mkdir(parents=True, exist_ok=True)
         write_json(job.folder / "of.json", marker)
@@ -113,14 +114,6 @@ def external_runs(experiment: Any, dataset_dir: Path, output: Path) -> list[Any]
         commands = [("inference", [*processes.RUN_BUNDLE, *arguments])]
         runs.append(processes.FoldRun(job, commands, cwd=experiment.cwd, environment=environment))
     return runs
-
-
-def _done(job: ExternalRun, marker: dict[str, str]) -> bool:
-    try:
-        same = json.loads((job.folder / "of.json").read_text(encoding="utf-8")) == marker
-        return same and bool(job.rows())
-    except (OSError, ValueError, DataError):
-        return False
 
 
 def external_study(experiment: Any, dataset_dir: Path, folder: Path, *, title: str, jobs: int = 1) -> str:

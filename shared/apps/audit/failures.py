@@ -149,14 +149,9 @@ def gallery(found: Sequence[Failure], path: Path) -> None:
     """Write the explanations of errors as one picture."""
     from PIL import Image
 
-    from shared.visualize.style import new_figure, save
+    from shared.visualize.style import cell_grid, save
 
-    columns = min(3, len(found))
-    lines = -(-len(found) // columns)
-    figure = new_figure(3.6 * columns, 3.3 * lines)
-    cells = figure.subplots(lines, columns, squeeze=False).ravel()
-    for cell in cells:
-        cell.set_axis_off()
+    figure, cells = cell_grid(len(found), 3.6, 3.3)
     for cell, failure in zip(cells, found, strict=False):
         if failure.picture is None:
             cell.text(0.5, 0.5, "no explanation", ha="center", va="center", fontsize=8, color="0.4")
@@ -178,9 +173,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         raise SystemExit(f"failures: {error}") from None
     print(f"{len(found)} of {rows} are called wrong at 0.5: {output / 'failures.csv'}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -6,7 +6,6 @@ curve that still rises says that more patients would help. A check of ``scripts/
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,13 @@ def learning_curve(
     Raises:
         DataError: a share that leaves too few patients.
     """
-    from shared.apps.experiments.cross_validate import Experiment, arguments
-    from shared.apps.experiments.processes import run_folds
+    from shared.apps.experiments.cross_validate import Experiment, arguments, run_experiments
 
     experiments: dict[float, Any] = {}
     for share in SHARES:
         own = ["--output", str(output / f"share_{share:g}"), "--title", f"{share:.0%} of the patients"]
         experiments[share] = Experiment(arguments([*command, *own, "--share", str(share)]))
-    waiting = {share: found.waiting() for share, found in experiments.items()}
-    for found in experiments.values():
-        found.prepare()
-    runs = itertools.chain.from_iterable(experiments[share].runs(folds) for share, folds in waiting.items())
-    total = sum(len(found.folds) for found in experiments.values())
-    done = total - sum(map(len, waiting.values()))
-    run_folds(runs, total=total, done=done, jobs=jobs, gpus=gpus, name="learning curve", unit="training")
+    run_experiments(list(experiments.values()), jobs=jobs, gpus=gpus, name="learning curve", unit="training")
     rows = curve({**experiments, 1.0: experiment}, experiment.args.bootstrap)
     write(output, report, rows, experiment.bundle.name)
     return rows

@@ -7,16 +7,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from shared.apps.audit.rows import listed
+from shared.apps.audit.rows import Finding, listed
 from shared.errors import DataError
 from shared.io import write_json
-
-if TYPE_CHECKING:
-    from shared.apps.audit.audit import Finding
 
 FOLD = 0
 FILES = ("image", "mask", "fa")
@@ -61,7 +58,6 @@ def left_out_finding(args: argparse.Namespace, output: Path) -> Finding:
     """
     import shutil
 
-    from shared.apps.audit.audit import Finding
     from shared.apps.experiments.cross_validate import Experiment
     from shared.apps.experiments.cross_validate import arguments as experiment_arguments
 

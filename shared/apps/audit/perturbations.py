@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +168,13 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
         for length in MILLIMETRES:
             masks[f"mask shrunk, {length:g} mm"] = grown(inside, voxel, -length)
         masks = {form: mask for form, mask in masks.items() if mask.sum() >= FEWEST}
+
+    def noise(share: float) -> Callable[[int, np.random.Generator], np.ndarray]:
+        return lambda k, random: noisy(whole[k], random, share)
+
     changes: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {}
     for share in NOISE:
-        changes[f"noise, {share:g} sd"] = partial(_noisy_of, whole, share)
+        changes[f"noise, {share:g} sd"] = noise(share)
     changes["bias field"] = lambda k, random: biased(whole[k], random)
     changes[f"resampled, {COARSER:g} x"] = lambda k, random: coarser(whole[k], sizes[k])
     found: dict[str, dict[str, Any]] = {}
@@ -199,10 +202,6 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
             new["fa"] = path.name
         found[form] = new
     return found
-
-
-def _noisy_of(whole: Sequence[np.ndarray], share: float, k: int, random: np.random.Generator) -> np.ndarray:
-    return noisy(whole[k], random, share)
 
 
 def _plain(case: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def predict(args: argparse.Namespace, bundle: Path, folder: Path, count: int) ->
     (folder / "out").mkdir()
     write_json(folder / "out" / "nothing.json", nothing)
     values |= parse_overrides(args.set, merged, reserved=(*values, *nothing))
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+    cwd = processes.working_folder(bundle)
     command = [
         *processes.RUN_BUNDLE,
         *processes.bundle_arguments([config, folder / "out" / "nothing.json"], values, cwd=cwd),
@@ -193,7 +193,10 @@ def predict(args: argparse.Namespace, bundle: Path, folder: Path, count: int) ->
 
 
 def map_correlations(forms: Sequence[Mapping], folder: Path, patches: bool) -> dict[str, float | None]:
-    """Rank correlation of each form's map with that of the unchanged one, where inference leaves a map."""
+    """Rank correlation of each form's map with that of the unchanged one, where inference leaves a map and either is
+    not 0."""
+    from shared.explain.ircl.comparison import rank_correlation
+
     found: dict[str, float | None] = {}
     for of_case in forms:
         first = None
@@ -207,7 +210,8 @@ def map_correlations(forms: Sequence[Mapping], folder: Path, patches: bool) -> d
                 continue
             values = _map(path)
             first = values if first is None else first
-            found[case["patient"]] = rank_correlation(first, values)
+            shown = (first != 0) | (values != 0)
+            found[case["patient"]] = rank_correlation(first, values, shown)
     return found
 
 
@@ -220,22 +224,6 @@ def _map(path: Path) -> np.ndarray:
     import nibabel as nib
 
     return np.asarray(nib.load(path).dataobj, float)
-
-
-def rank_correlation(first: np.ndarray, other: np.ndarray) -> float | None:
-    """Spearman's correlation over the places where either map is not 0; None where a map is constant there.
-
-    Example:
-        >>> rank_correlation(np.array([0, 1, 2, 0]), np.array([0, 2, 9, 0])) > 0.99
-        True
-    """
-    from scipy.stats import spearmanr
-
-    shown = (first != 0) | (other != 0)
-    one, two = first[shown], other[shown]
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
-        return None
-    return float(spearmanr(one, two).statistic)
 
 
 def case_rows(
@@ -372,9 +360,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in summary
     ]  # fmt: skip
     print(markdown_table(["", "change", "n", "median", "95 % below", "flips", "maps"], rows))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -51,6 +51,21 @@ class AuditCohort:
         return [row for row in self.rows if row.label is not None]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A line of the table."""
+
+    check: str
+    item: str
+    status: str
+    found: str
+    auc: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rows: int | None = None
+    positives: int | None = None
+
+
 def read_cohort(dataset_dir: str | os.PathLike, file: str | os.PathLike = "datalist.json") -> AuditCohort:
     """Read a datalist; nothing but its form is checked, since what breaks the rules is what an audit is after.
 

@@ -10,14 +10,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared.apps.audit.rows import AuditCohort, AuditRow
+from shared.apps.audit.rows import AuditCohort, AuditRow, Finding
 from shared.errors import DataError
 
 RED, AMBER = 0.6, 0.5
@@ -30,24 +29,6 @@ _DATED = re.compile(r"date", re.I)
 _NO_SIDECAR = re.compile(r"patient|name|uid|birth|age|sex|weight|size$|comment|diagnos", re.I)
 
 Values = Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Signal:
-    """How well a field, or all of a kind together, tells the label.
-
-    ``note`` says why it is not red, or not sure.
-    """
-
-    kind: str
-    field: str
-    rows: int
-    positives: int
-    auc: float | None
-    low: float | None
-    high: float | None
-    status: str
-    note: str = ""
 
 
 def ask(labels: np.ndarray, units: Sequence[str], columns: Mapping[str, Values], seed: int = 0) -> np.ndarray | None:
@@ -110,8 +91,10 @@ def _encoded(values: Values) -> np.ndarray:
 
 def signals(
     kind: str, rows: Sequence[AuditRow], columns: Mapping[str, Values], caps: Mapping[str, str]
-) -> list[Signal]:
-    """Each field by itself, then all together; fields that do not vary are left out.
+) -> list[Finding]:
+    """How well each field by itself, then all together, tell the label; fields that do not vary are left out.
+
+    ``found`` says why it is not red, or not sure.
 
     Args:
         kind: of the fields.
@@ -123,6 +106,7 @@ def signals(
 
     labels = np.array([int(row.label or 0) for row in rows])
     units = [row.unit for row in rows]
+    counts = {"rows": len(rows), "positives": int(labels.sum())}
     varying = {name: values for name, values in columns.items() if len({str(value) for value in values}) > 1}
     asked: dict[str, Mapping[str, Values]] = {name: {name: values} for name, values in varying.items()}
     if len(varying) > 1:
@@ -131,9 +115,7 @@ def signals(
     for name, own in asked.items():
         probability = ask(labels, units, own)
         if probability is None:
-            found.append(
-                Signal(kind, name, len(rows), int(labels.sum()), None, None, None, "", "a class has one patient")
-            )
+            found.append(Finding(kind, name, "", "a class has one patient", **counts))
             continue
         auc = delong_interval(labels, np.clip(probability, 0, 1), groups=units)
         few = min(len({unit for unit, label in zip(units, labels, strict=True) if label == k}) for k in (0, 1)) < FEW
@@ -144,8 +126,8 @@ def signals(
         notes = [*dict.fromkeys(caps[key] for key in own)] if excused and status != "green" else []
         status = "amber" if excused and status == "red" else status
         notes += [f"fewer than {FEW} patients of a class"] if few else []
-        given = (auc["value"], auc["low"], auc["high"])
-        found.append(Signal(kind, name, len(rows), int(labels.sum()), *given, status, "; ".join(notes)))
+        given = {"auc": auc["value"], "low": auc["low"], "high": auc["high"], **counts}
+        found.append(Finding(kind, name, status, "; ".join(notes), **given))
     return found
 
 

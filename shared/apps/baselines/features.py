@@ -81,8 +81,6 @@ def measure(datalist: Mapping, dataset_dir: Path, num_slices: int) -> tuple[list
         volumes, mask = loaded["image"].numpy(), loaded["mask"][0].numpy()
         size = size_features(volumes, mask, loaded["affine"], num_slices)
         roi = roi_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
-        # One number for size: area and its share are nearly collinear, and the share needs no trust in the voxel size.
-        groups["size"] = ["log_area_share"]
         shape = shape_features(mask, loaded["affine"])
         radiomics = radiomics_features(volumes, mask, loaded["affine"], num_slices, datalist.get("modalities"))
         groups |= {"roi": [*size, *roi], "intensity": [name for name in roi if name not in OUTLINE]}

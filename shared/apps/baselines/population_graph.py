@@ -190,13 +190,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Cross-validate."""
     args = arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        return run_script(lambda: run(args))
-    except KeyboardInterrupt:
-        return 130
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)
+    return run_script(lambda: run(args))

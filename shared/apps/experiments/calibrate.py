@@ -239,9 +239,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Calibrate."""
     args = arguments(argv)
     print(calibrate(args.model, args.predictions))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

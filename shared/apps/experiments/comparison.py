@@ -178,14 +178,12 @@ def comparison_table(
     drawn, groups = DRAWN["groups" in summary], f" in {summary['groups']} groups" if "groups" in summary else ""
     note = f"{count} patients{groups}, {summary['positive']} positive. "
     note += how.format(**summary, rows=unit, drawn=drawn, all="all of its patches and " if patches else "")
-    note += f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn"
     note += (
-        f" {drawn}; p: two-sided, from the same replicates; p (Holm): corrected for the number of comparisons in its "
-    )
-    note += (
+        f" {' and '.join(f'{name} - first' for name in compared)}: difference to the first row on the same drawn "
+        f"{drawn}; p: two-sided, from the same replicates; p (Holm): corrected for the number of comparisons in its "
         "column; p (DeLong): of the AUCs without draws, not corrected. Calibration and net benefit: of each row, in "
+        "its own results.md or metrics.json."
     )
-    note += "its own results.md or metrics.json."
     note += "".join(f" {CALIBRATED[name]}" for name in compared if name in CALIBRATED)
     return f"{markdown_table([*header, 'seeds'], rows)}\n\n{note}\n"
 
@@ -230,10 +228,8 @@ def _row(
     metrics = summary["metrics"]
     cells = [title, *(interval_text(metrics[name]) if name in metrics else "" for name in compared)]
     cells += [number_text(summary["fold_auc"]["value"])] if folds else []
-    cells += [
-        number_text(metrics["AUC"]["sd"]),
-        *(number_text(metrics[n]["value"]) for n in CALLED if n not in compared),
-    ]
+    others = (metrics[name]["value"] for name in CALLED if name not in compared)
+    cells += map(number_text, (metrics["AUC"]["sd"], *others))
     return [*cells, *(cell for found in differences for cell in found), str(seeds)]
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
 from shared.apps.experiments.options import add_options, check_options, parse_options
-from shared.apps.experiments.processes import RUN_BUNDLE
+from shared.apps.experiments.processes import RUN_BUNDLE, working_folder
 from shared.errors import DataError
 from shared.io import write_json
 
@@ -117,8 +117,7 @@ class Experiment:
         self.name = args.name or "_".join(parts) or "default"
         self.output = Path(args.output or self.bundle / "eval" / "cross_validation" / self.name).resolve()
         self.source = Path(args.reuse).resolve() if args.reuse else None
-        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        self.cwd = working_folder(self.bundle)
         rows, relabelled = self.rows, bool(args.shuffle_labels or args.votes or args.share)
         shared = (relabelled, self.rows.patients, self.dataset_dir, self.rows.groups)
         self.folds = []
@@ -262,15 +261,30 @@ class Experiment:
         write_subgroups(self.output, labels, probability, predictions.names, values, **options)
 
 
-def cross_validate(args: argparse.Namespace) -> Path:
-    """Run the experiment; return its folder."""
+def run_experiments(experiments: Sequence[Experiment], *, wait: bool = False, **options: Any) -> None:
+    """Run the folds of experiments that are not done, under one progress bar.
+
+    Args:
+        experiments: in this order.
+        wait: a fold begins when that whose stages it takes is done.
+        options: ``jobs``, ``gpus``, ``name`` and ``unit`` of :func:`shared.apps.experiments.processes.run_folds`.
+    """
     from shared.apps.experiments.processes import run_folds
 
+    waiting = [experiment.waiting() for experiment in experiments]
+    for experiment in experiments:
+        experiment.prepare()
+    runs = (
+        run for experiment, folds in zip(experiments, waiting, strict=True) for run in experiment.runs(folds, wait=wait)
+    )
+    total = sum(len(experiment.folds) for experiment in experiments)
+    run_folds(runs, total=total, done=total - sum(map(len, waiting)), **options)
+
+
+def cross_validate(args: argparse.Namespace) -> Path:
+    """Run the experiment; return its folder."""
     experiment = Experiment(args)
-    experiment.prepare()
-    waiting, total = experiment.waiting(), len(experiment.folds)
-    done = total - len(waiting)
-    run_folds(experiment.runs(waiting), total=total, done=done, jobs=args.jobs, gpus=args.gpus, name=experiment.name)
+    run_experiments([experiment], jobs=args.jobs, gpus=args.gpus, name=experiment.name)
     experiment.finish()
     return experiment.output
 
@@ -289,9 +303,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         output = cross_validate(args)
     print((output / "results.md").read_text(encoding="utf-8"))
     print(f"Table, pictures and predictions: {output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

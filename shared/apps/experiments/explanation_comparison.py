@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.apps import ROOT
-from shared.apps.experiments.explanation_report import comparison_page, draw
+from shared.apps.experiments.explanation_report import comparison_page, draw, write_comparison
 from shared.apps.experiments.options import add_options
 from shared.apps.experiments.patch_explanations import compare_patches
 from shared.errors import DataError
-from shared.io import atomic_path, write_csv, write_json, write_text
+from shared.io import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -174,16 +174,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     if not methods:
         raise DataError("No explanation is left: give others with --methods.")
     modalities = datalist.modalities or [f"modality {i}" for i in range(parser.get_parsed_content("num_modalities"))]
-    compared = ExplanationComparison(
-        networks,
-        methods,
-        modalities=modalities,
-        planted_visible=datalist.planted_visible,
-        steps=args.steps,
-        cell=args.cell,
-        seed=args.seed,
-        device=device,
-    )
+    given = {"modalities": modalities, "planted_visible": datalist.planted_visible, "device": device}
+    given |= {key: getattr(args, key) for key in ("steps", "cell", "seed")}
+    compared = ExplanationComparison(networks, methods, **given)
     settings = {key: getattr(args, key) for key in ("steps", "cell", "samples", "pieces", "seed")}
     settings |= {"models": [sha256(folder / "model.pt") for folder in args.checkpoints], "mask": parser["mask"]}
     settings |= {"methods": [method.name for method in methods], "device": torch.device(device).type}
@@ -203,9 +196,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "biomarkers": biomarker_stability(networks, dataset, device),
         "settings": settings,
     }
-    write_csv(args.output / "explanation_scores.csv", rows)
-    write_json(args.output / "explanation_comparison.json", content)
-    write_text(args.output / "explanation_comparison.md", comparison_page(content))
+    write_comparison(args.output, rows, content)
     draw(args.output, dataset, rows, methods, modalities, datalist, patients=args.pictures)
     return content
 
@@ -237,9 +228,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.dataset_dir = str(Path(args.dataset_dir).resolve())
     content = compare_patches(args, configured) if args.patches else compare(args)
     print(f"{comparison_page(content)}\n{args.output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

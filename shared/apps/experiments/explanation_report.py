@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.io import write_csv, write_json, write_text
+
 # heading of the table, score, digits, whether a higher score is better
 COLUMNS = (
     ("pointing ↑", "pointing", 2),
@@ -21,6 +23,13 @@ COLUMNS = (
     ("repeatability ↑", "repeatability", 2),
     ("seconds", "seconds", 2),
 )
+
+
+def write_comparison(folder: Path, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> None:
+    """Write explanation_scores.csv, and explanation_comparison.json and .md."""
+    write_csv(folder / "explanation_scores.csv", rows)
+    write_json(folder / "explanation_comparison.json", content)
+    write_text(folder / "explanation_comparison.md", comparison_page(content))
 
 
 def comparison_page(content: Mapping[str, Any]) -> str:
@@ -61,24 +70,13 @@ def stability_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     from shared.reports.tables import markdown_table
 
     names = ("overlap", "overlap_by_area", "chance", "effects")
-    rows = [
-        [
-            " and ".join(map(str, pair["models"])),
-            *("-" if pair[name] is None else f"{pair[name]:.2f}" for name in names),
-        ]
-        for pair in pairs
-    ]
-    heading = [
-        "models",
-        "overlap of matched biomarkers",
-        "weighted by area",
-        "by chance",
-        "rank correlation of effects",
-    ]
-    return [
-        "Biomarkers of two models, matched (Hungarian) by the places that they share:",
-        markdown_table(heading, rows),
-    ]
+    rows = []
+    for pair in pairs:
+        values = ("-" if pair[name] is None else f"{pair[name]:.2f}" for name in names)
+        rows.append([" and ".join(map(str, pair["models"])), *values])
+    heading = ["models", "overlap of matched biomarkers", "weighted by area", "by chance"]
+    table = markdown_table([*heading, "rank correlation of effects"], rows)
+    return ["Biomarkers of two models, matched (Hungarian) by the places that they share:", table]
 
 
 def draw(

@@ -110,9 +110,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(validate(args.development, args.external, args.output, bootstrap=args.bootstrap, seed=args.seed))
     except DataError as error:
         raise SystemExit(f"external_validation: {error}") from None
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -141,11 +141,7 @@ def _markdown(experiment: Mapping, summary: Mapping) -> str:
     lines += [markdown_table(["", *names], rows)]
     fold_auc = summary["fold_auc"]
     mean, sd = number_text(fold_auc["value"]), number_text(fold_auc["sd"])
-    lines += [
-        "",
-        f"Fold-wise AUC: {mean} (sd {sd}, {fold_auc['folds']} folds).",
-        "",
-    ]
+    lines += ["", f"Fold-wise AUC: {mean} (sd {sd}, {fold_auc['folds']} folds).", ""]
     how = (HOW_PATCHES if "images" in summary else HOW).format(**summary, drawn=DRAWN["groups" in summary])
     for table in (
         calibration_table(summary["calibration"]),

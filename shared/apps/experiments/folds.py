@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.apps.experiments.processes import SECONDS
+from shared.apps.experiments.processes import SECONDS, is_complete
 from shared.digests import sha256
 from shared.errors import DataError
 from shared.io import atomic_path
@@ -78,10 +78,7 @@ class Fold:
 
     def done(self) -> bool:
         """Say whether its predictions are complete, so that it need not run."""
-        try:
-            return bool(self.rows())
-        except DataError:
-            return False
+        return is_complete(self)
 
     def of(self, other: Path) -> Fold:
         """The same fold of another experiment."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from shared.apps.experiments.comparison import NO_FOLD
 from shared.apps.experiments.folds import complete_rows
+from shared.apps.experiments.processes import is_complete
 from shared.digests import sha256
 from shared.errors import DataError
 from shared.metrics.repeated import RepeatedPredictions, paired_seed_difference, summarise
@@ -81,10 +82,7 @@ class TestedRun:
 
     def done(self) -> bool:
         """Say whether it need not run."""
-        try:
-            return bool(self.rows())
-        except DataError:
-            return False
+        return is_complete(self)
 
 
 def take_checkpoint(run: PretrainingRun, folder: Path) -> bool:

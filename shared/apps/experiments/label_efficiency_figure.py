@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from shared.apps.experiments.label_efficiency import METRICS
 from shared.errors import DataError
 from shared.visualize.style import PALETTE, new_figure, plain, save
 
@@ -15,18 +16,13 @@ _STYLES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 
 
 def label_efficiency_figure(
-    rows: Sequence[Mapping],
-    path: str | os.PathLike,
-    *,
-    metrics: Sequence[str] = ("AUC", "BACC"),
-    title: str = "Label efficiency",
+    rows: Sequence[Mapping], path: str | os.PathLike, *, title: str = "Label efficiency"
 ) -> None:
     """Write a panel a metric: a point a draw, a line through the means, a band from the smallest to the largest draw.
 
     Args:
         rows: one a run, with ``fraction, labelled_patients, arm`` and the metrics.
         path: the picture.
-        metrics: columns to draw.
         title: over the picture.
 
     Raises:
@@ -37,9 +33,9 @@ def label_efficiency_figure(
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     fractions = sorted({row["fraction"] for row in rows})
     x = [np.mean([row["labelled_patients"] for row in rows if row["fraction"] == f]) for f in fractions]
-    figure = new_figure(1.2 + 4.6 * len(metrics), 4.4)
-    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for axes, metric in zip(panels, metrics, strict=True):
+    figure = new_figure(1.2 + 4.6 * len(METRICS), 4.4)
+    panels = figure.subplots(1, len(METRICS), squeeze=False)[0]
+    for axes, metric in zip(panels, METRICS, strict=True):
         for i, arm in enumerate(arms):
             style = {"color": PALETTE[i % len(PALETTE)]}
             values = [[r[metric] for r in rows if r["fraction"] == f and r["arm"] == arm] for f in fractions]

@@ -24,14 +24,14 @@ from typing import Any
 from shared.apps import ROOT
 from shared.apps.baselines.patches import CONTROLS, TITLES, TREES
 from shared.apps.experiments.options import add_options, parse_options
-from shared.apps.experiments.processes import RUN_BUNDLE
+from shared.apps.experiments.processes import RUN_BUNDLE, working_folder
 from shared.errors import DataError
 from shared.io import write_csv, write_json, write_text
 
 SET_HERE = ("dataset_dir", "datalist_file", "fold", "seed", "ckpt_dir", "output_dir", "resume", "split")
 ARMS = ("pretrained", "scratch")
 MARK = "control.json"  # weights of a control that is done
-NO_WEIGHTS = "There is no file {}: no control with ImageNet weights"
+LEFT_OUT = "left_out.json"  # controls whose weights are not there, with the file
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -207,8 +207,7 @@ def label_efficiency(args: argparse.Namespace) -> Path:
 
     args.dataset_dir, output = Path(args.dataset_dir).resolve(), Path(args.output).resolve()
     datalist, training, held = read(args)
-    # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-    cwd = ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+    cwd = working_folder(bundle)
     digest = hashlib.sha256(json.dumps(datalist, sort_keys=True).encode()).hexdigest()[:16]
     files = {path.name: config_digest(path) for path in used}
     settings = {"bundle": bundle.name, "configs": files, "overrides": overrides, "split": args.split}
@@ -220,10 +219,12 @@ def label_efficiency(args: argparse.Namespace) -> Path:
     settings["data"] = data_record(cases, args.dataset_dir, output, files=named_files(overrides, cwd))
     command = shlex.join(["python", "-m", "shared.apps.experiments.label_efficiency_run", *args.argv])
     imagenet = cwd / args.imagenet
-    if "imagenet" in args.controls and not imagenet.is_file():
-        print(NO_WEIGHTS.format(imagenet))
-        args.controls = [control for control in args.controls if control != "imagenet"]
+    left_out = {"imagenet": str(imagenet)} if "imagenet" in args.controls and not imagenet.is_file() else {}
+    if left_out:
+        print(f"There is no file {imagenet}: no control with ImageNet weights")
+        args.controls = [control for control in args.controls if control not in left_out]
     write_experiment(output, title=args.title, command=command, settings=settings)
+    write_json(output / LEFT_OUT, left_out)
     pretrainings, tested, counts = plan(args, datalist, training, held, output)
 
     environment = run_environment(args.threads)
@@ -242,15 +243,8 @@ def label_efficiency(args: argparse.Namespace) -> Path:
             yield FoldRun(run, commands(args, run, configs, cwd, overrides), **options)
 
     total = len(pretrainings) + len(trained)
-    run_folds(
-        runs(),
-        total=total,
-        done=total - len(queue),
-        jobs=args.jobs,
-        gpus=args.gpus,
-        name="label efficiency",
-        unit="run",
-    )
+    shown = {"name": "label efficiency", "unit": "run"}
+    run_folds(runs(), total=total, done=total - len(queue), jobs=args.jobs, gpus=args.gpus, **shown)
     weights = {("pretrained", number): run.checkpoint for number, run in enumerate(pretrainings)}
     weights |= {("imagenet", number): imagenet for number in range(len(pretrainings))}
     controls = [run for run in tested if run.arm not in ARMS]

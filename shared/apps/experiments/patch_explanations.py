@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from shared.apps.experiments.explanation_report import comparison_page
+from shared.apps.experiments.explanation_report import write_comparison
 from shared.errors import DataError
-from shared.io import write_csv, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +73,7 @@ def compare_patches(args: argparse.Namespace, configured: Any) -> dict[str, Any]
         "settings": {key: getattr(args, key) for key in ("steps", "cell", "seed")}
         | {"truth": truth, "models": [sha256(folder / "model.pt") for folder in args.checkpoints], "methods": methods},
     }
-    write_csv(args.output / "explanation_scores.csv", rows)
-    write_json(args.output / "explanation_comparison.json", content)
-    write_text(args.output / "explanation_comparison.md", comparison_page(content))
+    write_comparison(args.output, rows, content)
     if shown:
         _draw(args.output / "explanation_comparison.png", shown, truth)
     return content

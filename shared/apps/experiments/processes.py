@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from shared.apps import ROOT
 from shared.errors import CheckpointError, DataError, describe
 
 RUN_BUNDLE = (sys.executable, "-m", "monai.bundle", "run")
@@ -47,6 +48,19 @@ def bundle_arguments(
     files = [str(path.relative_to(cwd) if path.is_relative_to(cwd) else path) for path in configs]
     options = [f"--{key}={value}" for key, value in values.items()]  # with "=": Fire reads a lone -1 as an option
     return [*([] if run_id == "run" else ["--run_id", run_id]), "--config_file", repr(files), *options]
+
+
+def working_folder(bundle: Path) -> Path:
+    """Where a bundle's commands find ``shared``: the root, or the folder of an unpacked bundle."""
+    return ROOT if bundle.is_relative_to(ROOT / "bundles") else bundle
+
+
+def is_complete(job: Job) -> bool:
+    """Whether a job need not run: its rows are there."""
+    try:
+        return bool(job.rows())
+    except DataError:
+        return False
 
 
 def run_environment(threads: int) -> dict[str, str]:

@@ -3,11 +3,5 @@
 from shared.lazy import lazy_exports
 
 __all__, __getattr__ = lazy_exports(
-    __name__,
-    {
-        "fed_avg": "averaging",
-        "run_flare": "flare",
-        "site_algo": "site",
-        "weighted_mean": "averaging",
-    },
+    __name__, {"fed_avg": "averaging", "run_flare": "flare", "site_algo": "site", "weighted_mean": "averaging"}
 )

@@ -26,6 +26,7 @@ from shared.io import write_csv, write_json, write_text
 from shared.reports.tables import interval_text, markdown_table, number_text
 
 SITES, UNSEEN, PUBLIC = ("north", "south", "east"), "unseen", "public"
+CONFIGS = ("train", "cpu", "phantom")
 DEFAULTS = {"sscl_crc": {"rounds": 5, "local_epochs": 4}, "ircl_mvi": {"rounds": 4, "local_epochs": 3}}
 
 
@@ -97,6 +98,13 @@ def overridden(args: argparse.Namespace, configs: Sequence[str], bundle: Path) -
     return python_values(parse_overrides(args.set, merge_configs([find_config(bundle, name) for name in configs])))
 
 
+def common_settings(args: argparse.Namespace, output: Path, lists: dict[str, str]) -> dict[str, Any]:
+    """What the experiments of both bundles are given."""
+    given = {key: getattr(args, key) for key in ("rounds", "local_epochs", "engine")}
+    places = {"data": output / "data", "output": output}
+    return {"configs": CONFIGS, "datalists": lists, "sites": SITES, **places, **given}
+
+
 def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], overrides: dict[str, Any]) -> list[dict]:
     """sscl_crc: arms of the fine-tuning, tested on the unseen site's patches."""
     from shared.apps.fl.experiment import ONE_SITE, Experiment, tested
@@ -106,17 +114,10 @@ def fine_tuning(args: argparse.Namespace, output: Path, lists: dict[str, str], o
     experiment = Experiment(
         bundle=ROOT / "bundles/sscl_crc",
         stage="train",
-        configs=("train", "cpu", "phantom"),
-        datalists=lists,
-        sites=SITES,
-        data=output / "data",
-        output=output,
-        rounds=args.rounds,
-        local_epochs=args.local_epochs,
         overrides={**common, "train#pretrained": str(public / "pretrain.pt")},
         epochs_keys=("finetune_epochs",),
         start_encoder=public / "pretrain.pt",
-        engine=args.engine,
+        **common_settings(args, output, lists),
     )
     experiment.run("pretrain_run", PUBLIC, public, resume=True, dataset_dir=str(output / "data" / PUBLIC))
     rows, arms = [], experiment.arms()
@@ -138,16 +139,9 @@ def stage_one(args: argparse.Namespace, output: Path, lists: dict[str, str], ove
     experiment = Experiment(
         bundle=ROOT / "bundles/ircl_mvi",
         stage="pretrain",
-        configs=("train", "cpu", "phantom"),
-        datalists=lists,
-        sites=SITES,
-        data=output / "data",
-        output=output,
-        rounds=args.rounds,
-        local_epochs=args.local_epochs,
         overrides={"seed": args.seed, **overrides},
         epochs_keys=("pretrain#epochs", "pretrain#max_epochs"),
-        engine=args.engine,
+        **common_settings(args, output, lists),
     )
     arms, rows = experiment.arms(), []
     parser = experiment.parser(SITES[0], output / ".unseen", split="testing")
@@ -192,17 +186,13 @@ def report(args: argparse.Namespace, rows: list[dict], output: Path, command: st
         table.append({"training": name, "AUC": auc, "reconstruction_error": error})
     write_csv(output / "federated.csv", table)
     steps = f"{args.rounds} rounds of {args.local_epochs} epochs, averaged by {args.engine}, seed {args.seed}"
-    what = (
-        f"{args.patches} patches a site" if patches else f"{args.patients} patients a site; AUC: mean over stage II of"
-    )
-    what += "" if patches else " each site (alone: its own)"
+    what = f"{args.patients} patients a site; AUC: mean over stage II of each site (alone: its own)"
+    what = f"{args.patches} patches a site" if patches else what
     text = (
         f"# {args.bundle}: alone, federated, pooled\n\n`{command}`\n\n{steps}; {what}; {args.test} at the unseen site."
-    )
-    text += (
         f"\n\n{markdown_table(head, lines)}\n\nLargest difference between the weights of one site's federation and of "
+        f"plain training: {same['difference']:.2g}.\n"
     )
-    text += f"plain training: {same['difference']:.2g}.\n"
     write_json(output / "federated.json", {"arms": table, "one_site_difference": same["difference"]})
     write_text(output / "federated.md", text)
     return text
@@ -217,11 +207,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     command = shlex.join(["python", "scripts/federated_demo.py", *args.argv])
     from shared.apps.experiments.folder import write_experiment
+    from shared.apps.experiments.processes import resumable
 
     output = Path(args.output).resolve()
     bundle = ROOT / "bundles" / args.bundle
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "argv")}
-    try:
+    with resumable("federated_demo"):
         if args.engine == "nvflare":
             from importlib.util import find_spec
 
@@ -231,18 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lists = make_data(args, output / "data")
         settings["data"] = data_of(lists, output)
         write_experiment(output, title=f"{args.bundle}, federated", command=command, settings=settings)
-        overrides = overridden(args, ("train", "cpu", "phantom"), bundle)
+        overrides = overridden(args, CONFIGS, bundle)
         arms = fine_tuning if args.bundle == "sscl_crc" else stage_one
         print(report(args, arms(args, output, lists, overrides), output, command))
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one ended.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except DataError as error:
-        raise SystemExit(f"federated_demo: {error}") from None
     print(f"Table and models: {output}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

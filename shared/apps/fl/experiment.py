@@ -103,12 +103,7 @@ class Experiment:
     def site(self, name: str, folder: Path) -> dict[str, Any]:
         """Arguments of :func:`shared.apps.fl.site_algo`, as plain values."""
         overrides = self.settings(name, folder)
-        return {
-            "configs": self.files(),
-            "stage": self.stage,
-            "local_epochs": self.local_epochs,
-            "overrides": overrides,
-        }
+        return {"configs": self.files(), "stage": self.stage, "local_epochs": self.local_epochs, "overrides": overrides}
 
     def begin(self) -> Path:
         """Write the weights that all begin with: those that plain training with this seed begins with."""

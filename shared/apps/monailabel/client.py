@@ -145,9 +145,3 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--answer", type=float, default=300, help="seconds to wait for its answer (300)")
     options = vars(parser.parse_args(arguments))
     return run_script(lambda: ask(**options))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

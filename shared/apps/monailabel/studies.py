@@ -59,9 +59,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.output}: links to {len(names)} images, {names[0]} and so on")
 
     return run_script(make)
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -64,9 +64,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             pack(args)
     except (DataError, OSError) as error:
         raise SystemExit(f"package_bundle: {describe(error)}") from None
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

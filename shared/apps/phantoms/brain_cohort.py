@@ -245,9 +245,3 @@ def main(arguments: list[str] | None = None) -> int:
     if options["test_patients"] < 0 or options["seed"] < 0:
         parser.error("--test-patients and --seed must be at least 0")
     return run_script(lambda: report(make_cohort(**options), options["output"]))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

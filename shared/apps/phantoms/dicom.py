@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.data.dicom.library import dicom_library
 
-MR, ENHANCED_MR, CT = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "2"))
+MR, CT = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "2"))
 UNCOMPRESSED = "1.2.840.10008.1.2.1"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 
@@ -24,28 +24,6 @@ def lps_affine(affine: Any) -> np.ndarray:
         [-1.0, 0.0, 0.0, 0.0]
     """
     return LPS @ np.asarray(affine, float)
-
-
-def series_affine(
-    *, normal: Sequence[float] = (0, 0, 1), row: Sequence[float] = (1, 0, 0), spacing: Sequence[float] = (1, 1, 1)
-) -> np.ndarray:
-    """Affine (voxel to RAS) of a scan whose slices are stacked along ``normal`` and whose rows run along ``row`` (LPS).
-
-    Args:
-        normal: direction from slice to slice.
-        row: direction from column to column; made perpendicular to ``normal``.
-        spacing: of columns, rows and slices in mm.
-
-    Example:
-        >>> series_affine(spacing=(1, 2, 3))[:3, :3].round().tolist()
-        [[-1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [0.0, 0.0, 3.0]]
-    """
-    up = np.asarray(normal, float) / np.linalg.norm(normal)
-    right = np.asarray(row, float) - np.dot(row, up) * up
-    right /= np.linalg.norm(right)
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.stack([right, np.cross(up, right), up], axis=1) * np.asarray(spacing, float)
-    return lps_affine(matrix)
 
 
 def make_series(
@@ -162,11 +140,7 @@ def make_series(
 
 
 def write_series(
-    folder: str | os.PathLike,
-    slices: Sequence[Any],
-    *,
-    syntax: str | None = None,
-    names: Sequence[str] | None = None,
+    folder: str | os.PathLike, slices: Sequence[Any], *, syntax: str | None = None, names: Sequence[str] | None = None
 ) -> list[Path]:
     """Write instances as files without endings, in an order that is not the slices'.
 
@@ -186,82 +160,6 @@ def write_series(
         one.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
-
-
-def make_multiframe(slices: Sequence[Any], *, order: Sequence[int] | None = None) -> Any:
-    """The instances of :func:`make_series` as one Enhanced MR image (PS3.3 A.36.2), a frame each.
-
-    Args:
-        slices: instances of one series.
-        order: of the frames in the file; None: the instances'.
-    """
-    pydicom = dicom_library("pydicom")
-    sequence, dataset = pydicom.Sequence, pydicom.Dataset
-    first = slices[0]
-    one = pydicom.Dataset()
-    per_slice = (
-        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-        *("RescaleSlope", "RescaleIntercept", "EchoTime", "RepetitionTime", "FlipAngle", "PixelData"),
-        *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoTrainLength"),
-    )
-    for element in first:
-        if element.keyword not in per_slice:
-            one.add(element)
-    one.SOPClassUID = ENHANCED_MR
-    one.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["frames", first.SeriesInstanceUID])
-    one.InstanceNumber, one.NumberOfFrames = 1, len(slices)
-    one.ImageType = [*first.ImageType[:2], "T1", "NONE"]
-    one.ContentDate, one.ContentTime = "20260101", "120000"
-    one.AcquisitionDateTime, one.AcquisitionDuration = "20260101120000", 1.0
-
-    def item(**values: Any) -> Any:
-        made = dataset()
-        for key, value in values.items():
-            setattr(made, key, value)
-        return sequence([made])
-
-    shared = dataset()
-    shared.PixelMeasuresSequence = item(
-        PixelSpacing=first.PixelSpacing,
-        SliceThickness=first.SliceThickness,
-        SpacingBetweenSlices=first.SpacingBetweenSlices,
-    )
-    shared.PlaneOrientationSequence = item(ImageOrientationPatient=first.ImageOrientationPatient)
-    shared.PixelValueTransformationSequence = item(
-        RescaleIntercept=first.RescaleIntercept, RescaleSlope=first.RescaleSlope, RescaleType="US"
-    )
-    shared.MREchoSequence = item(EffectiveEchoTime=float(first.EchoTime))
-    shared.MRTimingAndRelatedParametersSequence = item(
-        RepetitionTime=first.RepetitionTime, FlipAngle=first.FlipAngle, EchoTrainLength=1
-    )
-    one.SharedFunctionalGroupsSequence = sequence([shared])
-    organisation = pydicom.uid.generate_uid(entropy_srcs=[first.SeriesInstanceUID])
-    one.DimensionOrganizationSequence = item(DimensionOrganizationUID=organisation)
-    indices = []
-    for pointer, group in ((0x00209056, 0x00209111), (0x00209057, 0x00209111)):
-        index = dataset()
-        index.DimensionOrganizationUID = organisation
-        index.DimensionIndexPointer, index.FunctionalGroupPointer = pointer, group
-        indices.append(index)
-    one.DimensionIndexSequence = sequence(indices)
-    frames, pixels = [], []
-    for k in order if order is not None else range(len(slices)):
-        frame = dataset()
-        frame.FrameContentSequence = item(
-            StackID="1", InStackPositionNumber=k + 1, DimensionIndexValues=[1, k + 1], FrameAcquisitionNumber=1
-        )
-        frame.PlanePositionSequence = item(ImagePositionPatient=slices[k].ImagePositionPatient)
-        frames.append(frame)
-        pixels.append(slices[k].PixelData)
-    one.PerFrameFunctionalGroupsSequence = sequence(frames)
-    one.PixelData = b"".join(pixels)
-    one.file_meta = pydicom.dataset.FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = UNCOMPRESSED
-    one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = (
-        one.SOPClassUID,
-        one.SOPInstanceUID,
-    )
-    return one
 
 
 def make_segmentation(slices: Sequence[Any], regions: Mapping[str, Any], number: int = 90) -> Any:

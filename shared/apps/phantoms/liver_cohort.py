@@ -163,9 +163,3 @@ def main(arguments: list[str] | None = None) -> int:
     if options["seed"] < 0:
         parser.error("--seed must be at least 0")
     return run_script(lambda: report(make_cohort(**options), options))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -179,9 +179,3 @@ def main(arguments: list[str] | None = None) -> int:
     if not 0.5 <= options["reader_accuracy"] <= 1:
         parser.error("--reader-accuracy must lie in [0.5, 1]")
     return run_script(lambda: report(make_patches(**options), options["output"]))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

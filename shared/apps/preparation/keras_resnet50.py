@@ -161,9 +161,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = {"encoder": settings, "source": str(args.model), "sha256": digest}
     write_json(output.with_suffix(".json"), content)
     print(f"{output}: {sum(value.numel() for value in state.values()):,} numbers, settings in {output.stem}.json")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -198,9 +198,3 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and prepare the data."""
     options = parse(arguments)
     return run_script(lambda: prepare(options))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -274,9 +274,3 @@ def main(arguments: list[str] | None = None) -> int:
     if options["slices"] < 1:
         parser.error("--slices must be at least 1")
     return run_script(lambda: prepare(**options))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

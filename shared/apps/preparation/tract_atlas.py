@@ -140,9 +140,3 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given = vars(parser.parse_args(arguments))
     return run_script(lambda: build(**given))
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.apps.reference.keys import is_plain, meaning, plain_keys
+from shared.apps.reference.keys import is_plain, meaning, plain_keys, value_at
 from shared.apps.reference.words import FILES, LAST, WORDS
 from shared.bundle.configs import read_config
 from shared.reports.tables import markdown_table
@@ -60,7 +60,7 @@ def _bundle(bundle: Path) -> str:
     presets = [_overlay(folder / f"{name}.json") for name in ("paper", "cpu")]
     defaults: dict[str, Any] = dict(plain_keys(train))
     for key in [key for preset in presets for key in preset if key not in defaults]:
-        defaults[key] = _at(train, key)
+        defaults[key] = value_at(train, key)
     parts = [f"## {bundle.name}", "", _files(folder)]
     for section in dict.fromkeys(key.partition("#")[0] if "#" in key else "" for key in defaults):
         rows = []
@@ -116,12 +116,6 @@ def _note(train: Mapping[str, Any], section: str) -> list[str]:
     own = (train.get(section) or {}).get("_desc_") if section else None
     text = "; ".join(note for note in (own, found) if note)
     return [f"{_cell(text)[:1].upper()}{_cell(text)[1:]}.", ""] if text else []
-
-
-def _at(config: Any, key: str) -> Any:
-    for part in key.split("#"):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
 
 
 def _text(value: Any) -> str:

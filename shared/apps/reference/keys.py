@@ -11,19 +11,18 @@ from typing import Any
 # what ties components together, and no setting: below these keys nothing is listed
 PLUMBING = {
     *("imports", "workflows", "bundle_roots", "bundle_root", "code_root", "bundle_path", "bundle_shared", "common"),
+    *("record", "handlers", "datalist", "dataloader", "run", "initialize", "name", "bare", "transforms"),
     *(
-        "record",
-        "handlers",
-        "datalist",
-        "dataloader",
-        "run",
-        "initialize",
-        "name",
-        "bare",
-        "transforms",
         "train_config",
+        "kind",
+        "section",
+        "names",
+        "network",
+        "sampled",
+        "drop_last",
+        "unused_parameters",
+        "scheduler_epoch_level",
     ),
-    *("kind", "section", "names", "network", "sampled", "drop_last", "unused_parameters", "scheduler_epoch_level"),
 }
 # settings whose default is an expression
 EXPRESSIONS = re.compile(
@@ -107,7 +106,7 @@ def meaning(key: str, config: Mapping[str, Any]) -> str:
         config: the configs in which it stands, merged.
     """
     parent, _, last = key.rpartition("#")
-    own = SECTIONS.get(parent) or (_at(config, parent) or {}).get("_target_")
+    own = SECTIONS.get(parent) or (value_at(config, parent) or {}).get("_target_")
     places = [*_given(config, f"@{key}"), *((target, last) for target in (own, *PASSED_ON.get(own, ())))]
     return next((text for target, argument in places if (text := _texts(target).get(argument))), "")
 
@@ -116,7 +115,8 @@ def _texts(target: Any) -> dict[str, str]:
     return argument_texts(target) if isinstance(target, str) and target.startswith("shared.") else {}
 
 
-def _at(config: Any, key: str) -> Any:
+def value_at(config: Any, key: str) -> Any:
+    """What stands at an id; None where nothing does."""
     for part in key.split("#") if key else ():
         config = config.get(part) if isinstance(config, Mapping) else None
     return config

@@ -25,12 +25,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pseudonyms", action="store_true", help="numbers in place of patients' ids; without pictures that show them")
     add("--dataset_dir", type=Path, help="where the images are, for the viewer (default: where trace.json says)")
     add("--niivue", metavar="FILE", type=Path, help="niivue.umd.js (default: that of the installed nilearn)")
-    add(
-        "--check-trace",
-        metavar="DATASET_DIR",
-        type=Path,
-        help="say what has changed since; write nothing",
-    )
+    add("--check-trace", metavar="DATASET_DIR", type=Path, help="say what has changed since; write nothing")
     add("--ckpt_dir", type=Path, help="the model's folder: compared with --check-trace, told in the model card")
     add("--bundle", help="of MODEL_CARD.md (default: the study's)")
     return parser.parse_args(argv)

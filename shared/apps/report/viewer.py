@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from shared.apps.report.blocks import read_object
 from shared.errors import DataError
 from shared.io import read_json_object
 from shared.reports.trace import TRACE
@@ -180,11 +180,8 @@ def modality_names(folder: Path, dataset_dir: Path | None, summary: Mapping[str,
     if place is None and (folder / TRACE).is_file():
         given = read_json_object(folder / TRACE, "trace").get("places", {}).get("dataset_dir")
         place = Path(given) if given else None
-    if place is not None and (place / "datalist.json").is_file():
-        try:
-            names = json.loads((place / "datalist.json").read_text(encoding="utf-8")).get("modalities") or []
-        except (OSError, ValueError, AttributeError):
-            names = []
-        if len(names) == count:
-            return [str(name) for name in names]
+    datalist = read_object(place / "datalist.json") if place else None
+    names = (datalist or {}).get("modalities") or []
+    if len(names) == count:
+        return [str(name) for name in names]
     return [f"image {number}" for number in range(1, count + 1)]

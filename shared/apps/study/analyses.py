@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.apps import ROOT
-from shared.apps.experiments.label_efficiency_run import NO_WEIGHTS
+from shared.apps.experiments.label_efficiency_run import LEFT_OUT
 from shared.apps.experiments.processes import RUN_BUNDLE, SECONDS, FoldRun, bundle_arguments, run_environment
+from shared.apps.report.blocks import read_object
 from shared.errors import DataError
 from shared.reports.sections import write_section
 
@@ -42,8 +42,7 @@ class AnalysisJob:
             text = (self.folder / f"{self.step}.log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return False
-        went_without = re.search(re.escape(NO_WEIGHTS).replace(r"\{\}", "(.+)"), text)
-        arrived = went_without is not None and Path(went_without[1]).is_file()
+        arrived = any(Path(file).is_file() for file in (read_object(self.folder / LEFT_OUT) or {}).values())
         return text.startswith(f"$ {shlex.join(self.command)}\n") and bool(SECONDS.search(text)) and not arrived
 
     def rows(self) -> list[dict]:
@@ -183,11 +182,8 @@ def _efficiency(run: StudyRun, table: Table) -> Iterator[AnalysisJob]:
 
 
 def _configs(run: StudyRun, table: Table) -> list[str]:
-    row = run.study.rows[table.analysis.row]
-    overlays = [*run.overlays, *row.config]
-    settings = [*run.args.set, *(f"{k}={v}" for k, v in {**row.settings, **table.analysis.settings}.items())]
-    command = (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
-    return [*command, *table.analysis.arguments]
+    analysis = table.analysis
+    return [*run.config_options(run.study.rows[analysis.row], analysis.settings), *analysis.arguments]
 
 
 def _folder(run: StudyRun, table: Table) -> Path:

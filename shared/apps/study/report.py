@@ -184,18 +184,14 @@ def _answer(study: Mapping, experiments: Sequence[Mapping]) -> list[str]:
         return [asked, answer, "No control without a network was run, so the figure says little alone."]
     best = max(others, key=lambda e: e["auc"]["value"])
     which = f"best of {len(others)} controls" if len(others) > 1 else "only control"
-    return [
-        asked,
-        answer,
-        f"The {which} without a network ({best['title']}) has {interval_text(best['auc'])}.",
-    ]
+    return [asked, answer, f"The {which} without a network ({best['title']}) has {interval_text(best['auc'])}."]
 
 
 def _limits(study: Mapping, tables: Sequence, experiments: Sequence[Mapping], patients: Any) -> list[str]:
     found = ["Research software, not a medical device: no figure here says how a patient should be treated."]
     if study:
         found.append("Cross-validation within one cohort: other hospitals, scanners and prevalences were not seen.")
-        found += [f"Not run: {row['title']}, {study['missing'][name]}." for name, row in _missing(study).items()]
+        found += [f"Not run: {name}, {why}." for name, why in study.get("missing", {}).items()]
         open_rows = [row for row in study["rows"].values() if row["folds"] and row["done"] != row["folds"]]
         found += [f"Not done: {row['title']}, {row['done']} of {row['folds']} trainings." for row in open_rows]
     if not tables and study:
@@ -205,10 +201,6 @@ def _limits(study: Mapping, tables: Sequence, experiments: Sequence[Mapping], pa
     if not experiments:
         found.append("There are no results in the folder.")
     return found + [str(limit) for limit in study.get("limits", ())]
-
-
-def _missing(study: Mapping) -> dict[str, dict[str, str]]:
-    return {name: {"title": name} for name in study.get("missing", {})}
 
 
 def _methods(study: Mapping, experiments: Sequence[Mapping]) -> dict[str, Any]:

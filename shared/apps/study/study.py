@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.apps import ROOT
 from shared.apps.experiments.options import add_options, check_options, parse_options
+from shared.apps.experiments.processes import working_folder
 from shared.errors import DataError
 from shared.io import MANIFEST, read_json_object, write_json
 
@@ -96,8 +97,7 @@ class StudyRun:
         rows = self.study.needed(self.tables)
         if not isinstance(self.datalist.get("training"), list):
             raise DataError(f"{self.datalist_file} is no datalist: a 'training' list is needed")
-        # A bundle of this repository finds shared/ from the root, an unpacked one in its own folder.
-        self.cwd = ROOT if self.bundle.is_relative_to(ROOT / "bundles") else self.bundle
+        self.cwd = working_folder(self.bundle)
         self.missing = {row.name: reason for row in rows if (reason := row.missing(self.datalist, self.cwd))}
         for row in rows:
             if row.source in self.missing:
@@ -121,13 +121,16 @@ class StudyRun:
         command = [str(self.bundle), *self._cohort(), "--output", str(self.folder(row)), "--title", row.title]
         command += ["--folds", str(args.folds), "--seeds", *map(str, seeds), "--bootstrap", str(args.bootstrap)]
         command += ["--threads", str(args.threads)]
-        overlays = [*self.overlays, *row.config]
-        command += ["--config", *overlays] if overlays else []
-        settings = [*args.set, *(f"{key}={value}" for key, value in row.settings.items())]
-        command += ["--set", *settings] if settings else []
+        command += self.config_options(row)
         command += ["--shuffle-labels"] if row.shuffle_labels else []
         command += ["--reuse", str(self.folder(self.study.rows[row.source]))] if row.source else []
         return command + (["--reuse-stages", *row.stages] if row.stages else [])
+
+    def config_options(self, row: Row, more: Mapping[str, Any] | None = None) -> list[str]:
+        """Overlays and settings of a row, and more settings, as the drivers take them."""
+        overlays = [*self.overlays, *row.config]
+        settings = [*self.args.set, *(f"{key}={value}" for key, value in {**row.settings, **(more or {})}.items())]
+        return (["--config", *overlays] if overlays else []) + (["--set", *settings] if settings else [])
 
     def _cohort(self) -> list[str]:
         return ["--dataset_dir", str(self.dataset_dir), "--datalist_file", str(self.datalist_file)]
@@ -266,20 +269,12 @@ class StudyRun:
 
     def run(self) -> None:
         """Run what is not done, under one progress bar."""
-        from shared.apps.experiments.processes import run_folds
+        from shared.apps.experiments.cross_validate import run_experiments
 
         self.record()
         self._run_baselines()
-        waiting = {name: experiment.waiting() for name, experiment in self.experiments.items()}
-        for experiment in self.experiments.values():
-            experiment.prepare()
-        runs = itertools.chain.from_iterable(
-            self.experiments[name].runs(folds, wait=True) for name, folds in waiting.items()
-        )
-        total = sum(len(experiment.folds) for experiment in self.experiments.values())
-        done = total - sum(len(folds) for folds in waiting.values())
         options = {"jobs": self.args.jobs, "gpus": self.args.gpus, "name": self.bundle.name, "unit": "training"}
-        run_folds(runs, total=total, done=done, **options)
+        run_experiments(list(self.experiments.values()), wait=True, **options)
 
     def _run_baselines(self) -> None:
         from importlib import import_module
@@ -404,9 +399,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             study.analyse()
         study.collect(checks=not args.report)
     print(f"Tables: {study.output / 'tables'}\nReport: {study.output / 'report.html'}")
-
-
-if __name__ == "__main__":
-    from shared.errors import run_main
-
-    run_main(main)

@@ -21,7 +21,7 @@ from shared.errors import DataError
 from shared.explain.glioma.edges import EdgeExplanation, explain_edges
 from shared.explain.glioma.target import EncoderLogit, Target
 from shared.explain.grad_cam import GradCAM, frozen, resize_cam
-from shared.explain.randomisation import randomise
+from shared.explain.randomisation import redraw
 from shared.networks.glioma.brain_encoder import edge_attention
 from shared.networks.glioma.image_encoder import ImageEncoder
 from shared.networks.glioma.network import GliomaInputs, GliomaNetwork, GliomaOutput
@@ -195,11 +195,8 @@ class GliomaExplainer:
         """
         other = copy.deepcopy(self)
         other.edges = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([seed, 2018]).generate_state(1)[0]))
-            for encoder in (other.network.image_encoder, other.network.geometric_encoder):
-                if encoder is not None:
-                    randomise(encoder)
+        encoders = (other.network.image_encoder, other.network.geometric_encoder)
+        redraw([encoder for encoder in encoders if encoder is not None], seed)
         return other
 
     def _cam(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
 
 from shared.errors import DataError
 from shared.explain.grad_cam import frozen
+from shared.explain.perturbation import filled
 from shared.networks.blocks import turned
 
 
@@ -171,28 +171,14 @@ class BiomarkerMask:
             )
         if fill not in ("zero", "blur"):
             raise ValueError(f"fill must be 'zero' (the paper's) or 'blur', got {fill!r}.")
-        self.steps = steps
-        self.learning_rate = learning_rate
-        self.prior_mean = prior_mean
-        self.prior_std = prior_std
-        self.kl_weight = kl_weight
-        self.eps = eps
-        self.start = start
+        self.steps, self.learning_rate, self.seed = steps, learning_rate, seed
+        self.prior_mean, self.prior_std, self.kl_weight, self.eps = prior_mean, prior_std, kl_weight, eps
+        self.start, self.noise = start, noise
         self.grid = (grid, grid) if isinstance(grid, int) else grid
-        self.total_variation = total_variation
-        self.noise = noise
-        self.seed = seed
-        self.chunk = chunk
-        self.double = double
-        self.progress = progress
-        self.distance_weight = distance_weight
-        self.contrast = contrast
-        self.removal = removal
-        self.temperature = temperature
-        self.hide_zeros = hide_zeros
-        self.fill = fill
-        self.blur = blur
-        self.turn = turn
+        self.distance_weight, self.total_variation = distance_weight, total_variation
+        self.contrast, self.removal, self.temperature = contrast, removal, temperature
+        self.hide_zeros, self.fill, self.blur, self.turn = hide_zeros, fill, blur, turn
+        self.chunk, self.double, self.progress = chunk, double, progress
 
     def __call__(self, network: nn.Module, image: Tensor, target: Tensor, rivals: Tensor | None = None) -> Tensor:
         """Masks of a batch; see ``explain``."""
@@ -291,9 +277,7 @@ class BiomarkerMask:
         """What stands where the mask hides; 0 where the image is 0."""
         if self.fill == "zero":
             return torch.zeros_like(image)
-        smooth = GaussianFilter(2, self.blur * image.shape[-2]).to(image)
-        content = (image != 0).to(image.dtype)
-        return smooth(image) / smooth(content).clamp(min=1e-3) * content
+        return filled(image, "blur", blur=self.blur)
 
     def _objective(
         self,

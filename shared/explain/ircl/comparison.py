@@ -16,7 +16,7 @@ from shared.explain.grad_cam import frozen
 from shared.explain.ircl.methods import CAM, CONTRIBUTIONS, GRADIENTS, ExplanationMethod, log_odds
 from shared.explain.ircl.planted import planted_truth
 from shared.explain.localisation import energy_ratio, pointing_game
-from shared.explain.perturbation import FILLS, curve_area, filled, perturbation_curves
+from shared.explain.perturbation import FILLS, perturbation_areas
 from shared.metrics.classification import grouped_mean
 from shared.transforms.roi_slices import source_slices
 
@@ -125,27 +125,14 @@ class ExplanationComparison:
 
     def _perturbation(
         self, order: Tensor, image: Tensor, covariates: Tensor | None, positive: bool
-    ) -> dict[str, float | None]:
+    ) -> dict[str, float]:
         network, sign = self.networks[0], 1 if positive else -1
 
         def probability(x: Tensor) -> Tensor:
             return (sign * log_odds(network, x, covariates)).double().sigmoid()
 
-        areas: dict[str, float | None] = {}
         with frozen(network):
-            for fill in FILLS:
-                curves = perturbation_curves(
-                    probability,
-                    image,
-                    order,
-                    filled(image, fill),
-                    steps=self.steps,
-                    cell=self.cell,
-                    seed=self.seed,
-                )
-                areas[f"deletion_{fill}"] = curve_area(curves.deletion)
-                areas[f"insertion_{fill}"] = curve_area(curves.insertion)
-        return areas
+            return perturbation_areas(probability, image, order, steps=self.steps, cell=self.cell, seed=self.seed)
 
 
 def case_inputs(case: Mapping[str, Any], device: str | torch.device) -> tuple[Tensor, Tensor | None]:

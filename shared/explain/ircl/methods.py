@@ -22,7 +22,7 @@ from shared.explain.controls import centred_box_map, random_map
 from shared.explain.grad_cam import frozen
 from shared.explain.ircl.biomarker_mask import BiomarkerMask
 from shared.explain.perturbation import filled
-from shared.explain.randomisation import randomise
+from shared.explain.randomisation import redraw
 from shared.explain.superpixels import SuperpixelGame, captum_module, lime_values, shap_values, superpixels
 from shared.networks.blocks import turned, turned_back
 
@@ -58,7 +58,7 @@ class ExplanationMethod:
         Of a signed map it is the part above 0 (for the other class: of its negative). The absolute value would count
         evidence against a class as evidence for it, although planted patterns all speak for the positive class.
         """
-        return (maps if positive or not self.signed else -maps).clamp(min=0)
+        return self.order(maps, positive).clamp(min=0)
 
     def order(self, maps: Tensor, positive: bool = True) -> Tensor:
         """A map whose largest values speak most for a class; what speaks against it comes last."""
@@ -101,6 +101,15 @@ def explanation_methods(
         ['contributions', 'centred box']
     """
 
+    optimiser = mask or BiomarkerMask()
+
+    def masks(network: nn.Module, image: Tensor, covariates: Tensor | None) -> Tensor:
+        # where the image shows the biomarker it was assigned to; of no class
+        with torch.no_grad(), frozen(network):
+            assignment, _ = network.assign(network.encode(image)[1])
+        target = network.biomarkers[assignment[0]]
+        return optimiser.explain(network.encoder, image[0, :, None], target, network.rivals()).mask[:, 0]
+
     def game(network: nn.Module, image: Tensor, covariates: Tensor | None) -> SuperpixelGame:
         found = superpixels(image[0].cpu().numpy(), count=pieces)
         return SuperpixelGame(lambda x: log_odds(network, x, covariates), image, filled(image, "mean"), found)
@@ -131,7 +140,7 @@ def explanation_methods(
     control = {"signed": False, "control": True, "learnt": False}
     known = [
         ExplanationMethod(CONTRIBUTIONS, contribution_map),
-        ExplanationMethod(MASKS, _BiomarkerMasks(mask or BiomarkerMask()), signed=False),
+        ExplanationMethod(MASKS, masks, signed=False),
         ExplanationMethod(CAM, grad_cam_of_views),
         ExplanationMethod(SHAP, shap),
         ExplanationMethod(LIME, lime),
@@ -279,19 +288,6 @@ def _without_gradient(error: RuntimeError) -> DataError:
     )
 
 
-class _BiomarkerMasks:
-    """Eq. 10: where the image shows the biomarker it was assigned to; of no class."""
-
-    def __init__(self, mask: BiomarkerMask):
-        self.mask = mask
-
-    def __call__(self, network: nn.Module, image: Tensor, covariates: Tensor | None = None) -> Tensor:
-        with torch.no_grad(), frozen(network):
-            assignment, _ = network.assign(network.encode(image)[1])
-        target = network.biomarkers[assignment[0]]
-        return self.mask.explain(network.encoder, image[0, :, None], target, network.rivals()).mask[:, 0]
-
-
 class _Untrained:
     """The contributions, else Grad-CAM, of a network of the same build with weights drawn anew."""
 
@@ -301,12 +297,9 @@ class _Untrained:
 
     def __call__(self, network: nn.Module, image: Tensor, covariates: Tensor | None = None) -> Tensor:
         if network not in self.known:
-            other = copy.deepcopy(network)
-            with torch.random.fork_rng(devices=[]):
-                # of each trained network another one: their maps are compared with one another
-                torch.manual_seed(int(np.random.SeedSequence([self.seed, self.drawn, 2018]).generate_state(1)[0]))
-                randomise(other)
+            self.known[network] = copy.deepcopy(network)
+            # of each trained network another one: their maps are compared with one another
+            redraw([self.known[network]], self.seed, self.drawn)
             self.drawn += 1
-            self.known[network] = other
         other = self.known[network]
         return (grad_cam_of_views if _sum_over_places(other) is None else contribution_map)(other, image, covariates)

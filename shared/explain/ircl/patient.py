@@ -190,9 +190,7 @@ class PatientExplainer:
             radiological(values),
             path,
             titles=titles,
-            outline=radiological(case["mask"]) if "mask" in case else None,
-            header=self._header(case, result),
-            columns=len(result["images"]) // case["geometry"]["num_modalities"],
+            **self._about(case, result),
         )
 
     def _draw_contributions(self, case: Mapping[str, Any], result: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -205,16 +203,18 @@ class PatientExplainer:
             path,
             titles=[f"{row['modality']}, slice {row['slice']}: {row['contribution']:+.2f}" for row in result["images"]],
             speaks=[*summary["for"], *summary["against"]],
-            outline=radiological(case["mask"]) if "mask" in case else None,
-            header=self._header(case, result),
-            columns=len(result["images"]) // case["geometry"]["num_modalities"],
             positive_name=self.class_names[1],
+            **self._about(case, result),
         )
 
-    def _header(self, case: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    def _about(self, case: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """What both pictures show: the tumour's outline, a header, the modalities row by row."""
         label = case.get("label")
         truth = "" if label is None else f" (label: {self.class_names[int(label)]})"
-        return f"{result['patient']}: probability of {self.class_names[1]} {result['probability']:.2f}{truth}"
+        header = f"{result['patient']}: probability of {self.class_names[1]} {result['probability']:.2f}{truth}"
+        outline = radiological(case["mask"]) if "mask" in case else None
+        columns = len(result["images"]) // case["geometry"]["num_modalities"]
+        return {"outline": outline, "header": header, "columns": columns}
 
     def summary(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The result in plain numbers."""

@@ -17,8 +17,8 @@ from shared.explain.grad_cam import frozen
 from shared.explain.localisation import box_scores, energy_ratio, pointing_game
 from shared.explain.patches.cases import stack_images
 from shared.explain.patches.explainer import PatchExplainer
-from shared.explain.perturbation import FILLS, curve_area, filled, perturbation_curves
-from shared.explain.randomisation import randomise
+from shared.explain.perturbation import FILLS, perturbation_areas
+from shared.explain.randomisation import redraw
 
 UNTRAINED = "untrained network"
 METHODS: dict[str, dict[str, str]] = {
@@ -73,7 +73,8 @@ class PatchComparison:
         self.methods = [name for name in known if methods is None or name in methods]
         self.networks: dict[str, nn.Module] = dict.fromkeys(self.methods, explainer.network)
         if UNTRAINED in self.networks:
-            self.networks[UNTRAINED] = self._untrained()
+            self.networks[UNTRAINED] = copy.deepcopy(explainer.network)
+            redraw([self.networks[UNTRAINED]], seed)
 
     def predicted(self, cases: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
         """Class to explain and its probability, of each patch."""
@@ -156,20 +157,14 @@ class PatchComparison:
 
     def _perturbation(self, order: Tensor, case: Mapping[str, Any], class_idx: int, number: int) -> dict[str, float]:
         network, device = self.explainer.network, self.explainer.device
-        image, areas = stack_images([case]).to(device), {}
+        given = {"steps": self.steps, "cell": self.cell, "seed": self.seed + number}
 
         def probability(x: Tensor) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.explainer.bf16):
                 return network(x).double().softmax(dim=1)[:, class_idx]
 
         with frozen(network):
-            for fill in FILLS:
-                given = {"steps": self.steps, "cell": self.cell, "seed": self.seed + number}
-                hidden = filled(image, fill)
-                curves = perturbation_curves(probability, image, order[None].to(device), hidden, **given)
-                areas[f"deletion_{fill}"] = curve_area(curves.deletion)
-                areas[f"insertion_{fill}"] = curve_area(curves.insertion)
-        return areas
+            return perturbation_areas(probability, stack_images([case]).to(device), order[None].to(device), **given)
 
     def _who(self, case: Mapping[str, Any], class_idx: int, probability: float) -> dict[str, Any]:
         names, label = self.explainer.class_names, case.get("label")
@@ -180,14 +175,6 @@ class PatchComparison:
             "class": names[class_idx],
             "probability": probability,
         }
-
-    def _untrained(self) -> nn.Module:
-        other = copy.deepcopy(self.explainer.network)
-        with torch.random.fork_rng(devices=[]):
-            # not the seed itself: a network built after manual_seed(seed) would be drawn the very weights it began with
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, 2018]).generate_state(1)[0]))
-            randomise(other)
-        return other
 
 
 def _size(case: Mapping[str, Any]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from shared.networks.glioma.network import ENCODERS, GliomaOutput
 
 @torch.no_grad()
 def brain_networks(
-    rows: Any,
+    items: Iterable[Mapping[str, Any]],
     features: GliomaFeatures,
     device: Any = "cpu",
     *,
@@ -30,14 +30,14 @@ def brain_networks(
     """Attributes of all patients' brain networks, on the CPU: ``[N, R, F]`` and ``[N, E, F]``.
 
     Args:
-        rows: with the patients as ``items``, such as :class:`GliomaRows`.
+        items: the patients, such as those of :class:`GliomaRows`.
         features: with the node and edge encoders.
         device: where they run.
         standardised: by the features' means and standard deviations.
         kept: of the sequences, which are seen; the others are 0. None: all.
     """
     found = []
-    for item in rows.items:  # one patient at a time: its rows are thousands
+    for item in items:  # one patient at a time: its rows are thousands
         given = [torch.as_tensor(item[key])[None].to(device) for key in ("region_rows", "tract_rows")]
         if kept is not None and not all(kept):
             seen = torch.tensor(kept, device=device)[:, None]

@@ -91,7 +91,6 @@ class PointCloudd(MapTransform):
         radii: of each level's graph, mm; see :func:`shared.transforms.build_point_graph`.
         max_neighbours: nearest neighbours kept within a radius.
         ratio: share of a level's points that survive it.
-        min_voxels: a smaller mask has no surface worth the name.
 
     Shape:
         - ``data["points"]``: ``[P, 3]`` float32, mm relative to the tumour's centroid
@@ -99,7 +98,7 @@ class PointCloudd(MapTransform):
         - ``data["graph"]``: :class:`shared.data.PointGraph`
 
     Raises:
-        DataError: a mask that is not ``[1, X, Y, Z]``, is empty, or has fewer than ``min_voxels`` voxels.
+        DataError: a mask that is not ``[1, X, Y, Z]``, is empty, or has fewer than ``MIN_VOXELS`` voxels.
 
     Example:
         >>> mask = torch.zeros(1, 16, 16, 16); mask[:, 4:10, 4:12, 5:9] = 1
@@ -115,16 +114,15 @@ class PointCloudd(MapTransform):
         radii: Sequence[float] = RADII,
         max_neighbours: int = MAX_NEIGHBOURS,
         ratio: float = 0.5,
-        min_voxels: int = MIN_VOXELS,
     ):
         super().__init__(["mask"])
-        self.num_points, self.min_voxels = num_points, min_voxels
+        self.num_points = num_points
         self.graph = {"radii": tuple(radii), "max_neighbours": max_neighbours, "ratio": ratio}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sample one patient's surface."""
         out = dict(data)
-        mask = tumour_mask(out["mask"], str(out.get("patient", "?")), self.min_voxels)
+        mask = tumour_mask(out["mask"], str(out.get("patient", "?")))
         affine = np.asarray(out["affine"], dtype=np.float64)
         centroid = tumour_centroid(mask, affine)
         # in float64 up to here: far from the origin, float32 would round the distances
@@ -137,7 +135,7 @@ class PointCloudd(MapTransform):
         return out
 
 
-def tumour_mask(mask: Any, patient: str, min_voxels: int = MIN_VOXELS) -> np.ndarray:
+def tumour_mask(mask: Any, patient: str) -> np.ndarray:
     """The mask as a boolean array ``[X, Y, Z]``.
 
     Raises:
@@ -151,10 +149,10 @@ def tumour_mask(mask: Any, patient: str, min_voxels: int = MIN_VOXELS) -> np.nda
         )
     array = array[0] > 0
     count = int(array.sum())
-    if count < min_voxels:
+    if count < MIN_VOXELS:
         state = "is empty" if count == 0 else f"has {count} voxel{'s' if count > 1 else ''}"
         raise DataError(
-            f"{patient}: the tumour mask {state}; a surface needs at least {min_voxels} voxels. Check that mask and "
+            f"{patient}: the tumour mask {state}; a surface needs at least {MIN_VOXELS} voxels. Check that mask and "
             "image belong together and that the registration kept the mask, or leave the patient out."
         )
     return array

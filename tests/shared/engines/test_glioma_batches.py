@@ -29,7 +29,7 @@ def network():
 
 def test_the_brain_network_of_a_batch_is_that_of_its_patients(rows, network):
     features = network.features
-    features.fit_attributes(*brain_networks(rows, features, standardised=False))
+    features.fit_attributes(*brain_networks(rows.items, features, standardised=False))
     image, label, _, inputs = PrepareContrast(rows, features)({"row": torch.tensor([3, 0])})
     for place, row in enumerate((3, 0)):
         item = rows.items[row]
@@ -61,7 +61,7 @@ def test_image_and_surface_turn_together(rows, network):
 def test_a_sequence_left_out_is_left_out_of_image_and_brain_network_alike(rows, network):
     """The other sequences stay; one patient's attributes are not another's, nor those of another choice."""
     features = network.features
-    features.fit_attributes(*brain_networks(rows, features, standardised=False))
+    features.fit_attributes(*brain_networks(rows.items, features, standardised=False))
     prepare = PrepareContrast(rows, features, dropout=SequenceDropout(0.5, seed=1))
     draw, seen = SequenceDropout(0.5, seed=1), set()
     for batch in ([3, 0], [0, 3], [3, 0], [1, 3]):

@@ -41,7 +41,7 @@ def test_contrast_begins_with_the_attribute_encoders_and_standardises_over_its_p
         own, stored = (getattr(each, name).state_dict() for each in (network.features, other))
         assert all(torch.equal(value, own[key]) for key, value in stored.items())
     assert all(torch.equal(value, network.features.glioma.state_dict()[key]) for key, value in kept.items())
-    for name, x in zip(("node", "edge"), brain_networks(rows, other, standardised=False), strict=True):
+    for name, x in zip(("node", "edge"), brain_networks(rows.items, other, standardised=False), strict=True):
         mean, std = x.double().mean(dim=0), x.double().std(dim=0)
         alive = std > 1e-4
         assert alive.any()

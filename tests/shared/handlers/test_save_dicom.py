@@ -13,14 +13,14 @@ import pytest
 
 hd = pytest.importorskip("highdicom")
 
-from shared.apps.phantoms.dicom import make_multiframe, make_series, series_affine, write_series  # noqa: E402
+from shared.apps.phantoms.dicom import make_series, write_series  # noqa: E402
 from shared.apps.preparation import patients  # noqa: E402
 from shared.data.dicom.library import dicom_library  # noqa: E402
 from shared.data.dicom.masks import segmentation_mask  # noqa: E402
 from shared.errors import DataError  # noqa: E402
 from shared.handlers import SaveDicom  # noqa: E402
 from shared.reports.dicom.objects import NO_DEVICE  # noqa: E402
-from tests.support.tiny_dicom import OBLIQUE, SAGITTAL, tiny_volume  # noqa: E402
+from tests.support.tiny_dicom import OBLIQUE, SAGITTAL, make_multiframe, series_affine, tiny_volume  # noqa: E402
 
 SHAPE = (14, 12, 6)
 KINDS = {"AX": ({}, False), "OB": (OBLIQUE, False), "SA": (SAGITTAL, False), "MF": (OBLIQUE, True)}

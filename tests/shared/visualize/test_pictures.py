@@ -70,7 +70,7 @@ DRAWERS = {
         *_predictions(), path, groups=np.arange(40) // 4, class_names=["HP", "SSA"]
     ),
     "label efficiency": lambda path: label_efficiency_figure(_efficiency(), path),
-    "loss": lambda path: loss_curve({"train": [3, 2, 1], "validation": [3, None, 2]}, path, mark=3),
+    "loss": lambda path: loss_curve({"train": [3, 2, 1], "validation": [3, None, 2]}, path),
     "distribution": lambda path: shapley_distribution(_images(1, 40)[0][:, :6] - 0.5, np.arange(40) % 2, path),
     "bars": lambda path: shapley_patient_bars(
         np.array([[0.2, -0.1, 0.0]] * 2), path, titles=["P1", "P2"], base=[0.4, 0.4], full=[0.5, 0.5]

@@ -38,7 +38,7 @@ def test_the_status_is_that_of_the_interval(shift, statuses):
     x = (random.normal(size=60) + shift * labels).tolist()
     units = [f"P{k}" for k in range(60)]
     found = signals("files", rows_of(labels, units), {"x": x, "constant": [1] * 60}, {})
-    assert [signal.field for signal in found] == ["x"] and found[0].status in statuses
+    assert [signal.item for signal in found] == ["x"] and found[0].status in statuses
     expected = delong_interval(labels, ask(labels, units, {"x": x}))
     assert (found[0].auc, found[0].low) == (expected["value"], expected["low"])
     assert found[0].status == ("red" if found[0].low > module.RED else "amber" if found[0].low > 0.5 else "green")
@@ -56,15 +56,15 @@ def test_a_field_that_is_excused_is_at_most_amber_and_says_why():
     labels = np.arange(60) % 2
     rows = rows_of(labels, [f"P{k}" for k in range(60)])
     columns = {"size": (labels * 5).tolist(), "other": np.random.default_rng(0).normal(size=60).tolist()}
-    found = {signal.field: signal for signal in signals("files", rows, columns, {"size": "why"})}
-    assert (found["size"].status, found["size"].note) == ("amber", "why")
+    found = {signal.item: signal for signal in signals("files", rows, columns, {"size": "why"})}
+    assert (found["size"].status, found["size"].found) == ("amber", "why")
     assert found["all together"].status == "red"  # not all of them are excused
 
 
 def test_few_patients_are_told_and_one_patient_is_not_asked():
     rows = rows_of([0, 1] * 6, [f"P{k}" for k in range(12)])
     found = signals("names", rows, {"x": [0, 1] * 6}, {})[0]
-    assert "fewer than 10 patients" in found.note
+    assert "fewer than 10 patients" in found.found
     rows = rows_of([0, 0, 1, 1], ["A", "B", "C", "C"])
     assert signals("names", rows, {"x": [1, 2, 3, 4]}, {})[0].auc is None
 

@@ -169,6 +169,7 @@ def test_controls_on_the_same_labels(run, data, tmp_path, monkeypatch):
     text = (output / "label_efficiency.md").read_text()
     assert "AUC, random forest" in text and "AUC, probe of a random encoder" in text
     assert "ImageNet" not in text  # there are no weights
+    assert list(json.loads((output / "left_out.json").read_text())) == ["imagenet"]
     assert not list(output.rglob("random_forest/models"))
     # the probe at 20 % of the labels, by hand
     kept = [case["image"] for case in json.loads((output / "draw0/0.2/datalist.json").read_text())["training"]]
@@ -189,7 +190,7 @@ def test_controls_on_the_same_labels(run, data, tmp_path, monkeypatch):
         torch.save(PatchEncoder(**{**encoder, "channels": [4, 6, 6, 8]}).state_dict(), weights)
         run(*options, "--imagenet", str(weights))
         marks.append((output / "draw0/1/probe_of_an_ImageNet_encoder/predictions.csv").read_text())
-    assert marks[0] != marks[1]
+    assert marks[0] != marks[1] and json.loads((output / "left_out.json").read_text()) == {}
     before = (output / "draw0/1/random_forest/predictions.csv").stat().st_mtime_ns
     run(*options, "--imagenet", str(weights))
     assert (output / "draw0/1/random_forest/predictions.csv").stat().st_mtime_ns == before

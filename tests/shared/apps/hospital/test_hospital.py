@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("highdicom")
 
 from shared.apps.hospital import dicomweb, phantom_series
-from shared.apps.phantoms.dicom import make_series, series_affine, write_series
+from shared.apps.phantoms.dicom import make_series, write_series
 from shared.apps.preparation import patients
 from shared.errors import DataError
-from tests.support.tiny_dicom import OBLIQUE, tiny_volume
+from tests.support.tiny_dicom import OBLIQUE, series_affine, tiny_volume
 
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 PLUGIN = next((path for path in Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")), None)

@@ -11,13 +11,13 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom")
 
-from shared.apps.phantoms.dicom import make_multiframe, make_series, series_affine, write_series  # noqa: E402
+from shared.apps.phantoms.dicom import make_series, write_series  # noqa: E402
 from shared.data.dicom import convert  # noqa: E402
 from shared.data.dicom.headers import read_folder  # noqa: E402
 from shared.data.dicom.stack import build_stack  # noqa: E402
 from shared.errors import DataError  # noqa: E402
 from tests.references.dicom_stack import stacked_series  # noqa: E402
-from tests.support.tiny_dicom import OBLIQUE, SAGITTAL, tiny_volume  # noqa: E402
+from tests.support.tiny_dicom import OBLIQUE, SAGITTAL, make_multiframe, series_affine, tiny_volume  # noqa: E402
 
 SPACING = (1.5, 1.25, 3)
 

@@ -7,9 +7,10 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom")
 
-from shared.apps.phantoms.dicom import make_multiframe, make_series, series_affine, write_series  # noqa: E402
+from shared.apps.phantoms.dicom import make_series, write_series  # noqa: E402
 from shared.data.dicom.headers import find_files, read_folder, scrubbed  # noqa: E402
 from shared.data.dicom.library import dicom_library  # noqa: E402
+from tests.support.tiny_dicom import make_multiframe, series_affine  # noqa: E402
 
 VOLUME = np.zeros((4, 4, 3), np.int16)
 

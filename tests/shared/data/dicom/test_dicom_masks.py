@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("highdicom")
 
-from shared.apps.phantoms.dicom import lps_affine, make_series, series_affine
+from shared.apps.phantoms.dicom import lps_affine, make_series
 from shared.data.dicom import masks
 from shared.data.dicom.headers import IDENTITY, READ, read_instance
 from shared.data.dicom.masks import (
@@ -22,6 +22,7 @@ from tests.support.tiny_dicom import (
     SAGITTAL,
     make_segmentation,
     make_structures,
+    series_affine,
     squares,
     tiny_volume,
 )

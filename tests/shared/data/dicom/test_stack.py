@@ -5,11 +5,11 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom")
 
-from shared.apps.phantoms.dicom import lps_affine, make_series, series_affine, write_series  # noqa: E402
+from shared.apps.phantoms.dicom import lps_affine, make_series, write_series  # noqa: E402
 from shared.data.dicom.headers import read_folder  # noqa: E402
 from shared.data.dicom.stack import build_stack  # noqa: E402
 from shared.errors import DataError  # noqa: E402
-from tests.support.tiny_dicom import OBLIQUE  # noqa: E402
+from tests.support.tiny_dicom import OBLIQUE, series_affine  # noqa: E402
 
 AFFINE = series_affine(spacing=(1.5, 1.25, 3), **OBLIQUE)
 VOLUME = np.arange(8 * 9 * 6, dtype=np.int16).reshape(8, 9, 6)

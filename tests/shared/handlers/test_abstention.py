@@ -10,7 +10,8 @@ from ignite.engine import Engine
 from torch import nn
 
 from shared.bundle.abstention import read_cohort
-from shared.engines import CohortStage, PreparePatches
+from shared.engines import CohortStage, PreparePatches, cohort_stage
+from shared.engines.cohort_stage import _spread_out
 from shared.errors import CheckpointError, DataError
 from shared.handlers import Abstention, ModelCheck, SavePredictions
 from shared.metrics.conformal import class_scores
@@ -70,6 +71,16 @@ def stage(network, folder, image, **common):
     loader = [batch_of(given[k : k + 16]) for k in range(0, len(given), 16)]
     common = {"device": "cpu", "resume": False} | common
     return CohortStage(network, common, ckpt_dir=folder, dataloader=loader, prepare_batch=PreparePatches())
+
+
+def cohort_of_groups(network, folder, image, groups):
+    given = [case | {"group": group} for case, group in zip(cases(image), groups, strict=True)]
+    parts = [given[k : k + 16] for k in range(0, len(given), 16)]
+    loader = [batch_of(part) | {"group": [case["group"] for case in part]} for part in parts]
+    found = stage(network, folder, image)
+    found.dataloader = loader
+    found.run()
+    return read_cohort(folder)[0]
 
 
 def predicted(network, model, image, folder, *, batch=8, coverage=0.9, check=None):
@@ -163,6 +174,20 @@ def test_a_covariate_in_another_unit_is_flagged_and_an_unknown_one_is_not(networ
     assert [row["out_of_cohort"] for row in rows] == ["0", "1", "0"]
     far = (700 - known[:, 0].nanmean()) / known[~known[:, 0].isnan(), 0].std(correction=0)
     assert rows[1]["reason"] == f"age is {far:.0f} SD from the training patients' mean: another unit?"
+
+
+def test_of_more_rows_than_are_taken_each_patient_keeps_rows_spread_over_it(network, tmp_path, monkeypatch):
+    assert _spread_out(list("aaaaaaaaaabbc"), 6) == [0, 5, 10, 11, 12]
+    assert _spread_out(list("abcabc"), 2) == [0, 1, 2]  # never less than one of each
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these"}))
+    names, image = [f"G{k:02d}" for k in range(30)], images(60, 0)
+    alone = cohort_of_groups(network, tmp_path, image[::2], names)
+    monkeypatch.setattr(cohort_stage, "ROWS", 30)
+    found = cohort_of_groups(network, tmp_path, image, np.repeat(names, 2).tolist())
+    assert found.patients == alone.patients == 30
+    assert found.limits == pytest.approx(alone.limits, rel=1e-4)
+    for name in ("mean", "sd"):
+        np.testing.assert_allclose(found.channels.parts[name], alone.channels.parts[name], rtol=1e-3, atol=1e-4)
 
 
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):

@@ -103,7 +103,8 @@ def predicted(network, model, image, folder, *, batch=8, coverage=0.9, check=Non
 
 def test_a_shifted_scanner_is_flagged_and_new_patients_are_not(network, model, tmp_path):
     same = predicted(network, model, images(60, 1), tmp_path)
-    assert sum(row["out_of_cohort"] == "1" for row in same) <= 3
+    told = sum(row["out_of_cohort"] == "1" for row in same)
+    assert told <= 3 and json.loads((tmp_path / "metrics.json").read_text())["out_of_cohort"] == told
     for shift in ({"noise": 0.05}, {"gain": 1.6}):
         rows = predicted(network, model, images(60, 2, **shift), tmp_path)
         assert sum(row["out_of_cohort"] == "1" for row in rows) >= 57, shift
@@ -123,6 +124,23 @@ def test_patients_together_are_told_to_be_shifted_where_each_alone_passes(networ
     assert all("the 20 patients together are unlike the training patients" in row["reason"] for row in rows)
     found = json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]
     assert found["patients"] == 20 and found["sd"] > 0.5 and found["p"] < 0.001
+
+
+def test_a_patient_of_several_rows_counts_once_among_all_and_those_of_an_earlier_run_no_more(network, model):
+    abstention, random = Abstention(model, network), np.random.default_rng(0)
+    with abstention.watching():
+        cohort, parts = abstention._cohort, abstention._cohort.distances[0].parts
+        channels = len(cohort.channels.orders[0, 1])
+        rows = parts["mean"] + 3 * parts["scale"] + random.normal(size=(12, len(parts["mean"])))
+        rows = np.concatenate([rows, random.normal(size=(12, channels))], axis=1)
+        names = [f"P{k}" for k in (0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5)]
+        abstention._images = list(zip(names, rows, strict=True))
+        means = np.stack([rows[:7].mean(axis=0), *rows[7:]])
+        expected = cohort.shift(means[:, :-channels], means[:, -channels:])
+        found = abstention.shift([])
+        assert found["patients"] == 6 and found["sd"] == pytest.approx(expected["sd"]) and found["sd"] > 1
+    with abstention.watching():
+        assert abstention.shift([]) is None
 
 
 def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(network, tmp_path):

@@ -39,9 +39,9 @@ def compared(*predictors):
 
 def test_overlap_is_the_mean_dice_of_matched_biomarkers_and_by_area_weighs_the_first_models():
     amounts = [[[0.5, 0.5]], [[0.1, 0.9]]]
-    first = Predictor([[[[0, 0, -1]]], [[[0, 1, -1]]]], amounts, [[1.0, 2.0]])
+    first = Predictor([[[[0, 0, -1, 1]]], [[[0, 1, -1, 1]]]], amounts, [[1.0, 2.0]])
     # numbered the other way round, and the first patient's second place is of the other biomarker
-    other = Predictor([[[[1, 0, 0]]], [[[1, 0, -1]]]], amounts, [[2.0, 1.0]])
+    other = Predictor([[[[1, 0, 0, -1]]], [[[1, 0, -1, -1]]]], amounts, [[2.0, 1.0]])
     (row,) = compared(first, other)
     assert row["models"] == [0, 1]
     # inside both: first 0 0 0 1, other 1 0 1 0

@@ -61,6 +61,32 @@ def test_predictions_and_labels_meet_on_the_device_that_predicts(bundle):
     assert (evaluator["_target_"], evaluator["device"]) == ("shared.engines.ClassEvaluator", "@device")
 
 
+def strings(value, place=""):
+    """All strings of a config with where they stand."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from strings(part, f"{place}#{key}".strip("#"))
+    if isinstance(value, str):
+        yield place, value
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_no_stage_learns_from_those_who_validate_or_test(bundle):
+    others = ("evaluate", "explain", "explain_inference", "inference", "tracking", "study", "metadata")
+    seen = 0
+    for path in bundle.glob("configs/*.json"):
+        if path.stem in others:
+            continue
+        for place, text in strings(json.loads(path.read_text(encoding="utf-8"))):
+            if place.startswith("validate#") or place.rpartition("#")[2] == "_desc_":
+                continue
+            seen += 1
+            asks = [word for word in ("@validate", "datalist.validation", "datalist.testing") if word in text]
+            # a trainer's validator, and the data that a run reads before its first stage
+            assert not asks or place.endswith("#trainer#validator") or text == "$len(@validate#dataset)", (path, place)
+    assert seen > 100
+
+
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_every_stages_loss_goes_to_the_device(bundle):
     content = json.loads((bundle / "configs/train.json").read_text(encoding="utf-8"))

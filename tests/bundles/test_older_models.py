@@ -6,13 +6,19 @@ The expected numbers were computed by 0.1.0's code: the weights follow from thei
 import hashlib
 import json
 import math
+from inspect import signature
 
 import pytest
 import torch
 
 from shared.bundle import TrainedModel, load_model, trained_network
-from shared.bundle.record import weights_digest
+from shared.bundle.record import _ADDED, weights_digest
+from shared.data import Datalist, GliomaDatalist
+from shared.engines import AdditiveStage
 from shared.errors import CheckpointError
+from shared.handlers import FitAdditive
+from shared.networks import GliomaClassifier, IRCLClassifier, SSCLClassifier
+from shared.transforms import SequenceDropout
 
 IRCL = {
     "num_images": 4,
@@ -108,6 +114,28 @@ def test_a_setting_that_an_older_model_lacks_is_compared_by_its_default(tmp_path
         CheckpointError, match='network_def#attention is "self", the model was trained with "prototype"'
     ):
         trained_network(*given, attention="self")
+
+
+# of each setting that came later, who takes it and as which argument; of two, the component itself
+LATER = {
+    "network_def#attention": (IRCLClassifier, "attention"),
+    "network_def#additive": (GliomaClassifier, "additive"),
+    "use_modalities": (Datalist, "use_modalities"),
+    "train#layer_decay": (SSCLClassifier.parameter_groups, "decay"),
+    "cross_fit#folds": (GliomaDatalist, "folds"),
+    "datalist#held_out": (GliomaDatalist, "held_out"),
+    "contrast#sequence_dropout": (SequenceDropout, "probability"),
+    "contrast#dropout": (SequenceDropout, None),
+    "additive#covariate_penalty": (AdditiveStage, "covariate_penalty"),
+    "train#additive": (FitAdditive, None),
+    "train#additive#strength": (FitAdditive, "strength"),
+}
+
+
+def test_a_setting_that_an_older_checkpoint_lacks_is_what_its_component_does_without_it():
+    given = {key: kind.__name__ for key, (kind, name) in LATER.items() if name is None}
+    given |= {key: signature(kind).parameters[name].default for key, (kind, name) in LATER.items() if name}
+    assert given == _ADDED
 
 
 def test_an_older_model_has_no_additive_predictor_and_answers_by_its_prototypes(tmp_path):

@@ -79,7 +79,7 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     ratio = steps / base
     if ratio.max() - 1 > EVEN:
         whole = np.abs(ratio - np.round(ratio)) < 0.1
-        if whole.all():
+        if whole.all() and ratio.max() > 1.5:  # steps of 1.07, say, leave out no slice
             gaps = [f"{round(float(r)) - 1} after slice {k + 1}" for k, r in enumerate(ratio) if r > 1.5]
             raise DataError(
                 f"slices are missing ({', '.join(gaps[:5])}, counted along the normal; the step is {base:.4g} mm); "

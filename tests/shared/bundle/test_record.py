@@ -266,7 +266,8 @@ def test_a_stage_that_starts_anew_removes_what_was_made_from_it_and_nothing_else
     record = make()
     for stage in record.stages:
         finish(record, stage)
-    (record.ckpt_dir / "model.json").write_text("{}")
+    for name in ("model.json", "cohort.npz", "conformal.json"):
+        (record.ckpt_dir / name).write_text("{}")
     make().begin("one", None, finished=False, going_on=False)
     # two does not start from one; train does
     assert {path.name for path in record.ckpt_dir.glob("[a-z]*")} == {"two.pt", "split.json"}
@@ -296,6 +297,25 @@ def test_who_was_trained_on_is_known_by_images_not_by_names(make, tmp_path):
     assert seen_patients(tmp_path / "models", [same, other]) == {"renamed": "P1"}
     assert read_split(tmp_path / "models")["cohort"] == "here"
     assert seen_patients(new, [same]) == {}
+
+
+def test_every_image_of_a_patient_tells_who_was_trained_on(make, datalist, tmp_path):
+    paths = [tmp_path / f"{name}.nii" for name in "xyz"]
+    for path in paths:
+        path.write_bytes(path.stem.encode())
+    both = {"patient": "both", "image": [str(path) for path in paths], "label": 0}
+    finish(make(training=[*datalist.training, both]), "one")
+    for path in paths:
+        assert seen_patients(tmp_path / "models", [{"patient": "new", "image": str(path)}]) == {"new": "both"}
+
+
+def test_a_digest_of_weights_tells_names_kinds_and_shapes_apart_and_no_order():
+    one, two = torch.arange(6.0), torch.zeros(2)
+    known = weights_digest({"a": one, "b": two})
+    assert known == weights_digest({"b": two, "a": one})
+    others = [{"a": one, "c": two}, {"a": one.reshape(2, 3), "b": two}, {"a": one, "b": two.long()[:1]}, {"a": one}]
+    others += [{"a": one, "b": two + 1e-7}, {"a": torch.cat([one, two]), "b": two[:0]}]
+    assert len({known, *map(weights_digest, others)}) == 7
 
 
 def test_weights_of_another_training_do_not_fit_model_json(tmp_path):

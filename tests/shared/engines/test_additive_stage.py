@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch.nn.functional import normalize
 
-from shared.biomarkers import calibrate_members, fit_additive, fit_biomarkers
+from shared.biomarkers import bootstrap_weights, calibrate_members, fit_additive, fit_biomarkers
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.engines import AdditiveStage, Members
 from shared.errors import CheckpointError, DataError
@@ -147,7 +147,7 @@ def test_encoders_are_those_of_the_members_and_all_is_saved(fitted):
 
 
 def test_each_biomarker_is_described(tmp_path, drawn):
-    stage, network = stage_of(tmp_path)
+    stage, network = stage_of(tmp_path, covariate_penalty=4.0)
     stage.run()
     predictor, images = network.additive, stage.cases.stack("image")
     rows, content = (
@@ -171,10 +171,17 @@ def test_each_biomarker_is_described(tmp_path, drawn):
             near = features[i, :, :, :, :].movedim(1, -1) @ predictor.biomarkers[0, k // 3, k % 3]
             mine = near[(owner[i] == k) & (covered[i] > 0.5)]
             assert place["similarity"] == pytest.approx(float(mine.max()), abs=1e-4)
-    spread = predictor.measured(images)[:, 0].flatten(1).numpy().std(axis=0)
+    x, known = predictor.measured(images)[:, 0].flatten(1).numpy(), stage.cases.stack("covariates")
+    spread, options = x.std(axis=0), {"strength": 0.1, "covariate_penalty": 4.0}
+    fit = fit_additive(x, LABELS, known, **options)
+    np.testing.assert_allclose(predictor.covariate_weight[:, 1].numpy(), fit.covariate_weight, rtol=1e-5)
+    # the interval is on the scale of the effect, which is calibrated
+    low, high = fit.slope * np.percentile(bootstrap_weights(x, LABELS, known, draws=5, **options), [2.5, 97.5], axis=0)
+    np.testing.assert_allclose([float(row["effect_low"]) for row in rows], low * spread, rtol=1e-4)
+    np.testing.assert_allclose([float(row["effect_high"]) for row in rows], high * spread, rtol=1e-4)
+    assert abs(fit.slope - 1) > 0.05
     effect = predictor.weight[0, ..., 1].flatten().numpy() * spread
     np.testing.assert_allclose([float(row["effect"]) for row in rows], effect, rtol=1e-5)
-    assert all(float(row["effect_low"]) <= float(row["effect_high"]) for row in rows)
     assert [str(arguments[3].name) for arguments, _ in drawn] == [
         "additive_biomarkers_T1.png",
         "additive_biomarkers_FLAIR.png",

@@ -119,5 +119,9 @@ def test_maps_and_controls_are_scored_on_one_scale():
     for name in ("Grad-CAM", "darkness"):
         assert found[name]["iou"] == 1 and found[name]["box_iou"] == 1 and found[name]["energy_inside"] == 1, name
         assert found[name]["all_zero"] == 0
+    by_seed = [scores_beside_controls(1.0 * truth, truth, grid=(3, 3), seed=seed) for seed in (5, 5, 6)]
+    for name in ("random map", "coarse random map"):
+        one, again, other = (each[name]["energy_inside"] for each in by_seed)
+        assert one == again != other, name
     flat = scores_beside_controls(np.zeros(truth.shape), truth)
     assert flat["Grad-CAM"]["all_zero"] == 1 and flat["Grad-CAM"]["iou"] == 0

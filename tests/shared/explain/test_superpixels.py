@@ -48,6 +48,10 @@ def test_the_game_hides_whole_superpixels():
                 image[pieces == k] = 0
         expected.append(float((torch.as_tensor(image) * weight).sum()))
     np.testing.assert_allclose(game(shown), expected, rtol=1e-4, atol=1e-4)
+    # what belongs to no superpixel is shown always
+    outside = SuperpixelGame(lambda x: (x * weight).sum((1, 2, 3)), game.image + 1, game.image * 0, pieces)
+    rest = float((weight * torch.as_tensor(pieces < 0)).sum())
+    np.testing.assert_allclose(outside(torch.zeros(1, game.count)), [rest], rtol=1e-4, atol=1e-4)
     values = torch.arange(1.0, game.count + 1)
     spread = game.spread(values).numpy()
     np.testing.assert_allclose([spread[pieces == k].sum() for k in range(game.count)], values, rtol=1e-5)

@@ -11,7 +11,8 @@ from torch import nn
 
 from shared.bundle.abstention import read_cohort
 from shared.bundle.record import read_model
-from shared.engines import CohortStage, PreparePatches
+from shared.engines import CohortStage, PreparePatches, cohort_stage
+from shared.engines.cohort_stage import _spread_out
 from shared.errors import CheckpointError, DataError
 from shared.handlers import Abstention, ModelCheck, SavePredictions, abstention
 from shared.metrics.conformal import class_scores
@@ -73,6 +74,16 @@ def stage(network, folder, image, **common):
     return CohortStage(network, common, ckpt_dir=folder, dataloader=loader, prepare_batch=PreparePatches())
 
 
+def cohort_of_groups(network, folder, image, groups):
+    given = [case | {"group": group} for case, group in zip(cases(image), groups, strict=True)]
+    parts = [given[k : k + 16] for k in range(0, len(given), 16)]
+    loader = [batch_of(part) | {"group": [case["group"] for case in part]} for part in parts]
+    found = stage(network, folder, image)
+    found.dataloader = loader
+    found.run()
+    return read_cohort(folder)[0]
+
+
 def predicted(network, model, image, folder, *, batch=8, coverage=0.9, check=None):
     """Rows of predictions.csv, as an evaluator leaves it."""
 
@@ -93,7 +104,8 @@ def predicted(network, model, image, folder, *, batch=8, coverage=0.9, check=Non
 
 def test_a_shifted_scanner_is_flagged_and_new_patients_are_not(network, model, tmp_path):
     same = predicted(network, model, images(60, 1), tmp_path)
-    assert sum(row["out_of_cohort"] == "1" for row in same) <= 3
+    told = sum(row["out_of_cohort"] == "1" for row in same)
+    assert told <= 3 and json.loads((tmp_path / "metrics.json").read_text())["out_of_cohort"] == told
     for shift in ({"noise": 0.05}, {"gain": 1.6}):
         rows = predicted(network, model, images(60, 2, **shift), tmp_path)
         assert sum(row["out_of_cohort"] == "1" for row in rows) >= 57, shift
@@ -113,6 +125,23 @@ def test_patients_together_are_told_to_be_shifted_where_each_alone_passes(networ
     assert all("the 20 patients together are unlike the training patients" in row["reason"] for row in rows)
     found = json.loads((tmp_path / "metrics.json").read_text())["cohort_shift"]
     assert found["patients"] == 20 and found["sd"] > 0.5 and found["p"] < 0.001
+
+
+def test_a_patient_of_several_rows_counts_once_among_all_and_those_of_an_earlier_run_no_more(network, model):
+    abstention, random = Abstention(model, network), np.random.default_rng(0)
+    with abstention.watching():
+        cohort, parts = abstention._cohort, abstention._cohort.distances[0].parts
+        channels = len(cohort.channels.orders[0, 1])
+        rows = parts["mean"] + 3 * parts["scale"] + random.normal(size=(12, len(parts["mean"])))
+        rows = np.concatenate([rows, random.normal(size=(12, channels))], axis=1)
+        names = [f"P{k}" for k in (0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5)]
+        abstention._images = list(zip(names, rows, strict=True))
+        means = np.stack([rows[:7].mean(axis=0), *rows[7:]])
+        expected = cohort.shift(means[:, :-channels], means[:, -channels:])
+        found = abstention.shift([])
+        assert found["patients"] == 6 and found["sd"] == pytest.approx(expected["sd"]) and found["sd"] > 1
+    with abstention.watching():
+        assert abstention.shift([]) is None
 
 
 def test_exchanged_modalities_are_named_for_each_patient_and_for_the_folder(network, tmp_path, monkeypatch):
@@ -173,6 +202,20 @@ def test_a_covariate_in_another_unit_is_flagged_and_an_unknown_one_is_not(networ
     assert [row["out_of_cohort"] for row in rows] == ["0", "1", "0"]
     far = (700 - known[:, 0].nanmean()) / known[~known[:, 0].isnan(), 0].std(correction=0)
     assert rows[1]["reason"] == f"age is {far:.0f} SD from the training patients' mean: another unit?"
+
+
+def test_of_more_rows_than_are_taken_each_patient_keeps_rows_spread_over_it(network, tmp_path, monkeypatch):
+    assert _spread_out(list("aaaaaaaaaabbc"), 6) == [0, 5, 10, 11, 12]
+    assert _spread_out(list("abcabc"), 2) == [0, 1, 2]  # never less than one of each
+    (tmp_path / "model.json").write_text(json.dumps({"weights": "these"}))
+    names, image = [f"G{k:02d}" for k in range(30)], images(60, 0)
+    alone = cohort_of_groups(network, tmp_path, image[::2], names)
+    monkeypatch.setattr(cohort_stage, "ROWS", 30)
+    found = cohort_of_groups(network, tmp_path, image, np.repeat(names, 2).tolist())
+    assert found.patients == alone.patients == 30
+    assert found.limits == pytest.approx(alone.limits, rel=1e-4)
+    for name in ("mean", "sd"):
+        np.testing.assert_allclose(found.channels.parts[name], alone.channels.parts[name], rtol=1e-3, atol=1e-4)
 
 
 def test_the_flag_of_a_patient_does_not_depend_on_its_batch(network, model, tmp_path):

@@ -52,6 +52,17 @@ def test_weights_are_those_of_the_penalised_regression_on_scores_and_covariates(
     assert content["strength"] == expected.strength and content["patients"] == 16
 
 
+def test_strength_folds_and_seed_reach_the_fit(network):
+    rows, scores = told()
+    given = {"strength": 1.0, "folds": 3, "repeats": 1, "seed": 7}
+    FitAdditive(**given)(network, scores, rows)
+    x = np.hstack([scores.double().numpy(), rows.covariate_table.double().numpy()])
+    np.testing.assert_allclose(network.additive.weight.numpy(), fit_additive(x, rows.labels.numpy(), **given).weight)
+    for other in ({"strength": 0.1}, {"folds": 5}, {"repeats": 2}, {"seed": 0}):
+        found = fit_additive(x, rows.labels.numpy(), **given | other).weight
+        assert not np.allclose(network.additive.weight.numpy(), found, rtol=1e-6), other
+
+
 def test_an_unknown_covariate_is_the_mean_of_the_known(network):
     rows, scores = told()
     rows.items[3]["covariates"] = torch.tensor([torch.nan])

@@ -43,6 +43,17 @@ def test_a_model_of_slides_takes_a_finished_models_encoder_and_imagenet_weights_
         assert all(torch.equal(own[key], value) for key, value in encoder.state_dict().items()), name
 
 
+def test_features_of_slides_are_standardised_over_all_training_slides_alike(tmp_path):
+    save_checkpoint(tmp_path / "model.pt", SSCLClassifier(SMALL).state_dict())
+    tiles = {"a": torch.full((1, 16), 3.0), "b": torch.tensor([[1.0] * 16, [5.0] * 16, [0.0] * 16])}
+    entries = [{"image": name, "patient": name, "label": 1} for name in tiles]
+    network = SlideMIL(SMALL)
+    _start(StartSlides(tmp_path / "model.pt", network, SlideBags(entries, lambda entry: tiles[entry["image"]])))
+    # means 3 and 2, mean squares 9 and 26 / 3
+    torch.testing.assert_close(network.mean, torch.full((16,), 2.5))
+    torch.testing.assert_close(network.spread, torch.full((16,), ((9 + 26 / 3) / 2 - 2.5**2) ** 0.5))
+
+
 def test_from_scratch_nothing_is_loaded(tmp_path):
     classifier = SSCLClassifier(SMALL)
     before = classifier.encoder.conv1.weight.clone()

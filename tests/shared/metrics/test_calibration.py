@@ -5,7 +5,7 @@ import pytest
 
 from shared.errors import DataError
 from shared.metrics import calibration_report, classification_metrics
-from shared.metrics.calibration import recalibrated
+from shared.metrics.calibration import calibration_draws, recalibrated
 from tests.references.validation import LABELS, MODEL, calibration_intercept, calibration_slope, local_line
 
 # statsmodels 0.15.0: GLM(binomial) with [1, logit(MODEL)]; with offset logit(MODEL); lowess(frac=0.75, it=0, delta=0)
@@ -100,6 +100,15 @@ def test_patches_of_a_patient_are_drawn_together():
         assert list(grouped[name].values()) == pytest.approx(list(one[name].values()), abs=1e-7), name
     naive = calibration_report(five[0], five[1], bootstrap=200)["slope"]
     assert naive["high"] - naive["low"] < 0.7 * (one["slope"]["high"] - one["slope"]["low"])
+
+
+def test_the_ici_of_a_draw_is_a_mean_over_its_rows_however_many_they_are():
+    labels, probability = np.tile([0, 1, 1], 5), np.full(15, 0.25)
+    groups = np.repeat(list("abcd"), (1, 2, 4, 8))
+    drawn = calibration_draws(labels == 1, probability[None], np.array([0.25]), groups=groups, bootstrap=30, seed=0)[1]
+    # of one probability for all, the smoothed curve is the share of positives
+    expected = 0.25 * np.abs(drawn["observed_expected"] - 1)
+    assert drawn["ICI"] == pytest.approx(expected) and len(set(expected.round(6))) > 3
 
 
 def test_of_several_seeds_all_is_the_mean():

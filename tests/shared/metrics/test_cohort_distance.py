@@ -65,6 +65,16 @@ def test_of_a_covariate_that_is_the_same_for_all_nothing_is_told():
     assert Cohort([], [], 60, covariates=covariates).far_covariates(np.array([[63.0]])) == [{}]
 
 
+@pytest.mark.parametrize(
+    ("patients", "value", "told"),
+    [(60, 151, 10.1), (60, 149, None), (60, -51, -10.1), (60, np.nan, None), (400, 249, None), (400, -151, -20.1)],
+)
+def test_a_covariate_is_far_from_10_sd_on_and_of_many_patients_from_what_one_of_them_may_have(patients, value, told):
+    known = Cohort([], [], patients, covariates=np.array([[0.0, 50.0], [1.0, 10.0]]))
+    (found,) = known.far_covariates(np.array([[0.0, value]]))
+    assert found == ({} if told is None else {1: pytest.approx(told)})
+
+
 def test_the_limit_is_the_prediction_limit_of_a_normal_sample():
     log = np.random.default_rng(3).normal(size=15)
     found = distance_limit(np.exp(log), range(15))
@@ -73,6 +83,14 @@ def test_the_limit_is_the_prediction_limit_of_a_normal_sample():
     # two rows of each patient, the same: nothing changes
     again = distance_limit(np.exp(np.repeat(log, 2)), np.repeat(np.arange(15), 2))
     assert again == pytest.approx(found)
+    # each patient counts once, however many rows it has; unlike rows of a patient widen the limit
+    rows = np.repeat(np.arange(15), np.arange(15) % 4 + 1)
+    x = log[rows] + np.random.default_rng(8).normal(size=len(rows))
+    of_patient = [x[rows == k] for k in range(15)]
+    mean = np.mean([part.mean() for part in of_patient])
+    spread = np.sqrt(np.sum([np.mean((part - mean) ** 2) for part in of_patient]) / 14)
+    found = distance_limit(np.exp(x), rows)
+    assert (found["log_mean"], found["log_sd"]) == pytest.approx((mean, spread))
 
 
 def test_the_limit_is_kept_by_new_patients():
@@ -91,13 +109,14 @@ def test_too_few_patients_are_refused():
         distance_limit([1.0] * 8, [0, 1] * 4)
 
 
-def test_of_several_parts_the_largest_in_units_of_its_limit_counts():
+@pytest.mark.parametrize("groups", [np.arange(60), np.arange(60) // 2])  # a row of each patient, and two
+def test_of_several_parts_the_largest_in_units_of_its_limit_counts(groups):
     random = np.random.default_rng(5)
     many, few = cohort(60, random), random.normal(size=(60, 3))
-    both = Cohort.fit([many, few], range(60))
+    both = Cohort.fit([many, few], groups)
     for part, distance, limit in zip((many, few), both.distances, both.limits, strict=True):
-        alone, own = fit_cohort(part, range(60))
-        assert limit == distance_limit(own, range(60), false_alarm=FALSE_ALARM / 2)["limit"]
+        alone, own = fit_cohort(part, groups)
+        assert limit == distance_limit(own, groups, false_alarm=FALSE_ALARM / 2)["limit"]
         np.testing.assert_allclose(distance(part), alone(part))
     new = [cohort(5, random), 8 + random.normal(size=(5, 3))]
     np.testing.assert_allclose(both(new), both.distances[1](new[1]) / both.limits[1])

@@ -41,6 +41,11 @@ def test_intervals_against_a_loop_over_the_same_drawn_patients():
     assert (found["low"][0], found["high"][0]) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1e-12)
 
 
+def test_who_calls_all_positives_has_the_net_benefit_1_however_many_rows_are_drawn():
+    found = decision_curve(np.ones(9), np.ones(9), thresholds=[0.2, 0.7], groups=list("abbcccddd"), bootstrap=20)
+    assert [found[key] for key in ("model", "low", "high", "all")] == [pytest.approx([1.0, 1.0])] * 4
+
+
 def test_at_one_half_it_is_what_the_counts_say_and_seeds_are_averaged():
     found = decision_curve(LABELS, MODEL, thresholds=[0.5], bootstrap=0)["model"][0]
     metrics = classification_metrics(LABELS, MODEL, bootstrap=0)

@@ -33,6 +33,35 @@ def test_the_direction_is_the_discriminant_s():
     assert exchanged.parts["sd"][0] == pytest.approx(score.std(ddof=1), rel=0.01)
 
 
+def test_each_patient_is_scored_by_the_direction_of_the_others_and_counts_once():
+    who = np.repeat(range(10), [1, 2, 3, 1, 2, 3, 1, 2, 3, 4])  # as many patients as folds: each is left out alone
+    x = cohort(len(who), np.random.default_rng(5))
+    found = ExchangedChannels.fit(x, who, ORDERS).parts
+    left_out = [ExchangedChannels.fit(x[who != k], who[who != k], ORDERS).parts["weights"] for k in range(10)]
+    for number, order in enumerate(ORDERS.values()):
+        score = [(x[who == k] - x[who == k][:, order]) @ weights[number] for k, weights in enumerate(left_out)]
+        mean = np.mean([part.mean() for part in score])
+        assert found["mean"][number] == pytest.approx(mean)
+        variance = np.sum([np.mean((part - mean) ** 2) for part in score]) / 9
+        assert found["sd"][number] == pytest.approx(np.sqrt(variance))
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        ([-30.0, 0.0, -10.0], (0, 2)),  # scores -30 and -20: 7.75 and 42 SD below their means
+        ([-9.0, 0.0, 0.0], (0, 2)),  # -9 is within 2.8 SD of the first
+        ([-30.0, 0.0, -30.0], (0, 1)),
+        ([2.0, 4.0, 1.5], None),  # 0.5 is far below the second's mean 5, and yet on the side of the given order
+    ],
+)
+def test_the_pair_farthest_below_its_mean_is_told(features, told):
+    pairs, orders = [(0, 1), (0, 2)], [[1, 0, 2], [2, 1, 0]]
+    parts = {"pairs": pairs, "orders": np.array(orders), "weights": [[1.0, 0, 0]] * 2, "patients": 10**6}
+    exchanged = ExchangedChannels(lambda x: np.abs(x[:, 0] - 1.0), parts | {"mean": [1.0, 5.0], "sd": [4.0, 0.5]})
+    assert exchanged(np.array([features])) == [told]
+
+
 def test_an_exchange_is_told_and_of_channels_that_look_alike_nothing_is():
     random = np.random.default_rng(1)
     exchanged = ExchangedChannels.fit(cohort(60, random), range(60), ORDERS)
@@ -62,6 +91,8 @@ def test_the_mean_of_several_patients_tells_what_one_does_not():
     assert sum(pair is not None for pair in exchanged(new, false_alarm=0.01)) <= 15
     assert exchanged(new.mean(axis=0)[None], false_alarm=0.001, count=30) == [(0, 1)]
     assert exchanged(new[:, ORDERS[0, 1]].mean(axis=0)[None], false_alarm=0.001, count=30) == [None]
+    known = Cohort.fit([new[:, :2]], range(30), channels=exchanged)
+    assert known.shift(new[:, :2], new)["exchanged"] == (0, 1)
 
 
 def test_rows_of_a_patient_count_as_one():

@@ -50,6 +50,22 @@ def test_recalibration_is_fitted_to_one_half_and_judged_on_the_other():
     assert shift["slope"]["value"] == pytest.approx(none["slope"]["value"], rel=1e-6)
 
 
+def test_a_row_twice_of_its_patient_changes_no_interval():
+    once, twice = ([], [])
+    for labels, probability in (_cohort(40, 0), _cohort(48, 1, 1.0, 2.0)):  # no more than the smoother has places
+        names = [f"P{k:02d}" for k in range(len(labels))]
+        once.append((labels, probability, names))
+        twice.append(tuple(np.repeat(x, 2) for x in (labels, probability, names)))
+    one, two = (external_validation(*cohorts, bootstrap=30) for cohorts in (once, twice))
+    keys = ("AUC", "BRIER", "slope", "intercept", "ICI")
+    for part in ("development", "external", "difference"):
+        for key in keys:
+            assert two[part][key] == pytest.approx(one[part][key], abs=1e-6), (part, key)
+    for method, found in one["recalibration"]["methods"].items():
+        for key, values in found.items():
+            assert two["recalibration"]["methods"][method][key] == pytest.approx(values, abs=1e-6), (method, key)
+
+
 def test_halves_keep_patients_whole_and_share_out_positives():
     labels = np.repeat([0, 1, 0, 1, 0, 1, 0, 0], 3)
     groups = np.repeat(list("abcdefgh"), 3)

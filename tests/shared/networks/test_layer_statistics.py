@@ -17,7 +17,7 @@ def watched(network, image, patients, layers=None):
 
 def test_features_are_means_and_deviations_of_the_first_layer_at_each_resolution():
     torch.manual_seed(0)
-    network, image = IRCLEncoder((4, 6, 8)), torch.rand(6, 1, 16, 16)
+    network, image = IRCLEncoder((4, 6, 8)), torch.rand(6, 1, 16, 16) - 0.3  # standardised images have values below 0
     image[:, :, :7, :5] = 0.0  # outside the mask
     found, layers = watched(network, image, 2)
     assert layers == ["levels.0.conv_0.adn.N", "levels.1.convs.conv_0.adn.N"]

@@ -60,6 +60,11 @@ def test_a_linear_projection_is_the_papers_and_two_layers_are_simclrs():
     ]
 
 
+def test_the_pretraining_projects_the_last_stage_whatever_stages_the_classifier_uses():
+    network = ContrastiveNetwork({**SMALL, "stages": (3, 4)}, projection=(12,))
+    assert (network.encoder.stages, network.projection[0].in_features) == ((4,), 16)
+
+
 def test_a_frozen_encoder_keeps_weights_and_statistics_in_training():
     torch.manual_seed(0)
     net = SSCLClassifier(SMALL, freeze_encoder=True).train()

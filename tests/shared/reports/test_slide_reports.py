@@ -10,6 +10,7 @@ from scipy.ndimage import label
 
 from shared.data.slides.grid import TileGrid
 from shared.reports.slides import (
+    CONTRIBUTION,
     heat_map,
     outlines,
     region_features,
@@ -94,6 +95,9 @@ def test_a_pyramid_halves_what_is_known_and_tells_the_size_of_a_pixel(tmp_path):
         levels = file.series[0].levels
         assert [level.shape for level in levels] == [(700, 1100), (350, 550), (175, 275)]
         assert np.array_equal(levels[0].asarray(), values, equal_nan=True)
+        for level in levels:  # pixels of a centimetre
+            size = level.keyframe.tags["XResolution"].value
+            assert size[0] / size[1] == pytest.approx(1e4 / (8.0 * 1100 / level.shape[1]), rel=1e-6)
         second = levels[1].asarray()
         assert second[10, 20] == pytest.approx(values[20:22, 40:42].mean(), abs=1e-6)
         assert second[0, 200] == pytest.approx(values[0:2, 400].mean(), abs=1e-6) and np.isnan(second[200, 300])
@@ -129,6 +133,16 @@ def test_shapes_are_tiles_and_their_pieces(tmp_path):
     assert json.loads((tmp_path / "a.geojson").read_text()) == {"type": "FeatureCollection", "features": regions}
     write_features(tmp_path / "b.geojson", [])
     assert json.loads((tmp_path / "b.geojson").read_text())["features"] == []
+
+
+def test_contributions_of_a_piece_are_added_and_probabilities_averaged():
+    values = {"contribution": [0.5, 0.25, -1.0], "attention": [0.2, 0.3, 0.5]}
+    regions = region_features(GRID, [0, 1, 7], values, CLASSES, slide_mpp=0.5, threshold=0.0, measure=CONTRIBUTION)
+    told = {
+        each["properties"]["classification"]["name"]: each["properties"]["measurements"]["contribution"]
+        for each in regions
+    }
+    assert told == {"SSA": pytest.approx(0.75), "HP": pytest.approx(-1.0)}
 
 
 def test_the_auc_of_slides_is_that_of_the_slides_with_label_and_tissue(tmp_path):

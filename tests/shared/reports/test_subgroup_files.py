@@ -12,7 +12,8 @@ from shared.data.subgroups import read_subgroup_tables, subgroup_values
 from shared.errors import DataError
 from shared.handlers import SaveSubgroups
 from shared.io import write_csv
-from shared.reports.subgroups import evaluated_subgroups
+from shared.reports import subgroups
+from shared.reports.subgroups import _section, evaluated_subgroups
 from tests.support.documented import undocumented_in
 from tests.support.tiny import ball, save, write_case
 from tests.support.tiny_patches import write_patch_data
@@ -70,6 +71,34 @@ def test_an_evaluation_leaves_table_picture_and_section(tmp_path):
     assert section["status"] == "amber" and any("site B" in text for text in section["text"])
     assert any(text.startswith("Fewer than 20 patients") for text in section["text"])
     assert (folder / section["pictures"][0]["file"]).is_file() and not section["patients"]
+
+
+def test_a_difference_is_told_by_the_corrected_p(tmp_path):
+    auc = {"value": 0.8, "low": 0.7, "high": 0.9}
+    row = {"column": "site", "level": "A", "n": 30, "patients": 30, "positives": 9, "few": False, "reference": False}
+    row |= dict.fromkeys(("AUC", "sensitivity", "specificity"), auc)
+    (tmp_path / "subgroups.png").touch()
+    for corrected, status in ((0.06, ""), (0.04, "amber")):
+        difference = {"value": -0.1, "low": -0.2, "high": 0.0, "p": 0.03, "p_holm": corrected}
+        _section(tmp_path, [row | {"difference": difference}], "0.5")
+        found = json.loads((tmp_path / "sections/20_subgroups.json").read_text())
+        assert found["status"] == status and any("site A" in text for text in found["text"]) is (status == "amber")
+
+
+def test_a_table_of_patients_tells_of_their_images_and_leaves_what_the_datalist_says_where_it_is_empty(tmp_path):
+    write_csv(tmp_path / "subgroups.csv", [{"patient": "P0", "site": "A"}, {"patient": "P1", "site": ""}])
+    cases = [{"patient": "P0"}, {"patient": "P1", "subgroups": {"site": "B"}}]
+    found = subgroup_values(cases, ["0.png", "1.png"], tmp_path)
+    assert found == {"site": {"0.png": "A", "1.png": "B"}}
+
+
+def test_rows_of_a_group_are_drawn_together(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(subgroups, "write_subgroups", lambda *_, **options: given.update(options) or [])
+    rows = [{"patient": f"P{k}", "group": f"G{k // 2}", "label": k % 2, "probability": 0.5} for k in range(4)]
+    write_csv(tmp_path / "predictions.csv", rows)
+    evaluated_subgroups(tmp_path, [{"patient": f"P{k}"} for k in range(4)], tmp_path)
+    assert given["groups"] == ["G0", "G0", "G1", "G1"] and given["patients"] is None
 
 
 def test_without_a_column_that_divides_nothing_is_left(tmp_path):

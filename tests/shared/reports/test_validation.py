@@ -117,3 +117,14 @@ def test_no_figure_of_an_earlier_run_stands_beside_the_predictions_of_a_later_on
     with pytest.raises(OSError, match="No space left"):
         write_predictions(tmp_path, _rows(), bootstrap=5)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_a_row_twice_of_its_patient_changes_no_difference_to_a_control():
+    random = np.random.default_rng(0)
+    labels, names = random.integers(0, 2, 30), [f"P{k:02d}" for k in range(30)]
+    model, control = (np.clip(0.3 * labels + 0.7 * random.random(30), 0, 1) for _ in range(2))
+    once = control_differences(labels, model, {"age": control}, groups=names, bootstrap=40)["age"]
+    twice = (np.repeat(x, 2) for x in (labels, model, control, names))
+    labels, model, control, names = twice
+    found = control_differences(labels, model, {"age": control}, groups=names, bootstrap=40)["age"]
+    assert found == {key: pytest.approx(value, abs=1e-9) for key, value in once.items()}

@@ -133,6 +133,11 @@ def test_quality_flags_a_poor_overlap_and_a_tumour_that_lost_its_volume(template
     tumour_there, brain_there = (on_mni(part(), nearest=True).array > 0 for part in (tumour, brain))
     good = quality(native(), Volume(tumour_there, mni_affine()), Volume(brain_there, mni_affine()), where)
     assert good["dice"] > 0.95 and good["flags"] == "" and good["tumour_ratio"] == pytest.approx(1, abs=0.05)
+    half = brain_there & (np.indices(brain_there.shape)[2] < brain_there.shape[2] // 2)
+    swollen = quality(native(), Volume(tumour_there, mni_affine()), Volume(half, mni_affine()), where)
+    grown = swollen["tumour_ratio_to_brain"] / good["tumour_ratio_to_brain"]
+    assert grown == pytest.approx(brain_there.sum() / half.sum(), rel=1e-3)
+    assert swollen["tumour_ratio"] == good["tumour_ratio"] and "tumour swollen against the brain" in swollen["flags"]
     ball = np.linalg.norm(coordinates() - (30, -10, 15), axis=-1) < 13
     small = on_mni(ball, nearest=True).array > 0
     moved = np.roll(brain_there, 9, 0)
@@ -149,6 +154,7 @@ def test_a_brain_mask_that_cuts_the_tumour_is_told(tmp_path, template):
     found = read_patient(files_of(tmp_path, brain=tmp_path / "P1/P1_brainmask.nii.gz"), STEPS, HeaderRegistration())
     lost = (tumour() & ~cut).sum() / tumour().sum()
     assert found.cut == pytest.approx(lost) and 0.2 < lost < 0.45
+    assert np.array_equal(found.mask.array, tumour() & cut)
     there = [Volume(on_mni(part, nearest=True).array > 0, mni_affine()) for part in (tumour() & cut, cut)]
     row = quality(found, *there, load_template(template))
     assert row["tumour_outside_brain"] == pytest.approx(lost, abs=1e-4)

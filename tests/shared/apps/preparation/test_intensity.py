@@ -48,6 +48,13 @@ def test_order_is_kept_also_beyond_the_landmarks():
     assert (matched[mask] >= 1).all()
 
 
+def test_the_darkest_voxel_of_the_brain_stays_apart_from_the_background():
+    array, mask = image()
+    array[0, 0, 0], mask[0, 0, 0] = -500.0, True
+    matched = match_landmarks(array, mask, landmarks(array, mask), standard_landmarks(landmarks(*image(2))))
+    assert matched[0, 0, 0] == 1.0 and (matched != 0).tolist() == mask.tolist()
+
+
 def test_coinciding_landmarks_of_a_coarse_image_do_no_harm():
     array = np.repeat([1.0, 1, 1, 2, 8], 200).reshape(10, 10, 10)
     mask = np.ones(array.shape, bool)
@@ -67,6 +74,14 @@ def test_smoothing_takes_noise_and_leaves_the_edge():
     inside[3:10, 2:-2, 2:-2] = True
     assert (done - clean)[inside].std() < 0.6 * (noisy - clean)[inside].std()
     assert done[12:14].mean() - done[10:12].mean() > 85 and not done[:2].any()
+
+
+def test_smoothing_pulls_the_rim_of_the_brain_to_nothing_around_it():
+    axis = np.arange(16) - 7.5
+    mask = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) < 36
+    noisy = 100 + np.random.default_rng(1).normal(0, 10, mask.shape)
+    inner = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) < 25
+    assert smooth(noisy, mask)[mask & ~inner].mean() == pytest.approx(noisy[mask & ~inner].mean(), abs=1)
 
 
 def test_a_reference_is_written_and_checked(tmp_path):

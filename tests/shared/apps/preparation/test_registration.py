@@ -108,6 +108,18 @@ def test_n4_takes_a_bias_field_from_standardised_images_away(method, outlier):
     assert done[inside].min() < 0  # it is lowered again
 
 
+def test_what_is_lifted_for_n4_is_lowered_again_by_as_much():
+    array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    volume, inside = Volume(array, native_affine()), brain()
+    seen = []
+    left = lifted_n4(lambda self, volume, mask: seen.append(volume) or volume)(None, volume, inside).array
+    np.testing.assert_allclose(left, array, atol=1e-5)  # of a field of 1
+    assert seen[0].array[inside].min() > 0
+    lift = np.median((seen[0].array - array)[inside])
+    halved = lifted_n4(lambda self, volume, mask: Volume(volume.array / 2, volume.affine))(None, volume, inside).array
+    np.testing.assert_allclose(halved[inside], (array[inside] + lift) / 2 - lift, atol=1e-4)
+
+
 def test_an_image_without_negative_values_goes_through_as_it_is():
     seen = []
     volume = Volume(stripped(), native_affine())

@@ -30,6 +30,12 @@ def test_parts_hold_their_shares_of_each_label_whatever_the_order(count):
         assert parts != stratified_parts(names, labels, SHARES, seed=4)
 
 
+def test_what_is_rounded_off_of_one_label_is_made_good_by_the_next():
+    names, labels = [f"P{k}" for k in range(10)], [k % 2 for k in range(10)]
+    parts = stratified_parts(names, labels, {"self_supervised": 0.5, "population": 0.5}, seed=0)
+    assert sorted(parts.values()) == ["population"] * 5 + ["self_supervised"] * 5
+
+
 def test_no_patient_is_in_two_parts_and_a_fold_is_in_none(cohort):
     found = GliomaDatalist(cohort, shares=SHARES, fold=0, seed=5)
     parts = found.parts()
@@ -104,6 +110,7 @@ def test_cross_fitting_deals_all_out_to_folds_and_keeps_groups_together(cohort, 
     found = GliomaDatalist(cohort, tmp_path / "grouped.json", shares=SHARES, folds=4)
     assert found.self_supervised == found.contrastive == found.population == found.training
     assert set(found.fold_of) == set(found.part_of) == {f"P{k:02d}" for k in range(20)}
+    assert found.fold_of != GliomaDatalist(cohort, tmp_path / "grouped.json", shares=SHARES, folds=4, seed=1).fold_of
     group_of = {case["patient"]: case["group"] for case in content["training"]}
     assert all(len({found.fold_of[n] for n in group_of if group_of[n] == g}) == 1 for g in set(group_of.values()))
     for fold in range(4):

@@ -104,6 +104,9 @@ def test_contours_enclose_the_voxels_of_a_naive_reference(tmp_path, axes):
     make_structures(slices, {"GTV": contours}).save_as(tmp_path / "r", enforce_file_format=True)
     mask, flags = structure_mask(tmp_path / "r", [1], SHAPE, affine)
     assert np.array_equal(mask, expected) and expected[:, :, 2].sum() < expected[:, :, 1].sum() and not flags
+    # the image's slices may lie along any of its axes
+    turned = structure_mask(tmp_path / "r", [1], (SHAPE[2], *SHAPE[:2]), affine[:, [2, 0, 1, 3]])[0]
+    assert np.array_equal(turned, expected.transpose(2, 0, 1))
 
 
 def test_contours_off_the_grid_are_refused_and_gaps_told(tmp_path):

@@ -49,6 +49,7 @@ ROW = lps_affine(AFFINE)[:3, 0] / 1.5
     [
         ("missing", r"slices are missing \(1 after slice 3"),
         ("uneven", "steps between its slices vary from"),
+        ("one uneven", "steps between its slices vary from 3 to 3.2 mm"),
         ("tilted", r"shifted by up to .* 10\.0 degrees: a tilted gantry"),
         ("double", r"6 of 6 places have several images .*no header field"),
         (
@@ -78,6 +79,9 @@ def test_refused(tmp_path, how, message):
         slices = make_series(
             VOLUME, AFFINE, ImagePositionPatient_each=shifted(NORMAL * s for s in (0, 0, 0, 0.4, 0, 0))
         )
+    elif how == "one uneven":
+        last = shifted(NORMAL * s for s in (0, 0, 0, 0, 0, 0.2))
+        slices = make_series(VOLUME, AFFINE, ImagePositionPatient_each=last)
     elif how == "tilted":
         step = 3 * np.tan(np.radians(10))
         slices = make_series(VOLUME, AFFINE, ImagePositionPatient_each=shifted(ROW * step * k for k in range(6)))

@@ -1,10 +1,12 @@
 """Tissue of a slide: stains in, glass, ink, shadows and dust out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from shared.data.slides.grid import TileGrid
-from shared.data.slides.tissue import tissue_mask, tissue_shares
+from shared.data.slides.tissue import find_tissue, tissue_mask, tissue_shares
 from shared.errors import DataError
 from tests.support.tiny_slides import glass
 
@@ -73,6 +75,27 @@ def test_dust_is_left_out_and_lumina_belong_to_the_tissue():
     assert mask[12:98, 12:98].all() and not mask[105:, 105:].any()
     open_mask, *_ = tissue_mask(pixels, 8.0, holes_um2=100.0, smallest_um2=100.0)
     assert not open_mask[45:55, 45:55].any() and open_mask[111:113, 111:113].all()
+
+
+def test_sizes_are_areas_in_square_micrometres():
+    pixels = glass(160, 160)
+    pixels[5:155, 5:100] = TISSUE["stroma"]
+    pixels[20:42, 20:42] = pixels[60:90, 20:50] = 243  # of 16 um2 a pixel: 7,744 and 14,400
+    pixels[10:32, 110:132] = pixels[60:90, 110:140] = TISSUE["stroma"]
+    mask, *_ = tissue_mask(pixels, 4.0, holes_um2=11_000, smallest_um2=11_000)
+    assert mask[25:37, 25:37].all() and not mask[66:84, 26:44].any()
+    assert not mask[12:30, 112:130].any() and mask[63:87, 113:137].all()
+
+
+def test_ink_within_tissue_is_none_and_no_tile_of_more_ink_is_taken():
+    pixels = np.full((80, 160, 3), TISSUE["stroma"], np.uint8)
+    pixels[:] = np.clip(pixels + np.random.default_rng(0).normal(0, 3, pixels.shape), 0, 255)
+    pixels[:, :4], pixels[30:50, 30:50] = 243, INK["black"]
+    reader = SimpleNamespace(width=160, height=80, overview=lambda downsample: pixels)
+    grid = TileGrid(80, 80.0, 0, 1.0, (0, 80), (0,))
+    for most, taken in ((0.05, [False, True]), (0.3, [True, True])):
+        found = find_tissue(reader, grid, 8.0, max_ink=most)
+        assert found.taken.tolist() == taken and not found.mask[32:48, 32:48].any()
 
 
 def test_shares_are_the_means_over_the_tiles():

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from shared.networks import GliomaInputs, GliomaNetwork, edge_attention
+from shared.networks.glioma.embeddings import joined_output
 from shared.transforms import build_point_graph
 from tests.support.tiny_brains import PAIRS, RADII, glioma_batch, glioma_network
 
@@ -66,6 +67,9 @@ def test_each_encoder_alone_and_every_pair(encoders):
     tumour = [name for name in encoders if name != "brain"]
     assert (out.u_tumour is None) == (not tumour)
     assert tumour == [] or out.u_tumour.shape == (3, 32 * len(tumour))
+    # embeddings that were kept are joined as the network joins them
+    kept = joined_output(out.u_image, out.u_points, out.u_brain)
+    assert (kept.u_tumour is None) if tumour == [] else torch.equal(kept.u_tumour, out.u_tumour)
     assert (out.z_image is not None) == (out.z_points is not None) == (len(tumour) == 2)
     assert (out.z_tumour is not None) == (out.z_brain is not None) == (bool(tumour) and "brain" in encoders)
     assert out.logits.shape == (3,) and (out.node_attention is not None) == (out.z_brain is not None)

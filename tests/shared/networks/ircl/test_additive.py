@@ -74,6 +74,7 @@ def test_logits_contributions_and_maps_are_those_of_a_loop(measure, views, membe
         expected = np.where(covered > 0, owners[:, member] + 5 * modality, -1)
         biomarkers = predictor.biomarker_map(images, member)
         assert biomarkers.dtype == torch.long and np.array_equal(biomarkers.numpy(), expected)
+    assert torch.equal(predictor.explain(images)[1], predictor.biomarker_map(images))  # the first member's
     assert {-1, 0, 5} <= set(np.unique(expected)) or len(np.unique(expected)) > 5
     assert ((covered > 0) & (covered < 1)).any() and (covered == 0).any() and (covered == 1).any()
     np.testing.assert_allclose(predictor.coverage(images, 8).numpy(), covered, atol=1e-12)
@@ -129,6 +130,12 @@ def test_it_stays_in_eval_mode_and_has_nothing_to_train():
     assert torch.equal(net(images), before)
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert not any(parameter.requires_grad for parameter in net.additive.parameters())
+
+
+@pytest.mark.parametrize("level", [0, -1])
+def test_biomarkers_are_as_wide_as_the_features_of_their_level(level):
+    predictor = tiny_additive(level=level).additive
+    assert predictor.biomarkers.shape[-1] == predictor.features(tumours(1)).shape[2]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from shared.visualize.overlay import OUTLINE
 from shared.visualize.style import grey_of, heat, picture, save, signed_heat
 
 TRUTH = "#00E5A0"
-_SIDE, _GAP, _LEFT = 1.2, 0.05, 1.5  # inches
+_SIDE, _GAP, _LEFT = 1.2, 0.05, 1.8  # inches
+_LETTERS = 22  # of a row's title in a line
 
 
 def explanation_grid(
@@ -82,9 +84,8 @@ def explanation_grid(
             if row == 0:
                 # two long names beside each other would touch
                 axes.set_title("\n".join(name.rsplit(" ", 1)) if len(name) > 14 else name, fontsize=9)
-        figure.text(
-            (_LEFT - 0.1) / width, 1 - (y + _SIDE / 2) / height, titles[row], ha="right", va="center", fontsize=8
-        )
+        title = "\n".join(part for line in titles[row].split("\n") for part in wrap(line, _LETTERS))
+        figure.text((_LEFT - 0.1) / width, 1 - (y + _SIDE / 2) / height, title, ha="right", va="center", fontsize=8)
     names = {"outline": ("tumour", OUTLINE, "--"), "truth": (truth_name, TRUTH, "-")}
     handles = [Line2D([], [], label=names[key][0], color=names[key][1], linestyle=names[key][2]) for key in lines]
     if handles:

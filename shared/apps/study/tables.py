@@ -35,8 +35,8 @@ def write_tables(run: StudyRun) -> None:
         write_json(stem.with_suffix(".json"), content)
         write_csv(stem.with_suffix(".csv"), tidy_rows(content), columns=COLUMNS)
         header, rows = cells(content)
-        notes = "\n\n".join(content["notes"])
-        write_text(stem.with_suffix(".md"), f"# {content['title']}\n\n{markdown_table(header, rows)}\n\n{notes}\n")
+        parts = [f"# {content['title']}", *([markdown_table(header, rows)] if rows else []), *content["notes"]]
+        write_text(stem.with_suffix(".md"), "\n\n".join(parts) + "\n")
         write_text(stem.with_suffix(".tex"), latex_table(header, rows, content["title"]))
 
 

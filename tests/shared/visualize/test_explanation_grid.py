@@ -50,3 +50,16 @@ def test_colour_images_lie_grey_under_signed_maps(tmp_path):
     assert 0.15 < blue < 0.35  # half of one of the two maps
     with pytest.raises(DataError, match=r"got \(2, 3, 16, 16\), plain \(2, 16, 15\)"):
         explanation_grid(images, {"plain": signed[..., :15]}, tmp_path / "c.png", titles=["P1", "P2"])
+
+
+def test_long_names_of_patients_are_inside_the_picture(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("shared.visualize.explanations.save", lambda figure, *_, **__: figures.append(figure))
+    titles = ["TCGA_DU_A5TS_19970726, p = 0.96\nT1 post-contrast, slice 1", "1.2.840.113619.2.55.3.604688"]
+    region = np.zeros((2, 8, 8))
+    explanation_grid(region + 0.5, {"one": region}, tmp_path / "long.png", titles=titles)
+    (figure,) = figures
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) == 2 and all(box.x0 >= 0 for box in boxes)
+    assert "".join(figure.texts[1].get_text().split()) == titles[1]

@@ -532,7 +532,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(cohort, capsys,
 def test_the_output_may_not_be_a_file(cohort, capsys):
     cohort.output.write_text("mine")
     assert cohort.run(*LABELS) == 2
-    assert "is a file; give a folder" in capsys.readouterr().err and cohort.output.read_text() == "mine"
+    assert "a file stands where a folder is needed" in capsys.readouterr().err and cohort.output.read_text() == "mine"
 
 
 def paint(path, affine=None, **boxes):

@@ -56,8 +56,8 @@ def check_folder(path: str | os.PathLike) -> None:
         DataError: it cannot be made or written to, is full, or is a file.
     """
     folder = Path(path).absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(2**16))
     except OSError as error:

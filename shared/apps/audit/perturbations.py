@@ -206,7 +206,8 @@ def perturbed_volumes(case: Mapping[str, Any], folder: Path, name: str) -> dict[
 
 def _plain(case: Mapping[str, Any]) -> dict[str, Any]:
     """A case without what would be checked against files that are not there, and without its split."""
-    return {k: v for k, v in case.items() if k not in ("planted", "mask", "fa", "fold", "group", "soft_label")}
+    left = ("planted", "mask", "fa", "mni_places", "fold", "group", "soft_label")
+    return {k: v for k, v in case.items() if k not in left}
 
 
 def _squeezed(array: np.ndarray) -> np.ndarray:

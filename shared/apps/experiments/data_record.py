@@ -13,7 +13,7 @@ from shared.bundle.record import cache_folder
 from shared.digests import Digests
 from shared.errors import DataError
 
-FILES = ("image", "mask", "fa", "planted")  # of a case
+FILES = ("image", "mask", "fa", "mni_places", "planted")  # of a case
 ATLAS = "atlas.npz"  # beside the datalist, where a bundle has one
 MISSING = "missing"  # in place of a digest: the bundle's own check says more
 

@@ -85,7 +85,9 @@ def test_a_patch_s_forms_are_files_with_its_label(tmp_path):
 def test_a_patient_s_forms_change_what_they_say_and_nothing_else(tmp_path):
     case = write_case(tmp_path, mask=ball(radius=4), modalities=2, codes="LPS")
     (tmp_path / "forms").mkdir()
-    found = perturbed_volumes({**case, "covariates": {"age": 50.0}, "fold": 1}, tmp_path / "forms", "case0000")
+    # a file that lies beside the cohort, and not beside the forms
+    known = {"covariates": {"age": 50.0}, "fold": 1, "mni_places": "P1/mni_places.nii.gz"}
+    found = perturbed_volumes({**case, **known}, tmp_path / "forms", "case0000")
     names = list(found)
     assert names[0] == "unchanged" and [n for n in names if n.startswith("mask grown")] == [
         f"mask grown, {k} mm" for k in (1, 2, 3)
@@ -101,7 +103,7 @@ def test_a_patient_s_forms_change_what_they_say_and_nothing_else(tmp_path):
         own = np.asarray(read(form, "mask").dataobj) > 0
         same = [(np.asarray(read(form, "image", k).dataobj) == first[k]).all() for k in range(2)]
         assert np.allclose(read(form, "image").affine, read("unchanged", "image").affine)
-        assert found[form]["covariates"] == {"age": 50.0} and "fold" not in found[form]
+        assert found[form]["covariates"] == {"age": 50.0} and not {"fold", "mni_places"} & set(found[form])
         if form.startswith("mask"):
             assert all(same) and own.sum() != mask.sum() and (own & mask).sum() == min(own.sum(), mask.sum())
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,7 @@ def contribution_grid(
         )
         if outline is not None and outline[i].any() and not outline[i].all():
             axes.contour(outline[i], [0.5], colors="#009E73", linewidths=1.0, linestyles="--")
-        axes.set_title(title, fontsize=8.5)
+        axes.set_title(title if len(title) <= 24 else title.replace(", ", ",\n", 1), fontsize=8.5)
     bar = left.colorbar(shown, ax=grid, shrink=0.6, pad=0.02)
     bar.set_label("log odds of a place", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -214,7 +215,8 @@ def contribution_grid(
     axes.set_yticks(place, names, fontsize=8)
     axes.invert_yaxis()
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel(f"log odds beside the average patient:\nblue lowers, orange raises {positive_name}", fontsize=8)
+    what = f"log odds beside the average patient: blue lowers, orange raises {positive_name}"
+    axes.set_xlabel(fill(what, 27), fontsize=8)
     axes.set_title("What speaks for and against", fontsize=9)
     plain(axes)
     figure.suptitle(header, fontsize=11, fontweight="bold", x=0.01, ha="left")

@@ -25,7 +25,7 @@ from shared.data.splits import grouped_folds, split_off_groups
 from shared.data.tables import some
 from shared.digests import Digests, sha256
 from shared.errors import DataError
-from shared.io import DATALIST, MANIFEST, read_json_object
+from shared.io import DATALIST, MANIFEST, check_folder, read_json_object
 
 SMALLEST = 32  # pixels, side of a tile
 CROPPED = "square"  # folder of the output
@@ -97,10 +97,9 @@ def cutting(output: Path, *, resume: bool = False) -> Iterator[Path]:
         resume: begin with what a run that was stopped left; it stays once ``FINISHED`` is in it.
 
     Raises:
-        DataError: the output is a file.
+        DataError: the output is a file, or cannot be written to.
     """
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output}: is a file; give a folder as --output")
+    check_folder(output)
     new, folder = not output.exists(), output / ".cutting"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
